@@ -1,0 +1,66 @@
+"""The names, shapes, types and units of what passes between the parts. Everyone imports this.
+
+B clips, T frames, H × W pixels, S samples; N tokens, C encoder width; L layers.
+
+Host → device, a plain dict of arrays (`Batch`):
+  video            uint8   [B, T, H, W, 3]  RGB, cropped and resized
+  waveform         int16   [B, S]           mono, 16 kHz, zero after `waveform_length`
+  waveform_length  int32   [B]              valid samples
+  waveform_mean    float32 [B]              mean of the whole sampled window, before it was cut to S, in [-1, 1)
+  position         int32   [B]              the clip's place in the dataset
+  label            int32   [B]              fine-tuning only
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from jax import Array
+
+Batch = dict[str, Array]
+
+
+class Clip(NamedTuple):
+    """What an encoder sees."""
+
+    video: Array  # float32 [B, T, H, W, 3], ImageNet-normalised RGB
+    audio: Array  # float32 [B, frames, mels], normalised log-mel
+
+
+class TokenMask(NamedTuple):
+    """One modality's tokens, split; indices in raster order, the same counts in every clip."""
+
+    visible: Array  # int32 [B, N visible]
+    masked: Array  # int32 [B, N masked]
+
+
+class Masks(NamedTuple):
+    """Which tokens are hidden."""
+
+    video: TokenMask
+    audio: TokenMask
+
+
+class Targets(NamedTuple):
+    """What the masked patches should be."""
+
+    video: Array  # float32 [B, N masked, 2·16·16·3], ordered (frame, row, column, channel)
+    audio: Array  # float32 [B, N masked, 16·16], ordered (time, mel)
+
+
+class Outputs(NamedTuple):
+    """What a pretraining model returns and objectives read."""
+
+    video_prediction: Array  # [B, N masked, 2·16·16·3]
+    audio_prediction: Array  # [B, N masked, 16·16]
+    video_levels: Array  # float32 [levels, B, C], mean visible token of each contrast layer
+    audio_levels: Array  # float32 [levels, B, C]
+
+
+class Features(NamedTuple):
+    """What an encoder makes of unmasked clips; every token went through the encoder's final norm."""
+
+    video_layers: Array  # [L, B, N video, C]
+    audio_layers: Array  # [L, B, N audio, C]
+    fused_video: Array  # [B, N video, C]
+    fused_audio: Array  # [B, N audio, C]

