@@ -1,6 +1,6 @@
-"""Configs: find a file by path or name, call its `get_config(arg)`, apply overrides strictly.
+"""Configs: found by path or name, built from common values, overridden strictly, written as JSON.
 
-Not here: what a config says. That is in `configs/`, one experiment a file.
+Not here: what an experiment is. That is in `configs/`, one file each, with `get_config(arg)`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import ast
 import difflib
 import importlib.util
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +91,66 @@ def keys_of(config: ConfigDict, prefix: str = "") -> Iterator[str]:
             yield from keys_of(value, f"{prefix}{key}.")
         else:
             yield prefix + key
+
+
+def run_defaults() -> ConfigDict:
+    """The part of a config that is the same for every task and method; HiCMAE's optimiser values."""
+    return ConfigDict(
+        {
+            "task": "",
+            "method": "",
+            "size": "",
+            "seed": 0,
+            "batch_size": 160,  # clips of the whole mesh
+            "epochs": 0,
+            "total_steps": 0,  # where it is not 0 it wins over epochs
+            "dtype": "auto",  # bfloat16 on TPU and GPU, float32 on CPU
+            "remat": "none",  # none, dots or full
+            "mesh": {"replica": 1, "data": -1, "fsdp": 1, "tensor": 1},
+            "data": {
+                "path": "",  # a folder that `avemo prepare` made
+                "split": "",  # one split of it; empty takes every clip
+                "frame_stride": 4,
+                "crop": "none",
+                "flip": False,
+                "audio_gain": False,
+                "workers": 1,
+                "prefetch": 2,  # batches a worker holds ready
+                "max_unreadable_share": 0.01,
+            },
+            "optimizer": {
+                "learning_rate": 3e-4,  # for 256 clips; scaled linearly with the batch
+                "min_learning_rate": 1e-5,
+                "warmup_share": 0.05,  # of all steps
+                "weight_decay": 0.05,
+                "weight_decay_end": 0.05,
+                "b1": 0.9,
+                "b2": 0.95,
+                "eps": 1e-8,
+                "clip_norm": 0.0,  # 0 is off
+                "layer_decay": 1.0,  # 1 is off
+                "decay_audio_mask_token": False,
+            },
+            "checkpoint": {"every_steps": 1000, "keep": 3, "asynchronous": True},
+            "log": {"every_steps": 10, "samples_every_steps": 1000, "tensorboard": False, "wandb": False},
+            "guard": {"max_bad_steps": 10},
+        }
+    )
+
+
+def parse_argument(arg: str, sizes: Iterable[str], variants: Iterable[str]) -> tuple[str, bool]:
+    """`"base"` → ("base", False); `"base,reference"` → ("base", True).
+
+    Raises:
+      UserError: a size or variant that the file does not have.
+    """
+    size, _, variant = arg.partition(",")
+    for word, known, kind in ((size, tuple(sizes), "size"), (variant, ("", *variants), "variant")):
+        if word not in known:
+            near = difflib.get_close_matches(word, known, n=1)
+            hint = f"did you mean '{near[0]}'?" if near and near[0] else f"there are {', '.join(filter(None, known)) or 'none'}"
+            raise UserError(f"no {kind} '{word}': {hint}")
+    return size, bool(variant)
 
 
 def _tuples(value: Any) -> Any:

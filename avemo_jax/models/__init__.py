@@ -52,10 +52,10 @@ def _check_sizes(config: ConfigDict) -> None:
             complaints.append(
                 f"model.decoder_dim {model.decoder_dim} is not a multiple of model.decoder_heads {model.decoder_heads}"
             )
-        if len(model.skip_layers) != model.decoder_depth - 1 or len(model.skip_layers) < 1:
+        if len(model.skip_layers) != model.decoder_depth - 1:
             complaints.append(
                 f"model.skip_layers {tuple(model.skip_layers)} must name model.decoder_depth − 1 = "
-                f"{model.decoder_depth - 1} encoder layers, at least one"
+                f"{model.decoder_depth - 1} encoder layers"
             )
         if any(not 0 <= layer < model.depth for layer in model.skip_layers):
             complaints.append(f"model.skip_layers {tuple(model.skip_layers)} must lie in 0 … {model.depth - 1}")

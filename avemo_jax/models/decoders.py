@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -43,9 +45,8 @@ class SkipDecoder(nnx.Module):
         self.embed = Linear(encoder_dim, dim, init=torch_uniform(encoder_dim), bias_init=None, rngs=rngs)
         self.mask_token = nnx.Param(truncated_normal(0.02, 0.02)(rngs.params(), (dim,)))
         self.first_block = Block(dim, heads, rngs=rngs)
-        self.blocks = stacked(
-            lambda rngs: CrossBlock(dim, heads, context_dim=dim, rngs=rngs), depth - 1, rngs
-        )
+        make = functools.partial(CrossBlock, dim, heads, context_dim=dim)
+        self.blocks = stacked(make, depth - 1, rngs) if depth > 1 else None
         self.norm = LayerNorm(dim)
         self.head = Linear(dim, patch_dim, init=glorot(1), rngs=rngs)
         self.remat_policy = remat_policy
@@ -74,5 +75,6 @@ class SkipDecoder(nnx.Module):
             return block(x, context), None
 
         x = remat(lambda x, block: (block(x), None), self.remat_policy)(x, self.first_block)[0]
-        x, _ = jax.lax.scan(remat(layer, self.remat_policy), x, (self.blocks, contexts))
+        if self.blocks is not None:
+            x, _ = jax.lax.scan(remat(layer, self.remat_policy), x, (self.blocks, contexts))
         return self.head(self.norm(x[:, -masked_count:]))

@@ -70,7 +70,7 @@ class HiCMAE(AudioVisualEncoder):
         audio = patchify_audio(clip.audio).astype(self.dtype)
         video = self.video(video, masks.video.visible, fold_keys(keys, 0))
         audio = self.audio(audio, masks.audio.visible, fold_keys(keys, 1))
-        layers = jnp.asarray(self.skip_layers)
+        layers = jnp.asarray(self.skip_layers, jnp.int32)
         video_skips, audio_skips = self.video.norm(video[layers]), self.audio.norm(audio[layers])
         fused_video, fused_audio = self.fusion(
             self.video.norm(video[-1]), self.audio.norm(audio[-1]), fold_keys(keys, 2)

@@ -1,0 +1,177 @@
+"""The device's side of the input: uint8 → normalised video, samples → log-mel, patches, targets.
+
+Sizes: B clips, T frames, H × W pixels, S samples, N tokens. Patches are 2 × 16 × 16 (frames, rows, columns) of
+video and 16 × 16 (time, mel) of the log-mel spectrogram; tokens are numbered in raster order, the last axis
+fastest.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from avemo_jax.batch import Batch, Clip, Masks, Targets
+from avemo_jax.errors import UserError
+from input_pipeline.audio import (
+    FFT_LENGTH,
+    FRAME_LENGTH,
+    FRAME_SHIFT,
+    LOG_FLOOR,
+    NORM_MEAN,
+    NORM_STD,
+    PRE_EMPHASIS,
+    mel_filter_bank,
+)
+
+PATCH, TUBELET, CHANNELS = 16, 2, 3
+VIDEO_PATCH = TUBELET * PATCH * PATCH * CHANNELS  # numbers in a video patch
+AUDIO_PATCH = PATCH * PATCH
+IMAGENET_MEAN = np.array([0.485, 0.456, 0.406], np.float32)
+IMAGENET_STD = np.array([0.229, 0.224, 0.225], np.float32)
+_TARGET_EPSILON = 1e-6  # added to the standard deviation of a patch, not to its variance
+
+
+def to_clip(batch: Batch, *, mels: int = 128, gain: Array | None = None) -> Clip:
+    """What the host sent as what an encoder sees; `gain` [B] scales each clip's sound."""
+    wave = batch["waveform"].astype(jnp.float32) / 32768 - batch["waveform_mean"][:, None]
+    if gain is not None:
+        wave = wave * gain[:, None]
+    return Clip(normalise_video(batch["video"]), normalise_log_mel(log_mel(wave, batch["waveform_length"], mels)))
+
+
+def normalise_video(video: Array) -> Array:
+    """uint8 RGB → float32, ImageNet mean and deviation."""
+    return (video.astype(jnp.float32) / 255 - IMAGENET_MEAN) / IMAGENET_STD
+
+
+def normalise_log_mel(spectrogram: Array) -> Array:
+    """(x − mean) / (2 · deviation), with the mean and deviation that the reference measured on its data."""
+    return (spectrogram - NORM_MEAN) / (2 * NORM_STD)
+
+
+def log_mel(wave: Array, lengths: Array | None = None, mels: int = 128) -> Array:
+    """Kaldi's log-mel filter bank without dither: float32 [B, S] at 16 kHz → [B, 1 + (S − 400) // 160, mels].
+
+    25 ms frames every 10 ms, per-frame mean removed, pre-emphasis 0.97, symmetric Hann window, 512-point
+    power spectrum, triangles on the mel axis from 20 Hz to 8 kHz, natural log with a floor. Frames that
+    reach beyond a clip's length are 0, as the reference pads after the log. The Fourier transform is a
+    matrix product, which shards over the batch where an FFT would be gathered. The same maths as
+    `input_pipeline.audio.log_mel`.
+    """
+    count = 1 + (wave.shape[-1] - FRAME_LENGTH) // FRAME_SHIFT
+    index = np.arange(count)[:, None] * FRAME_SHIFT + np.arange(FRAME_LENGTH)
+    frames = wave[:, index]
+    frames = frames - frames.mean(-1, keepdims=True)
+    previous = jnp.concatenate([frames[..., :1], frames[..., :-1]], axis=-1)
+    frames = frames - PRE_EMPHASIS * previous
+    highest = jax.lax.Precision.HIGHEST
+    cosine, sine = _windowed_fourier()
+    power = jnp.square(jnp.matmul(frames, cosine, precision=highest))
+    power += jnp.square(jnp.matmul(frames, sine, precision=highest))
+    energies = jnp.matmul(power, mel_filter_bank(mels).T.astype(np.float32), precision=highest)
+    spectrogram = jnp.log(jnp.maximum(energies, LOG_FLOOR))
+    if lengths is None:
+        return spectrogram
+    whole = jnp.where(lengths >= FRAME_LENGTH, 1 + (lengths - FRAME_LENGTH) // FRAME_SHIFT, 0)
+    return jnp.where(jnp.arange(count)[None, :, None] < whole[:, None, None], spectrogram, 0.0)
+
+
+@functools.cache
+def _windowed_fourier() -> tuple[np.ndarray, np.ndarray]:
+    """Hann window and 512-point Fourier transform of a 400-sample frame: two float32 [400, 257]."""
+    sample = np.arange(FRAME_LENGTH)[:, None]
+    window = 0.5 - 0.5 * np.cos(2 * np.pi * sample / (FRAME_LENGTH - 1))
+    angle = 2 * np.pi * sample * np.arange(FFT_LENGTH // 2 + 1) / FFT_LENGTH
+    return (window * np.cos(angle)).astype(np.float32), (window * np.sin(angle)).astype(np.float32)
+
+
+def video_grid(frames: int, image_size: int) -> tuple[int, int, int]:
+    """Tokens along (time, height, width)."""
+    if frames % TUBELET or image_size % PATCH:
+        raise UserError(
+            f"clips of {frames} frames at {image_size} px do not cut into patches of {TUBELET} frames × {PATCH} px"
+        )
+    return frames // TUBELET, image_size // PATCH, image_size // PATCH
+
+
+def audio_grid(frames: int, mels: int) -> tuple[int, int]:
+    """Tokens along (time, frequency)."""
+    if frames % PATCH or mels % PATCH:
+        raise UserError(f"log-mels of {frames} frames × {mels} bins do not cut into patches of {PATCH} × {PATCH}")
+    return frames // PATCH, mels // PATCH
+
+
+def patchify_video(video: Array) -> Array:
+    """[B, T, H, W, 3] → [B, N, 2·16·16·3]; a patch is ordered (frame, row, column, channel)."""
+    batch, frames, height, width, channels = video.shape
+    grid = frames // TUBELET, height // PATCH, width // PATCH
+    cut = video.reshape(batch, grid[0], TUBELET, grid[1], PATCH, grid[2], PATCH, channels)
+    return cut.transpose(0, 1, 3, 5, 2, 4, 6, 7).reshape(batch, -1, VIDEO_PATCH)
+
+
+def unpatchify_video(patches: Array, grid: tuple[int, int, int]) -> Array:
+    """Inverse of `patchify_video`; `grid` is (time, height, width) in tokens."""
+    times, rows, columns = grid
+    cut = patches.reshape(-1, times, rows, columns, TUBELET, PATCH, PATCH, CHANNELS)
+    return cut.transpose(0, 1, 4, 2, 5, 3, 6, 7).reshape(-1, times * TUBELET, rows * PATCH, columns * PATCH, CHANNELS)
+
+
+def patchify_audio(spectrogram: Array) -> Array:
+    """[B, frames, mels] → [B, N, 16·16]; a patch is ordered (time, mel)."""
+    batch, frames, mels = spectrogram.shape
+    cut = spectrogram.reshape(batch, frames // PATCH, PATCH, mels // PATCH, PATCH)
+    return cut.transpose(0, 1, 3, 2, 4).reshape(batch, -1, AUDIO_PATCH)
+
+
+def unpatchify_audio(patches: Array, grid: tuple[int, int]) -> Array:
+    """Inverse of `patchify_audio`; `grid` is (time, frequency) in tokens."""
+    times, bands = grid
+    cut = patches.reshape(-1, times, bands, PATCH, PATCH)
+    return cut.transpose(0, 1, 3, 2, 4).reshape(-1, times * PATCH, bands * PATCH)
+
+
+def reconstruction_targets(
+    clip: Clip,
+    masks: Masks,
+    *,
+    normalize_video: bool,
+    normalize_audio: bool,
+    frame_difference: bool,
+    frame_group: int,
+) -> Targets:
+    """What HiCMAE's decoders should predict, for the masked tokens only, in float32.
+
+    Video: pixels in [0, 1], each colour of each tubelet standardised over its 512 values (unbiased
+    deviation). With `frame_difference`, frames are then taken in groups of `frame_group`, and every frame
+    but a group's first becomes its difference to that first one, on the standardised values. Audio: patches of
+    the normalised log-mel, standardised over their 256 values.
+    """
+    video = patchify_video(clip.video * IMAGENET_STD + IMAGENET_MEAN)
+    if normalize_video:
+        colours = video.reshape(*video.shape[:2], -1, CHANNELS)
+        video = _standardise(colours, axis=2).reshape(video.shape)
+    if frame_difference:
+        frames, size = clip.video.shape[1], clip.video.shape[2]
+        video = _differences(video, video_grid(frames, size), frame_group)
+    audio = patchify_audio(clip.audio)
+    if normalize_audio:
+        audio = _standardise(audio, axis=2)
+    take = functools.partial(jnp.take_along_axis, axis=1)
+    return Targets(take(video, masks.video.masked[..., None]), take(audio, masks.audio.masked[..., None]))
+
+
+def _standardise(x: Array, axis: int) -> Array:
+    return (x - x.mean(axis, keepdims=True)) / (x.std(axis, keepdims=True, ddof=1) + _TARGET_EPSILON)
+
+
+def _differences(patches: Array, grid: tuple[int, int, int], group: int) -> Array:
+    frames = unpatchify_video(patches, grid)
+    if frames.shape[1] % group:
+        raise UserError(f"clips of {frames.shape[1]} frames do not cut into groups of target.frame_group = {group}")
+    grouped = frames.reshape(frames.shape[0], -1, group, *frames.shape[2:])
+    first = grouped[:, :, :1]
+    return patchify_video(jnp.concatenate([first, grouped[:, :, 1:] - first], axis=2).reshape(frames.shape))

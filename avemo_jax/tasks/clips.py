@@ -1,0 +1,37 @@
+"""What every task on audio-visual clips shares: the batch's shapes and each clip's random keys."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from avemo_jax.batch import Batch
+from input_pipeline.audio import window_samples
+
+
+def batch_shapes(config: ConfigDict) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes and types of the global batch of `config.batch_size` clips, without labels."""
+    count, model = config.batch_size, config.model
+    size = model.image_size
+
+    def struct(dtype, *shape):
+        return jax.ShapeDtypeStruct((count, *shape), dtype)
+
+    return {
+        "video": struct(jnp.uint8, model.frames, size, size, 3),
+        "waveform": struct(jnp.int16, window_samples(model.audio_frames)),
+        "waveform_length": struct(jnp.int32),
+        "waveform_mean": struct(jnp.float32),
+        "position": struct(jnp.int32),
+    }
+
+
+def clip_keys(key: jax.Array, batch: Batch) -> jax.Array:
+    """One key a clip, [B], from the step's key and the clip's place in the dataset."""
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, batch["position"])
+
+
+def volume_gain(keys: jax.Array) -> jax.Array:
+    """The reference's waveform augmentation, Beta(10, 10) + ½ for each clip: float32 [B], mean 1."""
+    return jax.vmap(lambda key: jax.random.beta(key, 10.0, 10.0))(keys) + 0.5

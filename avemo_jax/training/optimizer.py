@@ -1,0 +1,93 @@
+"""AdamW as the reference groups it: which parameters decay, and how far each layer may move.
+
+Everything is decided by a parameter's path (`video/blocks/attn/qkv`), so it holds for every model made of the
+same parts. Layers are stacked, so a layer's own scale is an entry of an array along the leading axis.
+"""
+
+from __future__ import annotations
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from ml_collections import ConfigDict
+
+from avemo_jax.models.params import Params, flatten, unflatten
+from avemo_jax.training.schedules import warmup_cosine
+
+# One-dimensional in the reference, or ending in `.bias`: never decayed.
+_NEVER_DECAYED = re.compile(r"(^|/)(scale|bias|q_bias|v_bias|gamma_\d|(video|audio)_layer_weights)$")
+
+
+def make_optimizer(config: ConfigDict, params: Params, total_steps: int) -> optax.GradientTransformation:
+    """AdamW with scheduled learning rate and weight decay, optional clipping and layer-wise decay.
+
+    Args:
+      config: the run's; reads `optimizer`, `batch_size` and `model`.
+      params: the model's parameters, or their shapes.
+      total_steps: of the schedules.
+    """
+    options = config.optimizer
+    decay = warmup_cosine(options.weight_decay, options.weight_decay_end, total_steps)
+    decayed = decay_mask(params, decay_audio_mask_token=options.decay_audio_mask_token)
+    steps = [
+        optax.scale_by_adam(b1=options.b1, b2=options.b2, eps=options.eps),
+        optax.add_decayed_weights(decay, mask=decayed),
+        optax.scale_by_learning_rate(learning_rate(config, total_steps)),
+    ]
+    if options.clip_norm > 0:
+        steps.insert(0, optax.clip_by_global_norm(options.clip_norm))
+    if options.layer_decay < 1:
+        scales = layer_scales(params, options.layer_decay)
+        steps.append(optax.stateless(lambda updates, _: jax.tree.map(jnp.multiply, updates, scales)))
+    return optax.chain(*steps)
+
+
+def learning_rate(config: ConfigDict, total_steps: int) -> optax.Schedule:
+    """Step → learning rate; the config gives rates for 256 clips, scaled linearly with the batch."""
+    options, scale = config.optimizer, config.batch_size / 256
+    warmup = round(options.warmup_share * total_steps)
+    return warmup_cosine(options.learning_rate * scale, options.min_learning_rate * scale, total_steps, warmup)
+
+
+def decay_mask(params: Params, *, decay_audio_mask_token: bool) -> Params:
+    """True where weight decay applies: matrices, but not the mask tokens.
+
+    The reference decays the audio mask token and not the video one, because its list of exceptions holds one
+    exact name; `decay_audio_mask_token` repeats that.
+    """
+
+    def decays(path: str) -> bool:
+        if path.endswith("/mask_token"):
+            return decay_audio_mask_token and path.startswith("audio_decoder")
+        return not _NEVER_DECAYED.search(path)
+
+    return unflatten({path: decays(path) for path in flatten(params)})
+
+
+def layer_scales(params: Params, layer_decay: float) -> Params:
+    """Learning-rate factors `layer_decay^(last id − id)` (BEiT), as arrays that broadcast over each parameter.
+
+    Ids: patch embeddings 0; encoder block i of either modality i + 1; fusion block i follows the deeper
+    encoder; everything else, the encoders' and the fusion's final norms included, has the last id and factor 1.
+    """
+    flat = flatten(params)
+    encoder_depth = max(leaf.shape[0] for path, leaf in flat.items() if re.match(r"(video|audio)/blocks/", path))
+    fusion_depth = max(leaf.shape[0] for path, leaf in flat.items() if re.match(r"fusion/\w+_blocks/", path))
+    last = encoder_depth + fusion_depth + 1
+
+    def factor(path: str, leaf) -> np.ndarray:
+        if "/patch_embed/" in path:
+            ids = np.zeros(1)
+        elif re.match(r"(video|audio)/blocks/", path):
+            ids = 1 + np.arange(leaf.shape[0])
+        elif re.match(r"fusion/\w+_blocks/", path):
+            ids = 1 + encoder_depth + np.arange(leaf.shape[0])
+        else:
+            ids = np.full(1, last)
+        factors = np.float32(layer_decay ** (last - ids))
+        return factors.reshape(-1, *[1] * (len(leaf.shape) - 1))
+
+    return unflatten({path: factor(path, leaf) for path, leaf in flat.items()})

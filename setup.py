@@ -1,0 +1,67 @@
+"""Packaging. Only `avemo_jax` and `input_pipeline` are installed; the wheel also carries copies of `configs/`
+and `launch/`, made when it is built, so that `avemo train --config hicmae:base` works away from a checkout."""
+
+import re
+import shutil
+from pathlib import Path
+
+from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
+
+ROOT = Path(__file__).resolve().parent
+VERSION = re.search(r'__version__ = "(.+?)"', (ROOT / "avemo_jax" / "__init__.py").read_text())[1]
+
+
+class BuildWithConfigs(build_py):
+    """Copies the folders that a checkout keeps at its top into the built package."""
+
+    def run(self):
+        super().run()
+        if self.editable_mode:
+            return
+        for folder in ("configs", "launch"):
+            target = Path(self.build_lib) / "avemo_jax" / f"_{folder}"
+            shutil.rmtree(target, ignore_errors=True)
+            shutil.copytree(ROOT / folder, target, ignore=shutil.ignore_patterns("__pycache__"))
+
+
+EXTRAS = {
+    "torch": ["torch>=2.13.0", "safetensors>=0.8.0"],
+    "tensorboard": ["tensorboardX>=2.6.4"],
+    "wandb": ["wandb>=0.28.0"],
+    "tpu": ["jax[tpu]>=0.10.2"],
+    "cuda": ["jax[cuda13]>=0.10.2"],
+}
+EXTRAS["test"] = ["pytest>=9.2.0", "hypothesis>=6.170.15", "scikit-learn>=1.9.1", "librosa>=0.11.0", "scipy>=1.17.1", *EXTRAS["torch"]]
+EXTRAS["dev"] = ["ruff>=0.17.6", "mypy>=2.4.1", "build>=1.4.0", *EXTRAS["test"]]
+
+setup(
+    name="avemo_jax",
+    version=VERSION,
+    description="Audio-visual emotion encoders, pretrained in JAX and handed over to PyTorch",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["avemo_jax*", "input_pipeline*"]),
+    install_requires=[
+        "absl-py>=2.5.1",
+        "array_record>=0.8.6",
+        "av>=18.1.0",
+        "clu>=0.0.12",
+        "flax>=0.12.8",
+        "grain>=0.2.18",
+        "importlib_resources>=7.1.0",
+        "jax>=0.10.2",
+        "ml_collections>=1.1.0",
+        "numpy>=2.4.6",
+        "optax>=0.2.8",
+        "orbax-checkpoint>=0.12.8",
+        "pillow>=13.0.0",
+        "tensorflow-datasets>=4.9.10",
+        "tqdm>=4.70.1",
+    ],
+    extras_require=EXTRAS,
+    entry_points={"console_scripts": ["avemo = avemo_jax.cli:main"]},
+    cmdclass={"build_py": BuildWithConfigs},
+)
