@@ -1,0 +1,63 @@
+"""Bootstrap intervals of classification scores, resampled by speaker.
+
+Clips of one speaker resemble each other, so the speaker is drawn, with all its clips, not the clip. With one
+speaker only there is nothing to draw but clips; the result says which it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from avemo_jax.evaluation import metrics
+
+SCORES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "uar": metrics.uar,
+    "war": metrics.war,
+    "wf1": metrics.weighted_f1,
+}
+
+
+@dataclass(frozen=True)
+class Intervals:
+    """Percentile intervals `bounds[score] = (low, high)` over `groups` resampled units of kind `unit`."""
+
+    bounds: dict[str, tuple[float, float]]
+    unit: str
+    groups: int
+
+
+def bootstrap(
+    labels: np.ndarray,
+    predicted: np.ndarray,
+    speakers: np.ndarray,
+    classes: int,
+    *,
+    draws: int = 2000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> Intervals:
+    """Cluster bootstrap of UAR, WAR and weighted F1 over speakers, or over clips when one speaker is all.
+
+    labels, predicted: int [N]; speakers: any hashable [N]. A resample is a sum of the drawn speakers'
+    confusion matrices, so no prediction is touched twice. A draw that misses a class averages the rest.
+    """
+    names, group = np.unique(speakers, return_inverse=True)
+    unit = "speaker"
+    if len(names) < 2:
+        unit, group = "clip", np.arange(len(labels))
+    groups = int(group.max()) + 1
+    per_group = np.zeros((groups, classes * classes), np.int64)
+    np.add.at(per_group, (group, labels * classes + predicted), 1)
+
+    rng = np.random.default_rng(seed)
+    times_drawn = rng.multinomial(groups, np.full(groups, 1 / groups), size=draws)
+    confusions = (times_drawn @ per_group).reshape(draws, classes, classes)
+    tail = (1 - level) / 2
+    bounds = {}
+    for name, score in SCORES.items():
+        low, high = np.nanquantile(score(confusions), [tail, 1 - tail])
+        bounds[name] = (float(low), float(high))
+    return Intervals(bounds, unit, groups)

@@ -1,0 +1,198 @@
+"""Who is trained on and who is tested: ways to split labelled clips, and the checks of a split.
+
+A protocol only looks at clip ids, speakers, fold names and labels, never at features or predictions. The
+same clips always give the same splits; `split_hash` names them, and is stored with every result because the
+same data set circulates with different clip lists.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from avemo_jax.errors import UserError
+
+
+@dataclass(frozen=True)
+class LabelledClips:
+    """What is known of N clips that carry the label: arrays of length N, `label` indexes `classes`.
+
+    `fold` and `part` (train, test, …) are empty strings where the data does not give them.
+    """
+
+    clip_id: np.ndarray
+    speaker: np.ndarray
+    fold: np.ndarray
+    part: np.ndarray
+    label: np.ndarray
+    classes: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.clip_id)
+
+
+@dataclass(frozen=True)
+class Split:
+    """Row numbers to train on and to test on. `inner` [N] numbers the folds inside the training rows that
+    choose the regularisation (-1 elsewhere); `inner_unit` says what those folds keep together."""
+
+    name: str
+    train: np.ndarray
+    test: np.ndarray
+    inner: np.ndarray
+    inner_unit: str
+
+
+@dataclass(frozen=True)
+class Splits:
+    """All splits of one protocol. `left_out` counts labelled clips that no split uses."""
+
+    protocol: str
+    splits: tuple[Split, ...]
+    left_out: int
+    speaker_disjoint: bool
+    split_hash: str
+
+
+def make_splits(protocol: str, clips: LabelledClips, *, folds: int = 5, inner_folds: int = 5) -> Splits:
+    """Split `clips` by the protocol's name (see `PROTOCOLS`).
+
+    `folds` is the number of groups of `speaker_folds`; `inner_folds` the most folds inside a training part.
+    Raises UserError when the data cannot be split that way.
+    """
+    if protocol not in PROTOCOLS:
+        raise UserError(f"unknown protocol {protocol!r}; choose one of {', '.join(PROTOCOLS)}")
+    group, tested = PROTOCOLS[protocol](clips, folds)
+    names = _natural(np.unique(group[group != ""]))
+    used = group != ""
+    pairs = set(zip(clips.speaker[used], group[used], strict=True))
+    disjoint = "" not in clips.speaker[used] and len(pairs) == len(np.unique(clips.speaker[used]))
+    splits = []
+    for name in tested or names:
+        train, test = np.flatnonzero(used & (group != name)), np.flatnonzero(group == name)
+        _check_classes(protocol, name, clips, train, test)
+        inner, unit = _inner_folds(clips, train, group, disjoint, inner_folds)
+        splits.append(Split(name, train, test, inner, unit))
+    name_of_split = split_hash(clips.clip_id[used], group[used])
+    return Splits(protocol, tuple(splits), int((~used).sum()), disjoint, name_of_split)
+
+
+def split_hash(clip_ids: Sequence[str], groups: Sequence[str]) -> str:
+    """SHA-256 of the lines `clip id <tab> group`, sorted: the same for any order of the clips."""
+    lines = sorted(f"{clip}\t{group}\n" for clip, group in zip(clip_ids, groups, strict=True))
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def deal(units: np.ndarray, folds: int) -> np.ndarray:
+    """Deal the rows [N] of named units into at most `folds` folds of about equal size; a unit stays whole.
+
+    The largest unit goes first, each to the smallest fold so far; ties go by name, so it is repeatable.
+    """
+    names, row_unit, sizes = np.unique(units, return_inverse=True, return_counts=True)
+    filled = np.zeros(min(folds, len(names)), np.int64)
+    fold_of = np.zeros(len(names), np.int64)
+    for unit in sorted(range(len(names)), key=lambda u: (-sizes[u], names[u])):
+        fold_of[unit] = np.argmin(filled)
+        filled[fold_of[unit]] += sizes[unit]
+    return fold_of[row_unit]
+
+
+def _leave_one_speaker_out(clips: LabelledClips, folds: int) -> tuple[np.ndarray, tuple[str, ...]]:
+    _need_speakers("leave_one_speaker_out", clips)
+    return clips.speaker, ()
+
+
+def _speaker_folds(clips: LabelledClips, folds: int) -> tuple[np.ndarray, tuple[str, ...]]:
+    _need_speakers("speaker_folds", clips)
+    group = np.array([str(fold) for fold in deal(clips.speaker, folds)])
+    return np.where(clips.speaker == "", "", group), ()
+
+
+def _manifest_folds(clips: LabelledClips, folds: int) -> tuple[np.ndarray, tuple[str, ...]]:
+    names = np.unique(clips.fold[clips.fold != ""])
+    if len(names) < 2:
+        raise UserError(
+            f"protocol folds: the manifest's column 'fold' gives {len(names)} fold(s) for labelled clips, "
+            "at least 2 are needed; add the column and prepare again, or use another --protocol"
+        )
+    return clips.fold, ()
+
+
+def _train_test(clips: LabelledClips, folds: int) -> tuple[np.ndarray, tuple[str, ...]]:
+    missing = [part for part in ("train", "test") if part not in clips.part]
+    if missing:
+        found = ", ".join(sorted(set(clips.part) - {""})) or "none"
+        raise UserError(
+            f"protocol split: no clip with this label has split {' or '.join(missing)} (found: {found}); "
+            "set the manifest's column 'split', or use another --protocol"
+        )
+    return np.where(np.isin(clips.part, ["train", "test"]), clips.part, ""), ("test",)
+
+
+# name → (clips, folds) → (each clip's group, "" = left out; the groups to test on, () = each in turn)
+PROTOCOLS: dict[str, Callable[[LabelledClips, int], tuple[np.ndarray, tuple[str, ...]]]] = {
+    "leave_one_speaker_out": _leave_one_speaker_out,
+    "speaker_folds": _speaker_folds,
+    "folds": _manifest_folds,
+    "split": _train_test,
+}
+
+
+def _inner_folds(
+    clips: LabelledClips, train: np.ndarray, group: np.ndarray, disjoint: bool, folds: int
+) -> tuple[np.ndarray, str]:
+    """Folds inside the training rows, alike to the outer ones: by speaker where the outer folds are, else by
+    the protocol's own groups (which may keep near copies together), else by clip, dealt within each class."""
+    speakers, groups = clips.speaker[train], group[train]
+    if disjoint and len(np.unique(speakers)) > 1:
+        units, unit = speakers, "speaker"
+    elif len(np.unique(groups)) > 1:
+        units, unit = groups, "fold"
+    else:
+        rank = np.zeros(len(train), np.int64)
+        for label in np.unique(clips.label[train]):
+            rows = np.flatnonzero(clips.label[train] == label)
+            rank[rows[np.argsort([_digest(clips.clip_id[train[r]]) for r in rows])]] = np.arange(len(rows))
+        units, unit = rank % folds, "clip"
+    inner = np.full(len(clips), -1)
+    inner[train] = deal(units, folds)
+    return inner, unit
+
+
+def _need_speakers(protocol: str, clips: LabelledClips) -> None:
+    names = np.unique(clips.speaker[clips.speaker != ""])
+    if len(names) < 2:
+        who = f"only {str(names[0])!r}" if len(names) else "no speaker names"
+        raise UserError(
+            f"protocol {protocol}: clips with this label have {who}, at least 2 speakers are needed; "
+            "use --protocol folds or split, or give the manifest a column 'speaker'"
+        )
+
+
+def _check_classes(
+    protocol: str, name: str, clips: LabelledClips, train: np.ndarray, test: np.ndarray
+) -> None:
+    unseen = sorted(set(clips.label[test]) - set(clips.label[train]))
+    if unseen:
+        names = ", ".join(repr(clips.classes[k]) for k in unseen)
+        raise UserError(
+            f"protocol {protocol}: class {names} is only among the test clips of {name!r}, so nothing can "
+            "be learnt about it; leave it out with --classes, or use another --protocol"
+        )
+    if len(set(clips.label[train])) < 2:
+        raise UserError(
+            f"protocol {protocol}: the training clips of {name!r} hold only the class "
+            f"{clips.classes[clips.label[train][0]]!r}; use another --protocol"
+        )
+
+
+def _natural(names: Sequence[str]) -> list[str]:
+    """Sorted, numbers by value: '2' before '10'."""
+    return sorted(names, key=lambda n: (0, int(n), n) if n.isdecimal() else (1, 0, n))
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

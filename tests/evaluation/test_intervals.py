@@ -1,0 +1,45 @@
+"""The bootstrap draws speakers with all their clips."""
+
+import numpy as np
+import pytest
+
+from avemo_jax.evaluation import intervals, metrics
+
+
+def test_a_score_that_every_speaker_shares_has_an_interval_of_no_width():
+    labels = np.tile([0, 0, 1, 1], 6)
+    predicted = np.tile([0, 1, 1, 1], 6)
+    result = intervals.bootstrap(labels, predicted, np.repeat(list("abcdef"), 4), 2)
+    assert result.bounds["uar"] == pytest.approx((0.75, 0.75))
+    assert (result.unit, result.groups) == ("speaker", 6)
+
+
+def test_speakers_that_differ_widen_the_interval_beyond_that_of_single_clips():
+    rng = np.random.default_rng(0)
+    speakers = np.repeat(np.arange(8), 40)
+    labels = rng.integers(0, 2, 320)
+    predicted = np.where(rng.random(320) < np.linspace(0.3, 1.0, 8)[speakers], labels, 1 - labels)
+    by_speaker = intervals.bootstrap(labels, predicted, speakers, 2).bounds["war"]
+    by_clip = intervals.bootstrap(labels, predicted, np.arange(320), 2).bounds["war"]
+    war = metrics.war(metrics.confusion_matrix(labels, predicted, 2))
+    assert by_speaker[0] < by_clip[0] < war < by_clip[1] < by_speaker[1]
+
+
+def test_the_interval_of_accuracy_by_clip_is_the_binomial_one():
+    correct = np.arange(400) < 240
+    labels = np.zeros(400, int)
+    result = intervals.bootstrap(labels, np.where(correct, 0, 1), np.arange(400), 2, draws=4000)
+    half = 1.96 * np.sqrt(0.6 * 0.4 / 400)
+    assert result.bounds["war"] == pytest.approx((0.6 - half, 0.6 + half), abs=0.006)
+
+
+def test_one_speaker_is_resampled_by_clip_and_the_result_says_so():
+    result = intervals.bootstrap(np.array([0, 1, 0, 1]), np.array([0, 1, 1, 1]), np.array(["s1"] * 4), 2)
+    assert (result.unit, result.groups) == ("clip", 4)
+
+
+def test_the_same_seed_gives_the_same_interval():
+    rng = np.random.default_rng(1)
+    arguments = (rng.integers(0, 3, 90), rng.integers(0, 3, 90), rng.integers(0, 9, 90), 3)
+    assert intervals.bootstrap(*arguments, seed=4) == intervals.bootstrap(*arguments, seed=4)
+    assert intervals.bootstrap(*arguments, seed=4) != intervals.bootstrap(*arguments, seed=5)

@@ -1,0 +1,85 @@
+"""Scores against numbers recorded from HiCMAE's evaluation, and against scikit-learn and SciPy."""
+
+import json
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+from sklearn import metrics as sk
+
+from avemo_jax.evaluation import metrics
+
+GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "metrics.json").read_text())
+
+
+def _confusion(case):
+    logits = np.array(case["logits"])
+    return metrics.confusion_matrix(np.array(case["labels"]), logits.argmax(1), logits.shape[1])
+
+
+@pytest.mark.parametrize("case", GOLDEN["classification"], ids=lambda case: f"{len(case['labels'])}_clips")
+def test_classification_scores_are_the_reference_s(case):
+    scores = metrics.classification_scores(_confusion(case))
+    expected = case["result"]
+    assert scores["uar"] == pytest.approx(expected["uar"], abs=1e-12)
+    assert scores["war"] == pytest.approx(expected["war"], abs=1e-12)
+    assert scores["wf1"] == pytest.approx(expected["weighted_f1"], abs=1e-12)
+    assert scores["macro_f1"] == pytest.approx(expected["macro_f1"], abs=1e-12)
+
+
+def test_a_predicted_but_absent_class_is_left_out_or_nan_as_the_reference_has_it():
+    case = GOLDEN["classification_absent_class"]
+    confusion = _confusion(case)
+    assert np.isnan(case["result"]["uar"]) and np.isnan(metrics.uar(confusion, absent="nan"))
+    assert metrics.uar(confusion) == pytest.approx(np.mean([2 / 2, 1 / 2, 1 / 2]))
+    assert metrics.weighted_f1(confusion) == pytest.approx(case["result"]["weighted_f1"])
+    assert metrics.macro_f1(confusion) == pytest.approx(case["result"]["macro_f1"])
+
+
+def test_the_reference_s_uar_ignores_a_class_that_nobody_has_or_predicts():
+    confusion = np.array([[2, 1, 0], [0, 3, 0], [0, 0, 0]])
+    assert metrics.uar(confusion, absent="nan") == pytest.approx((2 / 3 + 1) / 2)
+
+
+@st.composite
+def _predictions(draw):
+    classes = draw(st.integers(2, 6))
+    one = st.integers(0, classes - 1)
+    pairs = draw(st.lists(st.tuples(one, one), min_size=1, max_size=60))
+    return classes, *np.array(pairs).T
+
+
+@given(_predictions())
+def test_class_scores_agree_with_scikit_learn_on_any_predictions(case):
+    classes, labels, predicted = case
+    confusion = metrics.confusion_matrix(labels, predicted, classes)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert metrics.uar(confusion) == pytest.approx(sk.balanced_accuracy_score(labels, predicted))
+        assert metrics.war(confusion) == pytest.approx(sk.accuracy_score(labels, predicted))
+        for score, average in ((metrics.weighted_f1, "weighted"), (metrics.macro_f1, "macro")):
+            expected = sk.f1_score(labels, predicted, average=average, zero_division=0)
+            assert score(confusion) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("case", GOLDEN["regression"], ids=lambda case: f"{len(case['pred'])}_clips")
+def test_regression_scores_are_the_reference_s(case):
+    scores = metrics.regression_scores(np.array(case["pred"]), np.array(case["target"]))
+    for name in ("mae", "mse", "rmse", "pcc", "ccc"):
+        mean, per_dimension = case["metrics"][name]
+        np.testing.assert_allclose(scores[name], per_dimension, rtol=2e-5, atol=2e-6)  # recorded in float32
+        np.testing.assert_allclose(scores[name].mean(), mean, rtol=2e-5, atol=2e-6)
+
+
+def test_pcc_is_pearson_s_r_and_ccc_punishes_a_shift_that_pcc_forgives():
+    rng = np.random.default_rng(0)
+    target = rng.standard_normal((50, 1))
+    predicted = 0.5 * target + 0.3 * rng.standard_normal((50, 1))
+    scores = metrics.regression_scores(predicted, target)
+    shifted = metrics.regression_scores(predicted + 1, target)
+    assert scores["pcc"][0] == pytest.approx(stats.pearsonr(predicted[:, 0], target[:, 0]).statistic)
+    assert shifted["pcc"][0] == pytest.approx(scores["pcc"][0]) and shifted["ccc"][0] < scores["ccc"][0]

@@ -1,0 +1,75 @@
+"""The linear probe learns what is there, and looks at no test row while it chooses."""
+
+import numpy as np
+import pytest
+
+from avemo_jax.evaluation import metrics, probes, protocols
+
+
+def _case(seed=0, speakers=5, per_speaker=18, width=40, signal=1.0):
+    rng = np.random.default_rng(seed)
+    count = speakers * per_speaker
+    label = np.arange(count) % 3
+    speaker = np.repeat([f"p{i}" for i in range(speakers)], per_speaker)
+    features = rng.standard_normal((count, width)) + signal * rng.standard_normal((3, width))[label]
+    features += np.repeat(rng.standard_normal((speakers, width)), per_speaker, axis=0)
+    empty = np.array([""] * count)
+    clips = protocols.LabelledClips(
+        np.array([f"c{i:03d}" for i in range(count)]), speaker, empty, empty, label, ("a", "b", "c")
+    )
+    return features.astype(np.float32), clips, protocols.make_splits("leave_one_speaker_out", clips)
+
+
+def _uar(features, clips, plan):
+    confusion = np.zeros((3, 3), int)
+    for split, result in zip(plan.splits, probes.probe(features, clips.label, 3, plan), strict=True):
+        confusion += metrics.confusion_matrix(clips.label[split.test], result.probabilities.argmax(-1), 3)
+    return metrics.uar(confusion)
+
+
+def test_a_probe_reads_a_signal_across_speakers_and_finds_nothing_in_noise():
+    assert _uar(*_case()) > 0.8
+    assert _uar(*_case(signal=0.0)) < 0.5
+
+
+def test_what_is_chosen_does_not_depend_on_the_test_clips_at_all():
+    features, clips, plan = _case(signal=0.3)
+    split = plan.splits[0]
+    spoilt_features, spoilt_labels = features.copy(), clips.label.copy()
+    spoilt_features[split.test] = 1e6
+    spoilt_labels[split.test] = 0
+    one = protocols.Splits("one", (split,), 0, True, "")
+    (clean,) = probes.probe(features, clips.label, 3, one)
+    (spoilt,) = probes.probe(spoilt_features, spoilt_labels, 3, one)
+    assert clean.inverse_penalty == spoilt.inverse_penalty
+    assert clean.inner_uar == spoilt.inner_uar
+    assert clean.converged and spoilt.converged
+
+
+def test_probabilities_of_each_test_clip_add_up_to_one():
+    features, clips, plan = _case()
+    for split, result in zip(plan.splits, probes.probe(features, clips.label, 3, plan), strict=True):
+        assert result.probabilities.shape == (len(split.test), 3)
+        np.testing.assert_allclose(result.probabilities.sum(-1), 1, atol=1e-5)
+        assert result.inverse_penalty in probes.INVERSE_PENALTIES
+
+
+def test_standardising_uses_training_rows_only_and_silences_constant_columns():
+    features = np.array([[1.0, 5.0], [3.0, 5.0], [100.0, 9.0]], np.float32)
+    scaled = probes.standardise(features, np.array([0, 1]))
+    np.testing.assert_allclose(scaled, [[-1, 0], [1, 0], [98, 0]])
+
+
+def test_features_scaled_by_any_factor_give_the_same_predictions():
+    features, clips, plan = _case(signal=0.5)
+    scale = np.geomspace(1e-4, 1e4, features.shape[1]).astype(np.float32)
+    assert abs(_uar(features, clips, plan) - _uar(features * scale, clips, plan)) < 0.02
+
+
+@pytest.mark.parametrize("width", [7, 50])
+def test_principal_axes_keep_every_inner_product(width):
+    rows = np.random.default_rng(0).standard_normal((20, width))
+    axes = probes.principal_axes(rows)
+    assert axes.shape == (width, min(20, width))
+    np.testing.assert_allclose((rows @ axes) @ (rows @ axes).T, rows @ rows.T, atol=1e-9)
+    np.testing.assert_allclose(axes.T @ axes, np.eye(axes.shape[1]), atol=1e-9)

@@ -1,0 +1,118 @@
+"""Who is trained on, who is tested."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from avemo_jax.errors import UserError
+from avemo_jax.evaluation import protocols
+
+
+def _clips(speakers=4, per_speaker=6, classes=3, **changes):
+    """Clips c0000… of speakers p0…, with labels in turn and four folds that ignore speakers."""
+    count = speakers * per_speaker
+    number = np.arange(count)
+    fields = {
+        "clip_id": np.array([f"c{i:04d}" for i in number]),
+        "speaker": np.array([f"p{i // per_speaker}" for i in number]),
+        "fold": np.array([str(i % 4) for i in number]),
+        "part": np.where(number % 5 == 0, "test", "train"),
+        "label": number % classes,
+        "classes": tuple("abc"[:classes]),
+    }
+    return protocols.LabelledClips(**(fields | changes))
+
+
+def test_leave_one_speaker_out_tests_each_speaker_once_and_never_trains_on_them():
+    clips = _clips()
+    plan = protocols.make_splits("leave_one_speaker_out", clips)
+    assert [split.name for split in plan.splits] == ["p0", "p1", "p2", "p3"] and plan.speaker_disjoint
+    for split in plan.splits:
+        assert set(clips.speaker[split.test]) == {split.name}
+        assert split.name not in clips.speaker[split.train]
+    assert sorted(np.concatenate([split.test for split in plan.splits])) == list(range(len(clips)))
+
+
+def test_the_regularisation_is_chosen_among_training_speakers_only():
+    clips = _clips()
+    for split in protocols.make_splits("leave_one_speaker_out", clips).splits:
+        assert (split.inner[split.test] == -1).all() and (split.inner[split.train] >= 0).all()
+        assert split.inner_unit == "speaker"
+        for speaker in set(clips.speaker[split.train]):
+            assert len(set(split.inner[clips.speaker == speaker])) == 1
+
+
+def test_folds_come_from_the_manifest_and_clips_without_one_are_left_out_and_counted():
+    clips = _clips(fold=np.array([""] * 4 + [str(i % 2) for i in range(20)]))
+    plan = protocols.make_splits("folds", clips)
+    assert [split.name for split in plan.splits] == ["0", "1"] and plan.left_out == 4
+    assert not np.isin(np.arange(4), np.concatenate([split.train for split in plan.splits])).any()
+
+
+def test_folds_that_share_speakers_are_reported_and_choose_their_penalty_by_fold():
+    plan = protocols.make_splits("folds", _clips())
+    assert not plan.speaker_disjoint
+    assert {split.inner_unit for split in plan.splits} == {"fold"}
+
+
+def test_two_folds_of_one_speaker_choose_their_penalty_by_clip():
+    clips = _clips(speakers=1, per_speaker=24, fold=np.array([str(i // 12) for i in range(24)]))
+    split = protocols.make_splits("folds", clips).splits[0]
+    assert split.inner_unit == "clip"
+    for label in range(3):  # each class is dealt evenly
+        dealt = split.inner[split.train][clips.label[split.train] == label]
+        assert np.bincount(dealt).max() - np.bincount(dealt).min() <= 1
+
+
+def test_split_trains_on_train_tests_on_test_and_leaves_other_parts_out():
+    clips = _clips(part=np.array(["train", "test", "val"] * 8), label=np.arange(24) // 3 % 3)
+    plan = protocols.make_splits("split", clips)
+    (split,) = plan.splits
+    assert set(clips.part[split.train]) == {"train"} and set(clips.part[split.test]) == {"test"}
+    assert plan.left_out == 8
+
+
+def test_speaker_folds_keep_each_speaker_in_one_fold():
+    clips = _clips(speakers=7)
+    plan = protocols.make_splits("speaker_folds", clips, folds=3)
+    assert len(plan.splits) == 3 and plan.speaker_disjoint
+    assert max(len(s.test) for s in plan.splits) == 3 * 6
+
+
+def test_the_hash_ignores_the_order_of_clips_and_notices_a_moved_clip():
+    clips = _clips()
+    order = np.random.default_rng(0).permutation(len(clips))
+    fields = ("clip_id", "speaker", "fold", "part", "label")
+    shuffled = _clips(**{field: getattr(clips, field)[order] for field in fields})
+    first = protocols.make_splits("folds", clips).split_hash
+    assert protocols.make_splits("folds", shuffled).split_hash == first
+    moved = clips.fold.copy()
+    moved[0] = "3"
+    assert protocols.make_splits("folds", _clips(fold=moved)).split_hash != first
+
+
+@given(st.lists(st.sampled_from("abcdefghij"), min_size=1, max_size=80), st.integers(1, 8))
+def test_dealing_keeps_units_whole_and_uses_every_fold(units, folds):
+    dealt = protocols.deal(np.array(units), folds)
+    assert len(set(zip(units, dealt, strict=True))) == len(set(units))
+    assert set(dealt) == set(range(min(folds, len(set(units)))))
+
+
+@pytest.mark.parametrize(
+    ("protocol", "changes", "message"),
+    [
+        ("leave_one_speaker_out", {"speakers": 1}, "only 'p0', at least 2 speakers are needed"),
+        ("folds", {"fold": np.array([""] * 24)}, "column 'fold' gives 0 fold"),
+        ("split", {"part": np.array(["train"] * 24)}, "no clip with this label has split test"),
+        (
+            "leave_one_speaker_out",
+            {"label": np.array([2] * 6 + [0, 1] * 9)},
+            "class 'c' is only among the test",
+        ),
+        ("leave_two_out", {}, "unknown protocol 'leave_two_out'"),
+    ],
+)
+def test_data_that_cannot_be_split_that_way_is_refused_with_the_reason(protocol, changes, message):
+    with pytest.raises(UserError, match=message):
+        protocols.make_splits(protocol, _clips(**changes))
