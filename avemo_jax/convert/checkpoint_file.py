@@ -6,13 +6,16 @@ Not here: what the tensors mean (`hicmae.py`). PyTorch is imported only for `.pt
 from __future__ import annotations
 
 import argparse
+import io
 import os
+import pickletools
 import re
+import warnings
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import safetensors
@@ -94,7 +97,8 @@ def _read_pth(path: Path, *, is_zip: bool) -> dict[str, np.ndarray]:
         _check_archive(path)
     try:
         # A reference checkpoint holds the options of its run; argparse.Namespace is a bag of values without code.
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):
+            warnings.simplefilter("ignore")  # the one line of the error says it all
             # mmap: the optimiser's tensors, twice the weights, are never read.
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
     except Exception as error:  # whatever a crafted or damaged file makes the reader raise
@@ -124,10 +128,11 @@ def _check_archive(path: Path) -> None:
 
 def _why_unreadable(path: Path, error: Exception) -> str:
     text = str(error)
-    code = re.search(r"GLOBAL (\S+)", text) or re.search(r"unrecognized function (.+)", text)
+    refused = re.search(r"GLOBAL (\S+)", text)
+    code = refused[1] if refused else _code_in(path)
     if code:
         return (
-            f"{path} is refused: it wants to load the code object '{code[1]}', and only weights are read; "
+            f"{path} is refused: it wants to load the code object '{code}', and only weights are read; "
             "if you trust its origin, save its state dict alone"
         )
     if "TorchScript" in text:
@@ -136,6 +141,31 @@ def _why_unreadable(path: Path, error: Exception) -> str:
         return f"{path} has the tar format of PyTorch before 0.2: save it again with a later PyTorch"
     detail = text.strip().splitlines()[0][:160] if text.strip() else ""
     return f"{path} is not a PyTorch checkpoint, or not a whole one: {type(error).__name__} {detail}".rstrip()
+
+
+def _code_in(path: Path) -> str | None:
+    """The first global of a pickle that weights have no use for; only reads, for a message. None if unknown."""
+    strings = ["", ""]
+    try:
+        with _pickle_of(path) as file:
+            for opcode, argument, _ in pickletools.genops(file):
+                if opcode.name in ("GLOBAL", "INST", "STACK_GLOBAL"):
+                    name = ".".join(strings) if opcode.name == "STACK_GLOBAL" else argument.replace(" ", ".")
+                    if name.split(".")[0] not in ("torch", "collections", "argparse"):
+                        return name
+                elif isinstance(argument, str):
+                    strings = [strings[1], argument]
+    except (OSError, ValueError, OverflowError, MemoryError, zipfile.BadZipFile):
+        pass
+    return None
+
+
+def _pickle_of(path: Path) -> IO[bytes]:
+    if not zipfile.is_zipfile(path):
+        return path.open("rb")
+    with zipfile.ZipFile(path) as archive:
+        names = [name for name in archive.namelist() if name.endswith("data.pkl")]
+        return io.BytesIO(archive.read(names[0]) if names else b"")
 
 
 def _weights_in(path: Path, content: Any) -> Mapping[str, Any]:

@@ -47,7 +47,7 @@ def _linear(key: str, path: str, kernel: Layout = layout.LINEAR) -> list[Row]:
 
 # Registration order, as everywhere below: a module's own parameters, then its parts. Biases of queries and
 # values and the layer scale (gamma) are there only in models that were built with them.
-_BLOCK = [
+BLOCK = [
     Row("gamma_1", "gamma_1", layout.SAME),
     Row("gamma_2", "gamma_2", layout.SAME),
     *_norm("norm1", "norm1"),
@@ -59,9 +59,9 @@ _BLOCK = [
     *_linear("mlp.fc1", "mlp/fc1"),
     *_linear("mlp.fc2", "mlp/fc2"),
 ]
-_CROSS_BLOCK = [
+CROSS_BLOCK = [
     Row("gamma_0", "gamma_0", layout.SAME),
-    *_BLOCK[:2],
+    *BLOCK[:2],
     Row("cross_attn.q_bias", "cross_attn/q_bias", layout.HEADS_BIAS),
     Row("cross_attn.v_bias", "cross_attn/v_bias", layout.HEADS_BIAS),
     Row("cross_attn.q.weight", "cross_attn/q", layout.QUERY),
@@ -69,7 +69,7 @@ _CROSS_BLOCK = [
     *_linear("cross_attn.proj", "cross_attn/out", layout.HEADS_OUT),
     *_norm("cross_norm1", "cross_norm"),
     *_norm("cross_norm2", "context_norm"),
-    *_BLOCK[2:],
+    *BLOCK[2:],
 ]
 
 
@@ -80,15 +80,15 @@ def _inside(key: str, path: str, rows: list[Row], first_layer: int = 0) -> list[
 def _encoder(key: str, path: str, patch: Layout) -> list[Row]:
     return [
         *_linear(f"{key}.patch_embed.proj", f"{path}/patch_embed", patch),
-        *_inside(f"{key}.blocks.{{layer}}", f"{path}/blocks", _BLOCK),
+        *_inside(f"{key}.blocks.{{layer}}", f"{path}/blocks", BLOCK),
         *_norm(f"{key}.norm", f"{path}/norm"),
     ]
 
 
 def _decoder(key: str, path: str) -> list[Row]:
     return [
-        *_inside(f"{key}.blocks.0", f"{path}/first_block", _BLOCK),
-        *_inside(f"{key}.blocks.{{layer}}", f"{path}/blocks", _CROSS_BLOCK, first_layer=1),
+        *_inside(f"{key}.blocks.0", f"{path}/first_block", BLOCK),
+        *_inside(f"{key}.blocks.{{layer}}", f"{path}/blocks", CROSS_BLOCK, first_layer=1),
         *_norm(f"{key}.norm", f"{path}/norm"),
         *_linear(f"{key}.head", f"{path}/head"),
     ]
@@ -105,9 +105,9 @@ TABLE: list[Row] = [
     *_encoder("encoder_audio", "audio", layout.AUDIO_PATCH),
     *_decoder("decoder_audio", "audio_decoder"),
     Row("encoder_to_decoder_audio.weight", "audio_decoder/embed/kernel", layout.LINEAR),
-    *_inside("encoder_fusion.blocks.{layer}", "fusion/video_blocks", _CROSS_BLOCK),
+    *_inside("encoder_fusion.blocks.{layer}", "fusion/video_blocks", CROSS_BLOCK),
     *_norm("encoder_fusion.norm", "fusion/video_norm"),
-    *_inside("encoder_fusion.blocks_audio.{layer}", "fusion/audio_blocks", _CROSS_BLOCK),
+    *_inside("encoder_fusion.blocks_audio.{layer}", "fusion/audio_blocks", CROSS_BLOCK),
     *_norm("encoder_fusion.norm_audio", "fusion/audio_norm"),
     *_norm("fc_norm", "feature_norm"),
     *_linear("head", "head"),
