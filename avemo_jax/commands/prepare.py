@@ -1,0 +1,73 @@
+"""Raw videos → a folder of records that `avemo train` reads, and a list of every clip left out and why.
+
+The manifest is a CSV file with a header. `path` is required and relative to --root; clip_id, split, speaker,
+gender, text, start_s and end_s are optional; a column `label_emotion` is the label `emotion`; further columns
+are kept as metadata. Stopped half-way, the same command goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from dataclasses import asdict
+
+EXAMPLE = "avemo prepare --manifest clips.csv --root videos --out data/clips --workers 8"
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--manifest", required=True, help="CSV file with one clip a line")
+    add("--root", required=True, help="folder that the manifest's paths are relative to")
+    add("--out", required=True, help="folder to fill; new, or one that this command began")
+    add("--workers", type=int, default=os.cpu_count() or 1, help="processes that decode (default: one a core)")
+    add("--crop", default="none", help="none, or fixed: the reference's box in VoxCeleb2's 224 × 224 frames")
+    add("--short_side", type=int, default=160, help="scale larger frames down to this short side, pixels (160)")
+    add("--jpeg_quality", type=int, default=95, help="of the stored frames, 1 to 100 (95)")
+    add(
+        "--allow_missing",
+        default="none",
+        choices=("none", "sound", "picture"),
+        help="keep clips without sound, or without a picture (default: reject them)",
+    )
+    add("--min_s", type=float, default=0.2, help="reject shorter clips, seconds (0.2)")
+    add(
+        "--max_gap_s",
+        type=float,
+        default=0.5,
+        help="cut picture and sound to the shorter one when their ends lie further apart, seconds (0.5)",
+    )
+    add("--clips_per_shard", type=int, default=128, help="clips in one file (128)")
+    add("--json", help="also write the summary to this file")
+
+
+def run(args: argparse.Namespace) -> int:
+    from avemo_jax.errors import UserError
+    from input_pipeline.clips import ClipOptions
+    from input_pipeline.manifests import read_manifest
+    from input_pipeline.prepare import REJECTED_LIST, prepare
+
+    if args.workers < 0 or args.clips_per_shard < 1:
+        raise UserError("--workers must be 0 or more and --clips_per_shard 1 or more")
+    options = ClipOptions(
+        crop=args.crop,
+        short_side=args.short_side,
+        jpeg_quality=args.jpeg_quality,
+        allow_missing=args.allow_missing,
+        min_s=args.min_s,
+        max_gap_s=args.max_gap_s,
+    )
+    rows = read_manifest(args.manifest)
+    summary = prepare(
+        rows, args.root, args.out, options, clips_per_shard=args.clips_per_shard, workers=args.workers
+    )
+    share = 100 * summary.rejected / summary.clips
+    print(f"{summary.kept} of {summary.clips} clips prepared, {summary.bytes / 1e6:.1f} MB, in {summary.out}")
+    if summary.rejected:
+        print(f"{summary.rejected} rejected ({share:.1f} %), listed in {summary.out / REJECTED_LIST}:")
+        for reason, count in summary.reasons[:10]:
+            print(f"  {count} × {reason}")
+    if args.json:
+        with open(args.json, "w", encoding="utf-8") as file:
+            json.dump({**asdict(summary), "out": str(summary.out), "rejected": summary.rejected}, file, indent=1)
+    return 0

@@ -1,0 +1,139 @@
+"""Lists of clips → rows. The columns are those of the command contract (`avemo prepare --help`).
+
+`path` is required and relative to the root folder. `clip_id split speaker gender text start_s end_s` are
+optional, `label_emotion` is the label `emotion`, every further column is kept as metadata. A corpus with its
+own kind of list gets one small function here that returns rows. Not here: opening the media.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import re
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from input_pipeline.errors import DataError
+
+LABEL_PREFIX = "label_"
+TEXT_COLUMNS = ("clip_id", "split", "speaker", "gender", "text")
+TIME_COLUMNS = ("start_s", "end_s")
+
+_SPLIT_NAME = re.compile(r"[A-Za-z0-9_]*")  # becomes part of a TFDS file name
+
+
+@dataclass(frozen=True)
+class Row:
+    """One clip of a manifest. A value that the manifest does not give is empty ("" or None)."""
+
+    path: str
+    clip_id: str
+    split: str = ""
+    speaker: str = ""
+    gender: str = ""
+    text: str = ""
+    start_s: float | None = None
+    end_s: float | None = None
+    labels: dict[str, Any] = field(default_factory=dict)
+    metadata: dict[str, str] = field(default_factory=dict)
+
+
+def read_manifest(path: str | os.PathLike) -> list[Row]:
+    """Reads a manifest CSV (UTF-8, one header line).
+
+    Raises:
+      DataError: naming the file, line and column of the first thing that is wrong.
+    """
+    path = Path(path)
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            return _rows(csv.reader(file), str(path))
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such manifest") from None
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8") from None
+    except csv.Error as error:
+        raise DataError(f"{path}: not a CSV file ({error})") from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def _rows(reader, name):
+    columns = [column.strip() for column in next(reader, [])]
+    if "path" not in columns:
+        raise DataError(f"{name}, line 1: no column `path`; the columns are: {', '.join(columns) or 'none'}")
+    for column in columns:
+        if not column or columns.count(column) > 1:
+            raise DataError(f"{name}, line 1: column {column!r} is {'there twice' if column else 'without a name'}")
+
+    rows, taken = [], {}
+    for values in reader:
+        if not any(value.strip() for value in values):
+            continue
+        line = f"{name}, line {reader.line_num}"
+        if len(values) != len(columns):
+            raise DataError(f"{line}: {len(values)} values for {len(columns)} columns")
+        row = _row(dict(zip(columns, (value.strip() for value in values))), line)
+        if row.clip_id in taken:
+            raise DataError(
+                f"{line}, column clip_id: {row.clip_id!r} is the clip of line {taken[row.clip_id]} already; "
+                "give each clip a clip_id of its own"
+            )
+        taken[row.clip_id] = reader.line_num
+        rows.append(row)
+    if not rows:
+        raise DataError(f"{name}: no clips in it")
+    return rows
+
+
+def _row(cells, line):
+    path = _inside_root(cells.pop("path"), line)
+    text = {column: cells.pop(column, "") for column in TEXT_COLUMNS}
+    times = {column: _seconds(cells.pop(column, ""), f"{line}, column {column}") for column in TIME_COLUMNS}
+    start, end = times.values()
+    if end is not None and end <= (start or 0.0):
+        raise DataError(f"{line}, column end_s: {end:g} is not after start_s ({start or 0.0:g})")
+    if not _SPLIT_NAME.fullmatch(text["split"]):
+        raise DataError(f"{line}, column split: {text['split']!r} may hold letters, digits and _ only")
+    text["clip_id"] = text["clip_id"] or _default_clip_id(path, start, end)
+    labels = {k.removeprefix(LABEL_PREFIX): _value(v) for k, v in cells.items() if k.startswith(LABEL_PREFIX) and v}
+    metadata = {k: v for k, v in cells.items() if not k.startswith(LABEL_PREFIX) and v}
+    return Row(path, **text, **times, labels=labels, metadata=metadata)
+
+
+def _inside_root(path, line):
+    parts = PurePosixPath(path)
+    if not path:
+        raise DataError(f"{line}, column path: empty")
+    if parts.is_absolute() or ".." in parts.parts or "\0" in path:
+        raise DataError(f"{line}, column path: {path!r} must be relative to --root and stay inside it")
+    return path
+
+
+def _seconds(text, where):
+    if not text:
+        return None
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not (math.isfinite(value) and value >= 0):
+        raise DataError(f"{where}: {text!r} is not a time in seconds")
+    return value
+
+
+def _default_clip_id(path, start, end):
+    """The path, with its suffix: the same recording may lie there in two containers."""
+    return path if start is None and end is None else f"{path}#t={start or 0.0:g},{'' if end is None else f'{end:g}'}"
+
+
+def _value(text):
+    """A label as a number or JSON object where it is written as one ("0.2", {"ANG": 3}), else as text ("01", "ANG")."""
+    try:
+        value = json.loads(text, parse_constant=str)
+    except ValueError:
+        return text
+    return value if isinstance(value, (int, float, dict)) and not isinstance(value, bool) else text

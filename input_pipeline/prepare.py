@@ -1,0 +1,251 @@
+"""Rows of a manifest → a folder of shards, and a list of every clip that was left out and why.
+
+Safe to stop at any moment and start again: a shard is written beside its place, moved there, and then noted as
+finished; the folder becomes a dataset in one last step. What a shard holds does not depend on how many
+workers made it. Not here: decoding (media) and the bytes of a record (records).
+
+    OUT/prepare/plan.json         what this folder is being made from; another plan is refused
+    OUT/prepare/shard-00000.json  a finished shard: its size, its clips, the clips it rejected
+    OUT/avemo_clips-….array_record-…, dataset_info.json, features.json, clips.csv, rejected.csv
+"""
+
+from __future__ import annotations
+
+import csv
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from input_pipeline import records
+from input_pipeline.clips import ClipOptions, Outcome, make_record
+from input_pipeline.errors import DataError
+from input_pipeline.manifests import Row
+from input_pipeline.pool import results_in_order
+from input_pipeline.progress import Progress
+
+REJECTED_LIST = "rejected.csv"
+_NO_SPLIT = "clips"  # TFDS keeps "all" for itself
+_SPACE_FOR_METADATA = 1 << 20
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What came of it. reasons: how many clips were rejected for what, the commonest first."""
+
+    out: Path
+    clips: int
+    kept: int
+    bytes: int
+    reasons: list[tuple[str, int]]
+
+    @property
+    def rejected(self) -> int:
+        return self.clips - self.kept
+
+
+@dataclass(frozen=True)
+class _Shard:
+    number: int  # over all splits
+    name: str
+    split: str
+    rows: Sequence[Row]
+
+
+def prepare(
+    rows: Sequence[Row],
+    root: str | os.PathLike,
+    out: str | os.PathLike,
+    options: ClipOptions,
+    *,
+    clips_per_shard: int = 128,
+    workers: int = 1,
+) -> Summary:
+    """Makes `out` a dataset of the clips in `rows`, or goes on where an earlier call was stopped.
+
+    root: the folder that the rows' paths are relative to.
+    workers: processes that decode; 0 decodes in this process.
+
+    Raises:
+      DataError: `out` belongs to another manifest or other options, cannot be written, or no clip is usable.
+    """
+    root, out = Path(root), Path(out)
+    if not root.is_dir():
+        raise DataError(f"{root}: no such folder (--root)")
+    shards = _shards(rows, clips_per_shard)
+    with _clear_about_disk(out), _locked(out):
+        _claim(out, _plan(rows, options, clips_per_shard))
+        finished = {shard.number: note for shard in shards if (note := _note(out, shard)) is not None}
+        todo = [shard for shard in shards if shard.number not in finished]
+        done = len(rows) - sum(len(shard.rows) for shard in todo)
+        if todo or not (out / "dataset_info.json").exists():
+            with Progress(len(rows), "clips", "prepare", done) as progress:
+                jobs = [(root, row, options) for shard in todo for row in shard.rows]
+                outcomes = results_in_order(make_record, jobs, workers, on_crash=_crashed)
+                for shard in todo:
+                    finished[shard.number] = _finish_shard(out, shard, outcomes, progress)
+            _finish(out, shards, finished)
+    return _summary(out, rows, [finished[shard.number] for shard in shards])
+
+
+def _shards(rows, clips_per_shard) -> list[_Shard]:
+    """Rows in the manifest's order, split by split, the same number to each shard."""
+    by_split: dict[str, list[Row]] = {}
+    for row in rows:
+        by_split.setdefault(row.split or _NO_SPLIT, []).append(row)
+    shards: list[_Shard] = []
+    for split, members in by_split.items():
+        count = -(-len(members) // clips_per_shard)
+        for i in range(count):
+            part = members[i * clips_per_shard : (i + 1) * clips_per_shard]
+            shards.append(_Shard(len(shards), records.shard_name(split, i, count), split, part))
+    return shards
+
+
+def _plan(rows, options, clips_per_shard) -> dict:
+    digest = hashlib.sha256(json.dumps([asdict(row) for row in rows]).encode()).hexdigest()
+    return {
+        "manifest": digest,
+        "clips": len(rows),
+        "clips_per_shard": clips_per_shard,
+        "prepare_version": records.VERSION,
+        **asdict(options),
+    }
+
+
+def _claim(out, plan):
+    """Notes the plan in `out`, or checks that it is the one noted there."""
+    noted = out / "prepare" / "plan.json"
+    if noted.exists():
+        before = json.loads(noted.read_text())
+        changed = [key for key in plan if before.get(key) != plan[key]]
+        if changed:
+            what = ", ".join(
+                "the manifest" if key == "manifest" else f"{key} (was {before.get(key)}, now {plan[key]})"
+                for key in changed
+                if key != "clips" or "manifest" not in changed
+            )
+            raise DataError(f"{out} was begun with something else: {what}; choose another --out, or delete it")
+        return
+    strangers = [name for name in os.listdir(out) if name not in ("prepare", ".lock")]
+    if strangers:
+        raise DataError(f"{out} is not empty (it holds {sorted(strangers)[0]}); choose an empty or new --out")
+    _write_json(noted, plan)
+
+
+def _finish_shard(out, shard, outcomes: Iterator[Outcome], progress) -> dict:
+    """Collects the outcomes of a shard's rows, writes its file, then the note that it is finished."""
+    encoded, clips, rejected = [], [], []
+    for row in shard.rows:
+        outcome = next(outcomes)
+        if outcome.reason:
+            rejected.append({"path": row.path, "clip_id": row.clip_id, "reason": outcome.reason})
+        else:
+            encoded.append(outcome.data)
+            clips.append({"clip_id": row.clip_id, "frames": outcome.frames, "samples": outcome.samples})
+        progress.advance(f"{len(rejected)} rejected in this shard" if rejected else "")
+    size = sum(map(len, encoded))
+    path, part = out / shard.name, out / f"{shard.name}.part"
+    with _clear_about_disk(path, size):
+        if shutil.disk_usage(out).free < size + _SPACE_FOR_METADATA:
+            raise OSError(28, "No space left on device")
+        records.write_shard(part, encoded)
+        with open(part, "rb") as file:
+            os.fsync(file.fileno())
+        note = {
+            "file_bytes": part.stat().st_size,
+            "record_bytes": size,
+            "clips": clips,
+            "rejected": rejected,
+        }
+        os.replace(part, path)
+        _write_json(_note_path(out, shard), note)
+    return note
+
+
+def _note(out, shard) -> dict | None:
+    """The note of a finished shard; None when it is not finished or its file is not the one noted."""
+    try:
+        note = json.loads(_note_path(out, shard).read_text())
+        return note if (out / shard.name).stat().st_size == note["file_bytes"] else None
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def _note_path(out, shard):
+    return out / "prepare" / f"shard-{shard.number:05d}.json"
+
+
+def _finish(out, shards, notes):
+    """Writes rejected.csv, and unless nothing is left, the files that make the folder a dataset."""
+    rejected = [row for shard in shards for row in notes[shard.number]["rejected"]]
+    with _whole_file(out / REJECTED_LIST) as file:
+        writer = csv.DictWriter(file, ("path", "clip_id", "reason"))
+        writer.writeheader()
+        writer.writerows(rejected)
+    splits: dict[str, tuple[list[int], int]] = {}
+    clips = []
+    for shard in shards:
+        note = notes[shard.number]
+        lengths, size = splits.get(shard.split, ([], 0))
+        splits[shard.split] = ([*lengths, len(note["clips"])], size + note["record_bytes"])
+        for clip in note["clips"]:
+            clips.append({"position": len(clips), "split": shard.split, **clip})
+    if not clips:
+        raise DataError(f"not one of the {len(rejected)} clips can be used; {out / REJECTED_LIST} says why")
+    records.write_dataset(out, splits, clips)
+
+
+def _summary(out, rows, notes) -> Summary:
+    reasons = Counter(row["reason"] for note in notes for row in note["rejected"])
+    kept = sum(len(note["clips"]) for note in notes)
+    return Summary(out, len(rows), kept, sum(note["file_bytes"] for note in notes), reasons.most_common())
+
+
+def _crashed(job) -> Outcome:
+    return Outcome(reason="the decoder crashed on it")
+
+
+@contextmanager
+def _locked(out):
+    """Two `prepare` in one folder would take each other's half-written files for their own."""
+    (out / "prepare").mkdir(parents=True, exist_ok=True)
+    with open(out / "prepare" / "lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise DataError(f"{out}: another `avemo prepare` is writing there; wait for it or stop it") from None
+        yield
+
+
+@contextmanager
+def _clear_about_disk(path, size=None):
+    """Turns a full disk or a missing permission into one line with the path and the size that was needed."""
+    try:
+        yield
+    except OSError as error:
+        needed = "" if size is None else f", {size / 1e6:.1f} MB were needed"
+        where = error.filename or path
+        raise DataError(f"{where}: cannot write ({error.strerror or error}){needed}; what is finished stays") from error
+
+
+@contextmanager
+def _whole_file(path):
+    """A text file that appears at its place whole or not at all."""
+    part = path.with_name(path.name + ".part")
+    with open(part, "w", newline="", encoding="utf-8") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(part, path)
+
+
+def _write_json(path, value):
+    with _whole_file(path) as file:
+        json.dump(value, file, indent=1)

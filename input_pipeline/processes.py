@@ -1,0 +1,25 @@
+"""Worker processes that do not outlive the one that started them."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import threading
+from multiprocessing import connection
+
+
+def end_with_parent() -> None:
+    """Call in a worker: it ends at once when its parent does, also when that was killed with SIGKILL.
+
+    A thread waits for the parent. Linux's PR_SET_PDEATHSIG would end the worker when the *thread* that
+    started it ends, and grain starts workers from passing threads.
+    """
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+
+    def watch():
+        connection.wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, name="end-with-parent", daemon=True).start()

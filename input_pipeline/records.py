@@ -1,0 +1,277 @@
+"""The record: its fields, encode, decode, and the folder of shards that holds them.
+
+The ONE place that knows the bytes. A prepared folder is a TFDS dataset of ArrayRecord shards
+(`tfds.builder_from_directory(folder).as_data_source()` reads it, without TensorFlow), plus `clips.csv`, which
+names the clip at each position. Not here: where records come from (prepare) and what is taken from one (loader).
+
+Frames are JPEG pictures, so that a reader decodes only those it needs. Sound is raw PCM and not FLAC: next to
+the frames it is a tenth of the bytes, and a window of it is then a slice instead of a decoder run.
+"""
+
+from __future__ import annotations
+
+import bisect
+import csv
+import io
+import itertools
+import json
+import os
+import shutil
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+from array_record.python import array_record_module
+from PIL import Image
+from tensorflow_datasets.core import example_parser, example_serializer, file_adapters, naming
+
+from input_pipeline.errors import DataError
+
+DATASET = "avemo_clips"
+VERSION = "1.0.0"  # of the layout: raise it when a field changes
+CLIP_LIST = "clips.csv"
+CLIP_LIST_COLUMNS = ("position", "clip_id", "split", "frames", "samples")
+
+# Random access: no read-ahead, one record a chunk; JPEG and noise-like sound do not shrink any further.
+_WRITER_OPTIONS = "group_size:1,uncompressed"
+_READER_OPTIONS = "readahead_buffer_size:0,max_parallelism:0"
+_OPEN_SHARDS = 128  # files open at once in one process; the usual limit of a process is 1024
+
+
+@dataclass
+class Record:
+    """One clip. A value that the corpus does not give is empty, never invented.
+
+    frames: JPEG pictures; frame k is shown at k / fps seconds.
+    audio: int16 [S], mono; sample 0 is at the time of frame 0.
+    labels: {"emotion": "ANG", "valence": 0.2, …}; metadata: the manifest's further columns, as text.
+    """
+
+    clip_id: str
+    frames: Sequence[bytes]
+    fps: float
+    audio: np.ndarray
+    audio_rate: int
+    duration_s: float
+    speaker: str = ""
+    gender: str = ""
+    split: str = ""
+    text: str = ""
+    labels: dict[str, Any] = field(default_factory=dict)
+    metadata: dict[str, str] = field(default_factory=dict)
+    source: str = ""
+    prepare_version: str = ""
+
+    def pictures(self, indices: Sequence[int]) -> list[Image.Image]:
+        """The frames at `indices`, decoded; a repeated index is decoded once."""
+        decoded = {i: Image.open(io.BytesIO(self.frames[i])).convert("RGB") for i in sorted(set(indices))}
+        return [decoded[i] for i in indices]
+
+
+def features() -> tfds.features.FeaturesDict:
+    """The record as TFDS features: frames decode to uint8 [T, H, W, 3], everything else is a number or bytes."""
+    f = tfds.features
+    text = {name: f.Text() for name in ("clip_id", "speaker", "gender", "split", "text", "source", "prepare_version")}
+    return f.FeaturesDict(
+        {
+            **text,
+            "frames": f.Sequence(f.Image(shape=(None, None, 3), encoding_format="jpeg")),
+            "fps": f.Scalar(np.float32, doc="frames a second; 0 without a picture"),
+            "audio": f.Scalar(np.object_, doc="little-endian int16 PCM, mono"),
+            "audio_rate": f.Scalar(np.int32, doc="samples a second"),
+            "duration_s": f.Scalar(np.float32),
+            "labels": f.Text(doc="JSON object"),
+            "metadata": f.Text(doc="JSON object: further columns of the manifest"),
+        }
+    )
+
+
+_FEATURES = features()
+_SERIALIZER = example_serializer.ExampleSerializer(_FEATURES.get_serialized_info())
+_PARSER = example_parser.ExampleParserNp(_FEATURES.get_serialized_info())  # leaves frames as bytes
+
+
+def encode(record: Record) -> bytes:
+    """A record as the bytes of its `tf.train.Example`."""
+    values = asdict(record)
+    values["audio"] = np.ascontiguousarray(record.audio, "<i2").tobytes()
+    values["labels"] = json.dumps(record.labels, ensure_ascii=False, sort_keys=True)
+    values["metadata"] = json.dumps(record.metadata, ensure_ascii=False, sort_keys=True)
+    return _SERIALIZER.serialize_example(values)
+
+
+def decode(data: bytes) -> Record:
+    """The record of `encode`; raises DataError when the bytes are damaged."""
+    try:
+        values = dict(_PARSER.parse_example(data))
+        values["audio"] = np.frombuffer(values["audio"], "<i2")
+        values["frames"] = list(values["frames"])
+        for name, value in values.items():
+            if isinstance(value, bytes):
+                values[name] = value.decode()
+        for name in ("labels", "metadata"):
+            values[name] = json.loads(values[name])
+        return Record(**values)
+    except Exception as error:  # protobuf, NumPy and json each have their own
+        raise DataError(f"damaged record ({type(error).__name__})") from error
+
+
+def encode_picture(frame: np.ndarray | Image.Image, quality: int) -> bytes:
+    """JPEG bytes of a picture, uint8 [H, W, 3]."""
+    picture = frame if isinstance(frame, Image.Image) else Image.fromarray(frame)
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=quality)
+    return buffer.getvalue()
+
+
+def open_records(path: str | os.PathLike, split: str = "") -> Records:
+    """Opens a prepared folder.
+
+    split: only these records (positions stay those of the whole folder); "" for all.
+
+    Raises:
+      DataError: when the folder holds no finished dataset, or none of that split.
+    """
+    path = Path(path)
+    if not (path / "dataset_info.json").exists():
+        unfinished = (path / "prepare").is_dir()
+        hint = "its `avemo prepare` was not finished: run it again" if unfinished else "make one with `avemo prepare`"
+        raise DataError(f"{path}: no prepared dataset in it; {hint}")
+    try:
+        info = tfds.builder_from_directory(path).info
+    except Exception as error:  # TFDS passes on whatever its parsers raise
+        raise DataError(f"{path}: its dataset_info.json or features.json cannot be read ({error})") from error
+    missing = sorted(set(_FEATURES) - set(info.features))
+    if missing:
+        raise DataError(f"{path}: not a dataset of clips, its records lack {', '.join(missing)}")
+    if split and split not in info.splits:
+        raise DataError(f"{path}: no split {split!r}; it has: {', '.join(info.splits)}")
+
+    files, lengths, start, count = [], [], None, 0
+    for name, part in info.splits.items():
+        if not split or name == split:
+            start = count if start is None else start
+            files += [os.fspath(file) for file in part.filepaths]
+            lengths += part.shard_lengths
+        count += part.num_examples
+    for file in files:
+        if not os.path.exists(file):
+            raise DataError(f"{file}: this shard is missing; prepare the folder again")
+    return Records(path, files, lengths, start or 0)
+
+
+class Records(Sequence):
+    """The records of a prepared folder by index; can be sent to another process.
+
+    first_position: the position in the whole folder of the record with index 0.
+    """
+
+    def __init__(self, path: Path, files: list[str], lengths: list[int], first_position: int):
+        self.path = path
+        self.first_position = first_position
+        self._files = files
+        self._ends = list(itertools.accumulate(lengths))
+        self._open: OrderedDict[int, Any] = OrderedDict()
+
+    @property
+    def count(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> Record:
+        """Raises DataError when the record is damaged."""
+        if not 0 <= index < self.count:
+            raise IndexError(index)
+        shard = bisect.bisect_right(self._ends, index)
+        within = index - (self._ends[shard - 1] if shard else 0)
+        try:
+            (data,) = self._reader(shard).read([within])
+        except Exception as error:  # ArrayRecord raises what its C++ part reports
+            raise DataError(f"{self._files[shard]}: record {within} cannot be read ({_first_line(error)})") from error
+        return decode(data)
+
+    @property
+    def clip_ids(self) -> list[str]:
+        """The clip_id of every index: from `clips.csv`, so that damaged records have a name too."""
+        clips = self.path / CLIP_LIST
+        if not clips.exists():  # a folder that another program wrote
+            return [record.clip_id for record in self]
+        with open(clips, newline="", encoding="utf-8") as file:
+            ids = [row["clip_id"] for row in csv.DictReader(file)]
+        return ids[self.first_position : self.first_position + self.count]
+
+    def _reader(self, shard):
+        if shard in self._open:
+            self._open.move_to_end(shard)
+        else:
+            self._open[shard] = array_record_module.ArrayRecordReader(self._files[shard], _READER_OPTIONS)
+            if len(self._open) > _OPEN_SHARDS:
+                self._open.popitem(last=False)[1].close()
+        return self._open[shard]
+
+    def __getstate__(self):
+        return {**self.__dict__, "_open": OrderedDict()}  # open files stay in their process
+
+
+def shard_name(split: str, index: int, count: int) -> str:
+    """File name of a shard as TFDS expects it."""
+    return f"{DATASET}-{split}.array_record-{index:05d}-of-{count:05d}"
+
+
+def write_shard(path: str | os.PathLike, encoded: Sequence[bytes]) -> None:
+    """Writes encoded records to one file."""
+    writer = array_record_module.ArrayRecordWriter(os.fspath(path), _WRITER_OPTIONS)
+    try:
+        for data in encoded:
+            writer.write(data)
+    finally:
+        writer.close()
+
+
+def write_dataset(path: str | os.PathLike, splits: dict[str, tuple[list[int], int]], clips: Sequence[dict]) -> None:
+    """Makes a folder of finished shards a dataset: the last step, after which `open_records` accepts it.
+
+    splits: {split name: (records of each shard, bytes of all)}; clips: rows of `clips.csv` by position.
+    """
+    path = Path(path)
+    part = path / "metadata.part"
+    shutil.rmtree(part, ignore_errors=True)
+    identity = tfds.core.dataset_info.DatasetIdentity(
+        name=DATASET, version=tfds.core.Version(VERSION), data_dir=os.fspath(path), module_name=""
+    )
+    info = tfds.core.DatasetInfo(
+        builder=identity, features=_FEATURES, description="Audio-visual clips prepared by avemo_jax."
+    )
+    info.set_file_format(file_adapters.FileFormat.ARRAY_RECORD)
+    info.set_splits(
+        tfds.core.splits.SplitDict(
+            tfds.core.SplitInfo(
+                name=name, shard_lengths=lengths, num_bytes=size, filename_template=_template(path, name)
+            )
+            for name, (lengths, size) in splits.items()
+        )
+    )
+    part.mkdir()
+    info.write_to_directory(part)
+    with open(part / CLIP_LIST, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, CLIP_LIST_COLUMNS)
+        writer.writeheader()
+        writer.writerows(clips)
+    # dataset_info.json is what a reader looks for, so it comes last.
+    for file in sorted(part.iterdir(), key=lambda file: file.name == "dataset_info.json"):
+        os.replace(file, path / file.name)
+    part.rmdir()
+
+
+def _template(path, split):
+    return naming.ShardedFileTemplate(data_dir=path, dataset_name=DATASET, split=split, filetype_suffix="array_record")
+
+
+def _first_line(error):
+    return (str(error).splitlines() or [type(error).__name__])[0][:120]
