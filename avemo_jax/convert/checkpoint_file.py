@@ -23,6 +23,8 @@ import safetensors.numpy
 
 from avemo_jax.errors import UserError
 
+Check = Callable[[Path], None]
+
 # Before 2.6 a crafted file could run code in spite of weights_only (CVE-2025-32434).
 _SAFE_TORCH = (2, 6)
 # Where a training checkpoint keeps its weights; the first that is there is taken, as the reference does.
@@ -51,19 +53,27 @@ def read_weights(path: str | Path) -> dict[str, np.ndarray]:
     return _read_pth(path, is_zip=start.startswith(b"PK\x03\x04"))
 
 
-def write_pth(path: str | Path, state: Mapping[str, np.ndarray], **beside: Any) -> None:
+def write_pth(path: str | Path, state: Mapping[str, np.ndarray], beside: Mapping[str, Any], check: Check | None = None) -> None:
     """Writes `{"model": state, **beside}` as the reference's training does; whole or not at all.
 
-    `beside` should be plain values: then the file loads with PyTorch's own default of weights only.
+    Args:
+      path: replaced if it is there, but only by a file that passed.
+      state: arrays by name.
+      beside: plain values, so that the file loads with PyTorch's own default of weights only.
+      check: called with the path of the finished file before it becomes `path`; raises to keep it from that.
     """
     torch = import_torch()
     model = OrderedDict((name, torch.tensor(array)) for name, array in state.items())
-    _write_whole(Path(path), state, lambda part: torch.save({"model": model, **beside}, part))
+    _write_whole(Path(path), state, lambda part: torch.save({"model": model, **beside}, part), check)
 
 
-def write_safetensors(path: str | Path, state: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
-    """Writes a safetensors file with this metadata; whole or not at all."""
-    _write_whole(Path(path), state, lambda part: safetensors.numpy.save_file(dict(state), part, dict(metadata)))
+def write_safetensors(
+    path: str | Path, state: Mapping[str, np.ndarray], metadata: Mapping[str, str], check: Check | None = None
+) -> None:
+    """Writes a safetensors file with this metadata; `path` and `check` as in `write_pth`."""
+    _write_whole(
+        Path(path), state, lambda part: safetensors.numpy.save_file(dict(state), part, dict(metadata)), check
+    )
 
 
 def import_torch():
@@ -212,7 +222,7 @@ def _without_wrapper(state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return state
 
 
-def _write_whole(path: Path, state: Mapping[str, np.ndarray], write: Callable[[Path], None]) -> None:
+def _write_whole(path: Path, state: Mapping[str, np.ndarray], write: Callable[[Path], None], check: Check | None) -> None:
     """Writes beside `path` and renames at the end, so that `path` is never half a file."""
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
@@ -222,6 +232,8 @@ def _write_whole(path: Path, state: Mapping[str, np.ndarray], write: Callable[[P
         write(part)
         with part.open("rb") as file:
             os.fsync(file.fileno())
+        if check is not None:
+            check(part)
         os.replace(part, path)
     except (OSError, RuntimeError, safetensors.SafetensorError) as error:
         size = sum(array.nbytes for array in state.values()) / 1e6

@@ -28,8 +28,8 @@ LayerNorm = functools.partial(nn.LayerNorm, eps=EPSILON)
 class Predictions(NamedTuple):
     """What the pretraining model returns."""
 
-    video: Tensor  # [B, N masked, 1536]
-    audio: Tensor  # [B, N masked, 256]
+    video_prediction: Tensor  # [B, N masked, 1536]
+    audio_prediction: Tensor  # [B, N masked, 256]
     video_levels: Tensor  # [levels, B, C], mean visible token of each contrast layer
     audio_levels: Tensor  # [levels, B, C]
 

@@ -306,7 +306,7 @@ def test_a_pytorch_whose_weights_only_can_be_broken_is_not_used(monkeypatch):
 
 
 def test_a_written_pth_is_what_the_reference_reads_and_torch_loads_by_default(state, tmp_path):
-    write_pth(tmp_path / "new" / "out.pth", state, epoch=3, args={"lr": 0.1})
+    write_pth(tmp_path / "new" / "out.pth", state, {"epoch": 3, "run": {"lr": 0.1}})
     content = torch.load(tmp_path / "new" / "out.pth")
     assert isinstance(content["model"], collections.OrderedDict) and content["epoch"] == 3
     assert_same({name: value.numpy() for name, value in content["model"].items()}, state)
@@ -314,11 +314,11 @@ def test_a_written_pth_is_what_the_reference_reads_and_torch_loads_by_default(st
 
 def test_one_layer_of_a_stack_is_saved_without_the_rest_of_it(tmp_path):
     stack = np.zeros((1000, 1000), np.float32)
-    write_pth(tmp_path / "out.pth", {"layer": stack[3]})
+    write_pth(tmp_path / "out.pth", {"layer": stack[3]}, {})
     assert (tmp_path / "out.pth").stat().st_size < 20_000
 
 
-@pytest.mark.parametrize("write", [write_pth, lambda path, state: write_safetensors(path, state, {})])
+@pytest.mark.parametrize("write", [write_pth, write_safetensors])
 def test_a_failed_write_leaves_the_old_file_and_nothing_beside_it(write, state, tmp_path, monkeypatch):
     (tmp_path / "out").write_bytes(b"old")
 
@@ -327,13 +327,27 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_beside_it(write, state, 
 
     monkeypatch.setattr(checkpoint_file.os, "fsync", full)
     with pytest.raises(UserError, match="No space left"):
-        write(tmp_path / "out", state)
+        write(tmp_path / "out", state, {})
     assert (tmp_path / "out").read_bytes() == b"old" and os.listdir(tmp_path) == ["out"]
+
+
+def test_a_file_that_fails_its_check_replaces_nothing(state, tmp_path):
+    write_pth(tmp_path / "out", state, {})
+    old = (tmp_path / "out").read_bytes()
+
+    def check(part):
+        assert_same(read_weights(part), changed)
+        raise UserError("differs")
+
+    changed = state | {"mask_token": state["mask_token"] + 1}
+    with pytest.raises(UserError, match="differs"):
+        write_pth(tmp_path / "out", changed, {}, check)
+    assert (tmp_path / "out").read_bytes() == old and os.listdir(tmp_path) == ["out"]
 
 
 def test_a_folder_is_not_a_file_to_write(state, tmp_path):
     with pytest.raises(UserError, match="is a folder"):
-        write_pth(tmp_path, state)
+        write_pth(tmp_path, state, {})
     assert os.listdir(tmp_path) == []
 
 

@@ -1,0 +1,49 @@
+"""HiCMAE weights from PyTorch → a work directory that train, probe and export go on from.
+
+Reads .pth files as the reference writes them, and safetensors; only weights, never code. The config says which model
+they are for: names and shapes must be its own. Pretraining weights with a fine-tuning config give its encoders and
+fusion, as in the reference; the rest of the classifier starts fresh.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+EXAMPLE = "avemo import --from hicmae --weights checkpoint-99.pth --config hicmae:base --out runs/reference"
+TAKES_CONFIG = True
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--from", required=True, choices=["hicmae"], dest="origin", help="whose names the weights have")
+    add("--weights", required=True, metavar="X.pth", help=".pth or safetensors file")
+    add("--out", required=True, metavar="D", help="work directory to make, without checkpoints of its own")
+
+
+def run(args: argparse.Namespace) -> int:
+    from pathlib import Path
+
+    import numpy as np
+
+    from avemo_jax.config import load_config
+    from avemo_jax.convert.checkpoint_file import read_weights
+    from avemo_jax.convert.take_over import take_over
+    from avemo_jax.errors import UserError
+    from avemo_jax.training import checkpoints
+
+    config = load_config(args.config, args.overrides)
+    if checkpoints.newest_step(Path(args.out)) is not None:
+        raise UserError(f"{args.out} holds checkpoints already: choose another --out, or delete them")
+    state = read_weights(args.weights)
+    params, fresh = take_over(state, config, args.weights)
+    odd = [name for name, array in state.items() if not np.isfinite(array).all()]
+    checkpoints.save_params(args.out, config, params)
+    numbers = sum(array.size for array in state.values())
+    print(f"{len(state)} tensors, {numbers:,} numbers, from {args.weights}: {args.out}")
+    if fresh:
+        print(f"a pretraining model: its decoders are not used; fresh in the classifier: {', '.join(fresh)}")
+    if odd:
+        print(f"warning: {len(odd)} tensors hold values that are not finite: {', '.join(odd[:4])}")
+    print(f"the weights do not show their number of heads: {config.model.heads} are taken from the config")
+    print(f"go on with: avemo train --config {args.config} --workdir {args.out}")
+    return 0

@@ -1,0 +1,40 @@
+"""Parameters for a config's model out of a reference state dict: all of them, or what pretraining hands on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from avemo_jax import models
+from avemo_jax.convert import hicmae
+from avemo_jax.models.params import Params, split
+
+
+def take_over(state: Mapping[str, np.ndarray], config: ConfigDict, source: str) -> tuple[Params, list[str]]:
+    """Strictly; only pretraining weights for a classifier leave something over, as in the reference.
+
+    Args:
+      state: arrays by the reference's names.
+      config: of the model that the parameters are for.
+      source: what an error calls the weights.
+
+    Returns:
+      The parameters on the host, and the names of those parts that are freshly initialised from `config.seed`.
+
+    Raises:
+      UserError: names or shapes that do not fit.
+    """
+
+    def initial():
+        return split(models.build(config, jax.random.key(config.seed)))[1]
+
+    expected = jax.eval_shape(initial)
+    if config.task != "finetune" or hicmae.task_of(state) != "pretrain":
+        return hicmae.from_reference(state, expected, source), []
+    params = hicmae.from_reference(hicmae.shared_keys(state), hicmae.shared_part(expected), source)
+    fresh = [part for part in expected if part not in params]
+    made = jax.jit(lambda: {part: initial()[part] for part in fresh})()
+    return params | jax.tree.map(np.asarray, made), fresh
