@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import itertools
 import multiprocessing
-import os
-import signal
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
 
-from input_pipeline.processes import end_with_parent
+from input_pipeline.processes import start_worker
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -69,7 +67,7 @@ class _pool:
 
     def __init__(self, workers):
         self._pool = ProcessPoolExecutor(
-            workers, mp_context=multiprocessing.get_context("spawn"), initializer=_start_worker
+            workers, mp_context=multiprocessing.get_context("spawn"), initializer=start_worker
         )
 
     def __enter__(self):
@@ -83,8 +81,3 @@ class _pool:
         for process in processes:
             process.join()
 
-
-def _start_worker():
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to every process of the terminal; the parent decides
-    os.environ["JAX_PLATFORMS"] = "cpu"  # TFDS may import jax, which must not take the accelerator
-    end_with_parent()

@@ -4,8 +4,19 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
+import sys
 import threading
 from multiprocessing import connection
+
+
+def start_worker() -> None:
+    """Call first in a worker process: it leaves Ctrl-C and the accelerator to its parent, and ends with it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to every process; the parent decides
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    if "jax" in sys.modules:  # grain and TFDS import it, and it has read the environment already
+        sys.modules["jax"].config.update("jax_platforms", "cpu")
+    end_with_parent()
 
 
 def end_with_parent() -> None:

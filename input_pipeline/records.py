@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import bisect
 import csv
+import functools
 import io
 import itertools
 import json
@@ -196,7 +197,7 @@ class Records(Sequence):
             raise DataError(f"{self._files[shard]}: record {within} cannot be read ({_first_line(error)})") from error
         return decode(data)
 
-    @property
+    @functools.cached_property
     def clip_ids(self) -> list[str]:
         """The clip_id of every index: from `clips.csv`, so that damaged records have a name too."""
         clips = self.path / CLIP_LIST

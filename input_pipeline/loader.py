@@ -1,0 +1,412 @@
+"""A prepared folder → batches of NumPy arrays (grain): endless and shuffled for training, once for evaluation.
+
+The global batch of step s holds the same clips, cut the same way, in the same order for any number of hosts and
+workers: which clip row r of step s is, and every random draw for it, follow from (seed, s · B + r) alone. State is
+therefore a seed and a step; grain's own iterator state is per worker and is not used. Host work ends with uint8
+frames and int16 sound: normalising, log-mel and masks are the device's.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import grain.python as grain
+import numpy as np
+from absl import flags
+
+from input_pipeline import augment, sampling
+from input_pipeline.audio import samples_for
+from input_pipeline.errors import DataError
+from input_pipeline.processes import start_worker
+from input_pipeline.records import Record, Records, open_records
+
+Batch = dict[str, np.ndarray]
+
+_log = logging.getLogger(__name__)
+_ATTEMPTS = 8  # clips tried for one row; all unreadable means that the data is gone, not damaged
+_UNREADABLE = "unreadable"  # a worker's report: positions it could not read, −1 for none; never leaves the loader
+
+
+@dataclass(frozen=True)
+class Cut:
+    """What an example takes from a record: the shapes of a batch and the rules of `sampling` and `augment`."""
+
+    frames: int
+    image_size: int
+    audio_frames: int
+    frame_stride: int = 4
+    crop: str = "multi_scale"
+    flip: bool = False
+    label: str = ""
+    classes: Sequence[str] = ()
+
+    def __post_init__(self):
+        if self.crop not in ("multi_scale", "none"):
+            raise DataError(f"data.crop {self.crop!r}: there are 'multi_scale' and 'none'")
+
+    def train(self, record: Record, rng: np.random.Generator) -> Batch:
+        """A random example: pretraining's sampling, or fine-tuning's when there is a label. See `_arrays`."""
+        count, (frames, stride) = len(record.frames), (self.frames, self.frame_stride)
+        _need_both(record)
+        if self.label:
+            indices = sampling.finetune_frames(
+                count, rng.integers(sampling.finetune_starts(count, frames, stride)), frames, stride
+            )
+            sound = _relative_sound(record, indices[0], indices[0] + frames * stride)
+        else:
+            indices = sampling.pretrain_frames(
+                count, rng.integers(sampling.pretrain_starts(count, frames, stride)), frames, stride
+            )
+            sound = sampling.pretrain_sound(indices, count, stride, record.fps)
+        pictures = record.pictures(indices)
+        box = None
+        if self.crop == "multi_scale":
+            box = augment.draw_multi_scale_box(rng, *pictures[0].size, self.image_size)
+        flip = self.flip and rng.random() < 0.5
+        return self._arrays(record, pictures, sound, box, flip)
+
+    def centre(self, record: Record) -> Batch:
+        """The example from the middle of a clip; a missing picture or sound is zeros."""
+        count = len(record.frames)
+        if not count:
+            return self._arrays(record, [], (0, len(record.audio)), None)
+        start = sampling.centre_start(count, self.frames, self.frame_stride)
+        indices = sampling.pretrain_frames(count, start, self.frames, self.frame_stride)
+        return self._fixed(record, indices, sampling.pretrain_sound(indices, count, self.frame_stride, record.fps))
+
+    def segment(self, record: Record, segment: int, segments: int) -> Batch:
+        """One of the reference's test views."""
+        _need_both(record)
+        indices = sampling.test_frames(len(record.frames), segment, segments, self.frames, self.frame_stride)
+        return self._fixed(record, indices, _relative_sound(record, indices[0], indices[-1] + self.frame_stride))
+
+    def label_of(self, record: Record) -> Batch:
+        """{"label": int32 []}, or nothing when no label is asked for. Raises DataError when the record lacks it."""
+        if not self.label:
+            return {}
+        value = record.labels.get(self.label)
+        names = [str(name) for name in self.classes]
+        if str(value) not in names:
+            raise DataError(
+                f"clip {record.clip_id}: label {self.label!r} is {value!r}, which is none of the classes "
+                f"{', '.join(names)}; set data.label and data.classes, or leave the clip out of the manifest"
+            )
+        return {"label": np.int32(names.index(str(value)))}
+
+    def empty(self) -> Batch:
+        """An example of zeros, in the place of a clip that is not there."""
+        label = {"label": np.int32(0)} if self.label else {}
+        return {
+            "video": np.zeros((self.frames, self.image_size, self.image_size, 3), np.uint8),
+            "waveform": np.zeros(samples_for(self.audio_frames), np.int16),
+            "waveform_length": np.int32(0),
+            "waveform_mean": np.float32(0),
+            **label,
+        }
+
+    def _fixed(self, record, indices, sound):
+        pictures = record.pictures(indices)
+        box = augment.centre_box(*pictures[0].size) if self.crop == "multi_scale" else None
+        return self._arrays(record, pictures, sound, box)
+
+    def _arrays(self, record, pictures, sound, box, flip=False) -> Batch:
+        """One example: video uint8 [T, H, W, 3]; waveform int16 [S], zero after waveform_length; waveform_mean of
+        the whole sound slice before it is cut to S, in [−1, 1)."""
+        example = self.empty()
+        if pictures:
+            example["video"] = augment.crop_and_resize(pictures, box, self.image_size, flip)
+        first, length = sound
+        slice_ = record.audio[first : first + length]
+        kept = slice_[: len(example["waveform"])]
+        example["waveform"][: len(kept)] = kept
+        example["waveform_length"] = np.int32(len(kept))
+        if len(slice_):
+            example["waveform_mean"] = np.float32(slice_.mean(dtype=np.float64) / 32768)
+        return example
+
+
+class Loader:
+    """Endless training batches. Give its `state()` to `restore` of any other loader of the same data and seed.
+
+    Each batch: `video` uint8 [B, T, H, W, 3], `waveform` int16 [B, S], `waveform_length` int32 [B],
+    `waveform_mean` float32 [B], `position` int32 [B], and `label` int32 [B] for fine-tuning, where B is this
+    process's share of the global batch.
+
+    unreadable: {position: reason} of the records met so far that cannot be read; others took their place.
+    """
+
+    def __init__(
+        self,
+        records: Records,
+        cut: Cut,
+        *,
+        batch_size: int,
+        seed: int,
+        process_index: int = 0,
+        process_count: int = 1,
+        start_step: int = 0,
+        workers: int = 0,
+        prefetch: int = 2,
+        max_unreadable_share: float = 0.01,
+    ):
+        _check_share(batch_size, process_count)
+        self.unreadable: dict[int, str] = {}
+        self._records, self._cut = records, cut
+        self._batch_size, self._process = batch_size, (process_index, process_count)
+        self._workers, self._prefetch = workers, prefetch
+        self._max_unreadable = max(1.0, max_unreadable_share * len(records))
+        self._state = {"seed": seed, "step": start_step, "data_offset": 0}
+        self._iterator: Any = None
+
+    @property
+    def dataset_size(self) -> int:
+        """Clips in the data."""
+        return len(self._records)
+
+    def state(self) -> dict:
+        """seed; step: batches given so far; data_offset: steps to skip, raised to move on to other data."""
+        return dict(self._state)
+
+    def restore(self, state: dict) -> None:
+        """The next `iter()` goes on from there."""
+        self._state = {**self._state, **{key: int(value) for key, value in state.items()}}
+        self.close()
+
+    def clip_ids(self, positions: Sequence[int]) -> list[str]:
+        """Names of clips by their `position` in a batch."""
+        return _names(self._records, positions)
+
+    def __iter__(self) -> Iterator[Batch]:
+        self.close()
+        rows = _TrainingRows(self._records, self._cut, self._state["seed"], self._batch_size, self._process)
+        first = self._state["step"] + self._state["data_offset"]
+        self._iterator = _batches(rows, self._batch_size // self._process[1], first, self._workers, self._prefetch)
+        for batch in self._iterator:
+            self._account(batch.pop(_UNREADABLE))
+            self._state["step"] += 1
+            yield batch
+
+    def close(self) -> None:
+        """Ends the workers."""
+        if self._iterator is not None:
+            self._iterator.close()
+            self._iterator = None
+
+    def _account(self, reported):
+        for position in np.unique(reported[reported >= 0]).tolist():
+            if position not in self.unreadable:
+                reason = _reason(self._records, position)
+                self.unreadable[position] = reason
+                _log.warning("clip %s is unreadable, another takes its place: %s", *self.clip_ids([position]), reason)
+        if len(self.unreadable) > self._max_unreadable:
+            names = ", ".join(self.clip_ids(list(self.unreadable)[:5]))
+            raise DataError(
+                f"{self._records.path}: {len(self.unreadable)} of {self.dataset_size} clips are unreadable "
+                f"({names}, …), more than guard.max_unreadable_share allows; prepare the folder again"
+            )
+
+
+def make_loader(
+    data: Any,
+    *,
+    frames: int,
+    image_size: int,
+    audio_frames: int,
+    batch_size: int,
+    seed: int,
+    process_index: int = 0,
+    process_count: int = 1,
+    start_step: int = 0,
+    max_unreadable_share: float = 0.01,
+) -> Loader:
+    """The training loader of a config.
+
+    data: an object with `path`, `frame_stride`, `crop`, `flip`, `workers`, `prefetch`; for fine-tuning also
+      `label` and `classes`; `split` limits it to one split.
+    batch_size: of the global batch; this process gives rows [index · B / count, (index + 1) · B / count).
+    max_unreadable_share: of the clips; when more are unreadable (one always may be), iterating raises DataError.
+    """
+    records = open_records(data.path, getattr(data, "split", ""))
+    cut = Cut(
+        frames=frames,
+        image_size=image_size,
+        audio_frames=audio_frames,
+        frame_stride=data.frame_stride,
+        crop=data.crop,
+        flip=data.flip,
+        label=getattr(data, "label", ""),
+        classes=tuple(getattr(data, "classes", ())),
+    )
+    return Loader(
+        records,
+        cut,
+        batch_size=batch_size,
+        seed=seed,
+        process_index=process_index,
+        process_count=process_count,
+        start_step=start_step,
+        workers=data.workers,
+        prefetch=data.prefetch,
+        max_unreadable_share=max_unreadable_share,
+    )
+
+
+def eval_batches(
+    path: str,
+    *,
+    frames: int,
+    image_size: int,
+    audio_frames: int,
+    batch_size: int,
+    frame_stride: int = 4,
+    crop: str = "multi_scale",
+    view: str = "center",
+    segment: tuple[int, int] = (0, 1),
+    split: str = "",
+    label: str = "",
+    classes: Sequence[str] = (),
+    process_index: int = 0,
+    process_count: int = 1,
+    workers: int = 0,
+    prefetch: int = 2,
+) -> Iterator[Batch]:
+    """Every record once, in order, without randomness; the arrays of a training batch and `valid` bool [B].
+
+    view: "center": the middle of the clip; "segment": the reference's test view `segment` = (index, of how many).
+    crop: that of training; "multi_scale" gives the largest square in the middle, "none" the whole frame.
+    The last batch is filled up with rows that are not valid (position −1). An unreadable record is not valid either.
+    """
+    _check_share(batch_size, process_count)
+    if view not in ("center", "segment"):
+        raise DataError(f"view {view!r}: there are 'center' and 'segment'")
+    records = open_records(path, split)
+    cut = Cut(frames, image_size, audio_frames, frame_stride, crop, False, label, tuple(classes))
+    segment = segment if view == "segment" else None
+    rows = _EvaluationRows(records, cut, segment, batch_size, (process_index, process_count))
+    for batch in _batches(rows, batch_size // process_count, 0, workers, prefetch):
+        for position in batch["position"][~batch["valid"] & (batch["position"] >= 0)].tolist():
+            _log.warning("clip %s is unreadable: %s", *_names(records, [position]), _reason(records, position))
+        yield batch
+
+
+def global_row(local_row: int, batch_size: int, process: tuple[int, int]) -> int:
+    """The row in the stream of all processes that a process's own row is; process: (index, count)."""
+    index, count = process
+    step, row = divmod(local_row, batch_size // count)
+    return step * batch_size + index * (batch_size // count) + row
+
+
+class _TrainingRows:
+    """A process's rows of the endless stream, by index (a grain source)."""
+
+    def __init__(self, records: Records, cut: Cut, seed: int, batch_size: int, process: tuple[int, int]):
+        self._records, self._cut, self._seed = records, cut, seed
+        self._batch_size, self._process = batch_size, process
+        self._order = grain.MapDataset.range(len(records)).seed(seed).shuffle().repeat()
+
+    def __len__(self) -> int:
+        return sys.maxsize // 2
+
+    def __getitem__(self, local_row: int) -> Batch:
+        row = global_row(local_row, self._batch_size, self._process)
+        index = self._order[row]
+        unreadable = np.full(_ATTEMPTS, -1, np.int32)
+        for attempt in range(_ATTEMPTS):
+            try:
+                record = self._records[index]
+                example = self._cut.train(record, np.random.default_rng([self._seed, row, attempt]))
+            except (DataError, OSError, ValueError) as error:
+                unreadable[attempt] = self._records.first_position + index
+                reason = error
+                # Any other clip will do, as long as every host and every run takes the same one.
+                index = int(np.random.default_rng([self._seed, index, attempt]).integers(len(self._records)))
+                continue
+            return {
+                **example,
+                **self._cut.label_of(record),
+                "position": np.int32(self._records.first_position + index),
+                _UNREADABLE: unreadable,
+            }
+        names = ", ".join(_names(self._records, unreadable.tolist()))
+        raise DataError(f"{self._records.path}: {_ATTEMPTS} clips in a row are unreadable ({names}): {reason}")
+
+
+class _EvaluationRows:
+    """A process's rows of one pass, filled up to whole batches (a grain source)."""
+
+    def __init__(self, records, cut, segment, batch_size, process):
+        self._records, self._cut, self._segment = records, cut, segment
+        self._batch_size, self._process = batch_size, process
+
+    def __len__(self) -> int:
+        return -(-len(self._records) // self._batch_size) * self._batch_size // self._process[1]
+
+    def __getitem__(self, local_row: int) -> Batch:
+        index = global_row(local_row, self._batch_size, self._process)
+        if index >= len(self._records):
+            return {**self._cut.empty(), "position": np.int32(-1), "valid": np.bool_(False)}
+        position = np.int32(self._records.first_position + index)
+        try:
+            record = self._records[index]
+            example = (
+                self._cut.centre(record) if self._segment is None else self._cut.segment(record, *self._segment)
+            )
+        except (DataError, OSError, ValueError):
+            return {**self._cut.empty(), "position": position, "valid": np.bool_(False)}
+        return {**example, **self._cut.label_of(record), "position": position, "valid": np.bool_(True)}
+
+
+def _batches(rows, batch_size, first_batch, workers, prefetch) -> Iterator[Batch]:
+    """Batches of a row source from `first_batch` on, made by `workers` processes (0: by a thread of this one)."""
+    if not flags.FLAGS.is_parsed():  # grain's workers copy absl flags, which only absl programs parse
+        flags.FLAGS.mark_as_parsed()
+    batches = grain.MapDataset.source(rows).batch(batch_size)[first_batch:]
+    threads = grain.ReadOptions(num_threads=1, prefetch_buffer_size=1 if workers else max(1, prefetch))
+    dataset = batches.to_iter_dataset(threads)
+    if workers:
+        options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=max(1, prefetch))
+        dataset = dataset.mp_prefetch(options, worker_init_fn=_start_grain_worker)
+    iterator = iter(dataset)
+    try:
+        for batch in iterator:
+            # Copied out of the worker's shared memory, which is then free at once and not when Python exits.
+            yield {key: np.array(value) for key, value in batch.items()}
+    finally:
+        iterator.close()
+
+
+def _start_grain_worker(worker_index: int, worker_count: int) -> None:
+    start_worker()
+
+
+def _need_both(record):
+    if not record.frames or not len(record.audio):
+        raise DataError("no picture" if not record.frames else "no sound")
+
+
+def _relative_sound(record, first, last):
+    return sampling.relative_sound(int(first), int(last), len(record.frames), len(record.audio))
+
+
+def _check_share(batch_size, process_count):
+    if batch_size < 1 or batch_size % process_count:
+        raise DataError(f"batch_size {batch_size} cannot be shared by {process_count} processes; make it a multiple")
+
+
+def _names(records, positions):
+    ids = records.clip_ids
+    return [ids[position - records.first_position] for position in positions]
+
+
+def _reason(records, position):
+    try:
+        record = records[position - records.first_position]
+        _need_both(record)
+        record.pictures(range(len(record.frames)))
+    except (DataError, OSError, ValueError) as error:
+        return str(error)
+    return "its sound is too short where the frames were drawn"
