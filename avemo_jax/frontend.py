@@ -17,12 +17,12 @@ from jax import Array
 from avemo_jax.batch import Batch, Clip, Masks, Targets
 from avemo_jax.errors import UserError
 from input_pipeline.audio import (
-    FFT_LENGTH,
-    FRAME_LENGTH,
-    FRAME_SHIFT,
-    LOG_FLOOR,
-    NORM_MEAN,
-    NORM_STD,
+    FFT,
+    FLOOR,
+    FRAME,
+    HOP,
+    LOG_MEL_MEAN,
+    LOG_MEL_STD,
     PRE_EMPHASIS,
     mel_filter_bank,
 )
@@ -40,7 +40,9 @@ def to_clip(batch: Batch, *, mels: int = 128, gain: Array | None = None) -> Clip
     wave = batch["waveform"].astype(jnp.float32) / 32768 - batch["waveform_mean"][:, None]
     if gain is not None:
         wave = wave * gain[:, None]
-    return Clip(normalise_video(batch["video"]), normalise_log_mel(log_mel(wave, batch["waveform_length"], mels)))
+    return Clip(
+        normalise_video(batch["video"]), normalise_log_mel(log_mel(wave, batch["waveform_length"], mels))
+    )
 
 
 def normalise_video(video: Array) -> Array:
@@ -50,7 +52,7 @@ def normalise_video(video: Array) -> Array:
 
 def normalise_log_mel(spectrogram: Array) -> Array:
     """(x − mean) / (2 · deviation), with the mean and deviation that the reference measured on its data."""
-    return (spectrogram - NORM_MEAN) / (2 * NORM_STD)
+    return (spectrogram - LOG_MEL_MEAN) / (2 * LOG_MEL_STD)
 
 
 def log_mel(wave: Array, lengths: Array | None = None, mels: int = 128) -> Array:
@@ -62,8 +64,8 @@ def log_mel(wave: Array, lengths: Array | None = None, mels: int = 128) -> Array
     matrix product, which shards over the batch where an FFT would be gathered. The same maths as
     `input_pipeline.audio.log_mel`.
     """
-    count = 1 + (wave.shape[-1] - FRAME_LENGTH) // FRAME_SHIFT
-    index = np.arange(count)[:, None] * FRAME_SHIFT + np.arange(FRAME_LENGTH)
+    count = 1 + (wave.shape[-1] - FRAME) // HOP
+    index = np.arange(count)[:, None] * HOP + np.arange(FRAME)
     frames = wave[:, index]
     frames = frames - frames.mean(-1, keepdims=True)
     previous = jnp.concatenate([frames[..., :1], frames[..., :-1]], axis=-1)
@@ -73,19 +75,19 @@ def log_mel(wave: Array, lengths: Array | None = None, mels: int = 128) -> Array
     power = jnp.square(jnp.matmul(frames, cosine, precision=highest))
     power += jnp.square(jnp.matmul(frames, sine, precision=highest))
     energies = jnp.matmul(power, mel_filter_bank(mels).T.astype(np.float32), precision=highest)
-    spectrogram = jnp.log(jnp.maximum(energies, LOG_FLOOR))
+    spectrogram = jnp.log(jnp.maximum(energies, FLOOR))
     if lengths is None:
         return spectrogram
-    whole = jnp.where(lengths >= FRAME_LENGTH, 1 + (lengths - FRAME_LENGTH) // FRAME_SHIFT, 0)
+    whole = jnp.where(lengths >= FRAME, 1 + (lengths - FRAME) // HOP, 0)
     return jnp.where(jnp.arange(count)[None, :, None] < whole[:, None, None], spectrogram, 0.0)
 
 
 @functools.cache
 def _windowed_fourier() -> tuple[np.ndarray, np.ndarray]:
     """Hann window and 512-point Fourier transform of a 400-sample frame: two float32 [400, 257]."""
-    sample = np.arange(FRAME_LENGTH)[:, None]
-    window = 0.5 - 0.5 * np.cos(2 * np.pi * sample / (FRAME_LENGTH - 1))
-    angle = 2 * np.pi * sample * np.arange(FFT_LENGTH // 2 + 1) / FFT_LENGTH
+    sample = np.arange(FRAME)[:, None]
+    window = 0.5 - 0.5 * np.cos(2 * np.pi * sample / (FRAME - 1))
+    angle = 2 * np.pi * sample * np.arange(FFT // 2 + 1) / FFT
     return (window * np.cos(angle)).astype(np.float32), (window * np.sin(angle)).astype(np.float32)
 
 
@@ -101,7 +103,9 @@ def video_grid(frames: int, image_size: int) -> tuple[int, int, int]:
 def audio_grid(frames: int, mels: int) -> tuple[int, int]:
     """Tokens along (time, frequency)."""
     if frames % PATCH or mels % PATCH:
-        raise UserError(f"log-mels of {frames} frames × {mels} bins do not cut into patches of {PATCH} × {PATCH}")
+        raise UserError(
+            f"log-mels of {frames} frames × {mels} bins do not cut into patches of {PATCH} × {PATCH}"
+        )
     return frames // PATCH, mels // PATCH
 
 
@@ -117,7 +121,9 @@ def unpatchify_video(patches: Array, grid: tuple[int, int, int]) -> Array:
     """Inverse of `patchify_video`; `grid` is (time, height, width) in tokens."""
     times, rows, columns = grid
     cut = patches.reshape(-1, times, rows, columns, TUBELET, PATCH, PATCH, CHANNELS)
-    return cut.transpose(0, 1, 4, 2, 5, 3, 6, 7).reshape(-1, times * TUBELET, rows * PATCH, columns * PATCH, CHANNELS)
+    return cut.transpose(0, 1, 4, 2, 5, 3, 6, 7).reshape(
+        -1, times * TUBELET, rows * PATCH, columns * PATCH, CHANNELS
+    )
 
 
 def patchify_audio(spectrogram: Array) -> Array:
@@ -171,7 +177,9 @@ def _standardise(x: Array, axis: int) -> Array:
 def _differences(patches: Array, grid: tuple[int, int, int], group: int) -> Array:
     frames = unpatchify_video(patches, grid)
     if frames.shape[1] % group:
-        raise UserError(f"clips of {frames.shape[1]} frames do not cut into groups of target.frame_group = {group}")
+        raise UserError(
+            f"clips of {frames.shape[1]} frames do not cut into groups of target.frame_group = {group}"
+        )
     grouped = frames.reshape(frames.shape[0], -1, group, *frames.shape[2:])
     first = grouped[:, :, :1]
     return patchify_video(jnp.concatenate([first, grouped[:, :, 1:] - first], axis=2).reshape(frames.shape))

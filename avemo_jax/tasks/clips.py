@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from avemo_jax.batch import Batch
-from input_pipeline.audio import window_samples
+from input_pipeline.audio import samples_for
 
 
 def batch_shapes(config: ConfigDict) -> dict[str, jax.ShapeDtypeStruct]:
@@ -20,7 +20,7 @@ def batch_shapes(config: ConfigDict) -> dict[str, jax.ShapeDtypeStruct]:
 
     return {
         "video": struct(jnp.uint8, model.frames, size, size, 3),
-        "waveform": struct(jnp.int16, window_samples(model.audio_frames)),
+        "waveform": struct(jnp.int16, samples_for(model.audio_frames)),
         "waveform_length": struct(jnp.int32),
         "waveform_mean": struct(jnp.float32),
         "position": struct(jnp.int32),
