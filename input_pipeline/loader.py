@@ -28,7 +28,9 @@ Batch = dict[str, np.ndarray]
 
 _log = logging.getLogger(__name__)
 _ATTEMPTS = 8  # clips tried for one row; all unreadable means that the data is gone, not damaged
-_UNREADABLE = "unreadable"  # a worker's report: positions it could not read, −1 for none; never leaves the loader
+_UNREADABLE = (
+    "unreadable"  # a worker's report: positions it could not read, −1 for none; never leaves the loader
+)
 
 
 @dataclass(frozen=True)
@@ -76,13 +78,17 @@ class Cut:
             return self._arrays(record, [], (0, len(record.audio)), None)
         start = sampling.centre_start(count, self.frames, self.frame_stride)
         indices = sampling.pretrain_frames(count, start, self.frames, self.frame_stride)
-        return self._fixed(record, indices, sampling.pretrain_sound(indices, count, self.frame_stride, record.fps))
+        return self._fixed(
+            record, indices, sampling.pretrain_sound(indices, count, self.frame_stride, record.fps)
+        )
 
     def segment(self, record: Record, segment: int, segments: int) -> Batch:
         """One of the reference's test views."""
         _need_both(record)
         indices = sampling.test_frames(len(record.frames), segment, segments, self.frames, self.frame_stride)
-        return self._fixed(record, indices, _relative_sound(record, indices[0], indices[-1] + self.frame_stride))
+        return self._fixed(
+            record, indices, _relative_sound(record, indices[0], indices[-1] + self.frame_stride)
+        )
 
     def label_of(self, record: Record) -> Batch:
         """{"label": int32 []}, or nothing when no label is asked for. Raises DataError when the record lacks it."""
@@ -184,7 +190,9 @@ class Loader:
         self.close()
         rows = _TrainingRows(self._records, self._cut, self._state["seed"], self._batch_size, self._process)
         first = self._state["step"] + self._state["data_offset"]
-        self._iterator = _batches(rows, self._batch_size // self._process[1], first, self._workers, self._prefetch)
+        self._iterator = _batches(
+            rows, self._batch_size // self._process[1], first, self._workers, self._prefetch
+        )
         for batch in self._iterator:
             self._account(batch.pop(_UNREADABLE))
             self._state["step"] += 1
@@ -201,7 +209,9 @@ class Loader:
             if position not in self.unreadable:
                 reason = _reason(self._records, position)
                 self.unreadable[position] = reason
-                _log.warning("clip %s is unreadable, another takes its place: %s", *self.clip_ids([position]), reason)
+                _log.warning(
+                    "clip %s is unreadable, another takes its place: %s", *self.clip_ids([position]), reason
+                )
         if len(self.unreadable) > self._max_unreadable:
             names = ", ".join(self.clip_ids(list(self.unreadable)[:5]))
             raise DataError(
@@ -267,6 +277,7 @@ def eval_batches(
     view: str = "center",
     segment: tuple[int, int] = (0, 1),
     split: str = "",
+    positions: Sequence[int] | None = None,
     label: str = "",
     classes: Sequence[str] = (),
     process_index: int = 0,
@@ -276,6 +287,7 @@ def eval_batches(
 ) -> Iterator[Batch]:
     """Every record once, in order, without randomness; the arrays of a training batch and `valid` bool [B].
 
+    positions: only these records, in this order.
     view: "center": the middle of the clip; "segment": the reference's test view `segment` = (index, of how many).
     crop: that of training; "multi_scale" gives the largest square in the middle, "none" the whole frame.
     The last batch is filled up with rows that are not valid (position −1). An unreadable record is not valid either.
@@ -286,10 +298,14 @@ def eval_batches(
     records = open_records(path, split)
     cut = Cut(frames, image_size, audio_frames, frame_stride, crop, False, label, tuple(classes))
     segment = segment if view == "segment" else None
-    rows = _EvaluationRows(records, cut, segment, batch_size, (process_index, process_count))
+    if positions is None:
+        positions = range(records.first_position, records.first_position + len(records))
+    rows = _EvaluationRows(records, positions, cut, segment, batch_size, (process_index, process_count))
     for batch in _batches(rows, batch_size // process_count, 0, workers, prefetch):
         for position in batch["position"][~batch["valid"] & (batch["position"] >= 0)].tolist():
-            _log.warning("clip %s is unreadable: %s", *_names(records, [position]), _reason(records, position))
+            _log.warning(
+                "clip %s is unreadable: %s", *_names(records, [position]), _reason(records, position)
+            )
         yield batch
 
 
@@ -332,28 +348,32 @@ class _TrainingRows:
                 _UNREADABLE: unreadable,
             }
         names = ", ".join(_names(self._records, unreadable.tolist()))
-        raise DataError(f"{self._records.path}: {_ATTEMPTS} clips in a row are unreadable ({names}): {reason}")
+        raise DataError(
+            f"{self._records.path}: {_ATTEMPTS} clips in a row are unreadable ({names}): {reason}"
+        )
 
 
 class _EvaluationRows:
     """A process's rows of one pass, filled up to whole batches (a grain source)."""
 
-    def __init__(self, records, cut, segment, batch_size, process):
-        self._records, self._cut, self._segment = records, cut, segment
+    def __init__(self, records, positions, cut, segment, batch_size, process):
+        self._records, self._positions, self._cut, self._segment = records, positions, cut, segment
         self._batch_size, self._process = batch_size, process
 
     def __len__(self) -> int:
-        return -(-len(self._records) // self._batch_size) * self._batch_size // self._process[1]
+        return -(-len(self._positions) // self._batch_size) * self._batch_size // self._process[1]
 
     def __getitem__(self, local_row: int) -> Batch:
-        index = global_row(local_row, self._batch_size, self._process)
-        if index >= len(self._records):
+        row = global_row(local_row, self._batch_size, self._process)
+        if row >= len(self._positions):
             return {**self._cut.empty(), "position": np.int32(-1), "valid": np.bool_(False)}
-        position = np.int32(self._records.first_position + index)
+        position = np.int32(self._positions[row])
         try:
-            record = self._records[index]
+            record = self._records[int(position) - self._records.first_position]
             example = (
-                self._cut.centre(record) if self._segment is None else self._cut.segment(record, *self._segment)
+                self._cut.centre(record)
+                if self._segment is None
+                else self._cut.segment(record, *self._segment)
             )
         except (DataError, OSError, ValueError):
             return {**self._cut.empty(), "position": position, "valid": np.bool_(False)}
@@ -394,7 +414,9 @@ def _relative_sound(record, first, last):
 
 def _check_share(batch_size, process_count):
     if batch_size < 1 or batch_size % process_count:
-        raise DataError(f"batch_size {batch_size} cannot be shared by {process_count} processes; make it a multiple")
+        raise DataError(
+            f"batch_size {batch_size} cannot be shared by {process_count} processes; make it a multiple"
+        )
 
 
 def _names(records, positions):
