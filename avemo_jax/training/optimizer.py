@@ -30,17 +30,39 @@ def make_optimizer(config: ConfigDict, params: Params, total_steps: int) -> opta
       total_steps: of the schedules.
     """
     options = config.optimizer
-    decay = warmup_cosine(options.weight_decay, options.weight_decay_end, total_steps)
-    decayed = decay_mask(params, decay_audio_mask_token=options.decay_audio_mask_token)
-    steps = [
-        optax.scale_by_adam(b1=options.b1, b2=options.b2, eps=options.eps),
-        optax.add_decayed_weights(decay, mask=decayed),
-        optax.scale_by_learning_rate(learning_rate(config, total_steps)),
-    ]
+    transform = adamw(
+        params,
+        rate=learning_rate(config, total_steps),
+        decay=warmup_cosine(options.weight_decay, options.weight_decay_end, total_steps),
+        b1=options.b1,
+        b2=options.b2,
+        eps=options.eps,
+        decay_audio_mask_token=options.decay_audio_mask_token,
+        scales=layer_scales(params, options.layer_decay) if options.layer_decay < 1 else None,
+    )
     if options.clip_norm > 0:
-        steps.insert(0, optax.clip_by_global_norm(options.clip_norm))
-    if options.layer_decay < 1:
-        scales = layer_scales(params, options.layer_decay)
+        transform = optax.chain(optax.clip_by_global_norm(options.clip_norm), transform)
+    return transform
+
+
+def adamw(
+    params: Params,
+    *,
+    rate: optax.Schedule,
+    decay: optax.Schedule,
+    b1: float,
+    b2: float,
+    eps: float,
+    decay_audio_mask_token: bool,
+    scales: Params | None,
+) -> optax.GradientTransformation:
+    """AdamW (Loshchilov & Hutter 2019) on the reference's groups; `scales` multiply each parameter's rate."""
+    steps = [
+        optax.scale_by_adam(b1=b1, b2=b2, eps=eps),
+        optax.add_decayed_weights(decay, decay_mask(params, decay_audio_mask_token=decay_audio_mask_token)),
+        optax.scale_by_learning_rate(rate),
+    ]
+    if scales is not None:
         steps.append(optax.stateless(lambda updates, _: jax.tree.map(jnp.multiply, updates, scales)))
     return optax.chain(*steps)
 

@@ -1,0 +1,126 @@
+"""Schedules, parameter groups and AdamW steps beside the numbers recorded from the PyTorch reference."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from safetensors.numpy import load_file
+
+from avemo_jax import models
+from avemo_jax.config import load_config
+from avemo_jax.convert import hicmae
+from avemo_jax.models.params import split
+from avemo_jax.training import optimizer
+from avemo_jax.training.schedules import warmup_cosine
+from tests.golden_weights import GOLDEN, golden_weights
+
+SCHEDULES = json.loads((GOLDEN / "schedules.json").read_text())
+
+
+@pytest.mark.parametrize("case", SCHEDULES)
+def test_learning_rate_and_weight_decay_follow_the_recorded_schedule(case):
+    recorded, arrays = SCHEDULES[case], np.load(GOLDEN / "schedules.npz")
+    total = recorded["epochs"] * recorded["niter"]
+    warmup = recorded.get("warmup_steps") or recorded["warmup_epochs"] * recorded["niter"]
+    steps = jnp.arange(recorded["length"])
+    rate = warmup_cosine(recorded["lr"], recorded["min_lr"], total, warmup)(steps)
+    np.testing.assert_allclose(rate, arrays[f"{case}/lr"], rtol=3e-5, atol=1e-7 * recorded["lr"])
+    decay = warmup_cosine(recorded["wd"], recorded["wd_end"], total)(steps)
+    np.testing.assert_allclose(decay[: len(arrays[f"{case}/wd"])], arrays[f"{case}/wd"], rtol=3e-5)
+
+
+def test_the_reference_script_is_what_the_base_config_says():
+    config = load_config("hicmae:base,reference")
+    rate = optimizer.learning_rate(config, 5000)
+    np.testing.assert_allclose([rate(0), rate(1), rate(249), rate(250)], [0, 7.53012e-7, 1.875e-4, 1.875e-4], rtol=1e-5)
+
+
+def shapes_of(name, *overrides):
+    config = load_config(name, overrides)
+    return jax.eval_shape(lambda: split(models.build(config, jax.random.key(0)))[1])
+
+
+def by_reference_key(values, shapes):
+    """Per-parameter values (arrays that broadcast over each of ours) under the reference's names, one number each."""
+    full = jax.tree.map(lambda value, leaf: np.broadcast_to(np.float32(value), leaf.shape), values, shapes)
+    return {key: float(np.ravel(array)[0]) for key, array in hicmae.to_reference(full).items()}
+
+
+def test_pretraining_decays_the_parameters_that_the_reference_decays():
+    recorded = json.loads((GOLDEN / "optim_groups.json").read_text())["pretrain_dim512"]
+    shapes = shapes_of("hicmae:base")
+    mask = by_reference_key(optimizer.decay_mask(shapes, decay_audio_mask_token=True), shapes)
+    assert {key for key, decayed in mask.items() if decayed} == set(recorded["decay_names"])
+    corrected = by_reference_key(optimizer.decay_mask(shapes, decay_audio_mask_token=False), shapes)
+    assert {key for key in mask if mask[key] != corrected[key]} == {"mask_token_audio"}
+
+
+def test_fine_tuning_scales_and_decays_each_parameter_as_the_reference():
+    groups = json.loads((GOLDEN / "optim_groups.json").read_text())
+    recorded = groups["finetune_dim512_depth10_fusion2_layer_decay0p75"]["per_param"]
+    shapes = shapes_of("finetune/crema_d:base")
+    scales = by_reference_key(optimizer.layer_scales(shapes, 0.75), shapes)
+    mask = by_reference_key(optimizer.decay_mask(shapes, decay_audio_mask_token=True), shapes)
+    assert set(scales) == set(recorded)
+    for key, row in recorded.items():
+        assert scales[key] == pytest.approx(row["lr_scale"], rel=1e-6), key
+        assert bool(mask[key]) == (row["weight_decay"] > 0), key
+
+
+FIXTURES = {
+    "pretrain_tiny": (
+        "hicmae:demo",
+        ("model.dim=64", "model.heads=4", "model.depth=4", "model.decoder_dim=48", "model.decoder_depth=3", "model.skip_layers=(1,3)"),
+    ),
+    "finetune_tiny": ("finetune/crema_d:demo", ("model.dim=64", "model.heads=4", "model.depth=4")),
+}
+
+
+@pytest.mark.parametrize("source", FIXTURES)
+def test_five_adamw_steps_are_the_recorded_ones(source):
+    recorded = json.loads((GOLDEN / f"adamw_{source}.json").read_text())
+    tensors = np.load(GOLDEN / f"adamw_{source}.npz")
+    salt = json.loads((GOLDEN / f"{source}_info.json").read_text())["config"]["salt"]
+    reference_grads = load_file(GOLDEN / f"{source}_grads.safetensors")
+    shapes = shapes_of(FIXTURES[source][0], *FIXTURES[source][1])
+    start = golden_weights({key: grad.shape for key, grad in reference_grads.items()}, salt)
+    params = hicmae.from_reference(start, shapes)
+    grads = hicmae.from_reference(reference_grads, shapes)
+    rates, decays = jnp.asarray(recorded["lr"]), jnp.asarray(recorded["weight_decay"])
+    b1, b2 = recorded["betas"]
+    scales = optimizer.layer_scales(shapes, recorded["layer_decay"]) if recorded["layer_decay"] else None
+    transform = optimizer.adamw(
+        params,
+        rate=lambda step: rates[step],
+        decay=lambda step: decays[step],
+        b1=b1,
+        b2=b2,
+        eps=recorded["eps"],
+        decay_audio_mask_token=True,
+        scales=scales,
+    )
+    state = transform.init(params)
+    for step, multiplier in enumerate(recorded["grad_multiplier"]):
+        scaled = jax.tree.map(lambda grad, m=np.float32(multiplier): grad * m, grads)
+        updates, state = transform.update(scaled, state, params)
+        params = optax.apply_updates(params, updates)
+        ours = hicmae.to_reference(params)
+        for key, sums in recorded["steps"][step].items():
+            moved = np.float64(ours[key]) - np.float64(start[key])
+            assert np.linalg.norm(moved) == pytest.approx(sums["delta_l2"], rel=2e-4), (step, key)
+            assert np.linalg.norm(np.float64(ours[key])) == pytest.approx(sums["l2"], rel=1e-6), (step, key)
+        for key in recorded["full_tensors"]:
+            np.testing.assert_allclose(ours[key], tensors[f"step{step + 1}/{key}"], atol=2e-7, rtol=2e-6)
+
+
+def test_clipping_scales_the_gradient_to_the_recorded_norms():
+    recorded = json.loads((GOLDEN / "adamw_finetune_tiny.json").read_text())["clip_grad"]
+    grads = load_file(GOLDEN / "finetune_tiny_grads.safetensors")
+    clip = optax.clip_by_global_norm(recorded["max_norm"])
+    clipped, _ = clip.update(grads, clip.init(grads))
+    assert float(optax.global_norm(grads)) == pytest.approx(recorded["total_norm_before"], rel=1e-5)
+    for key, norm in recorded["l2_after"].items():
+        assert float(jnp.linalg.norm(clipped[key].ravel())) == pytest.approx(norm, rel=1e-4)
