@@ -1,4 +1,4 @@
-"""The weights of the recorded fixtures, which follow from a formula: nothing but names and shapes is stored."""
+"""The weights of the recorded fixtures: they follow from a formula, so only names and shapes are stored."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """HiCMAE weights from PyTorch → a work directory that train, probe and export go on from.
 
-Reads .pth files as the reference writes them, and safetensors; only weights, never code. The config says which model
-they are for: names and shapes must be its own. Pretraining weights with a fine-tuning config give its encoders and
-fusion, as in the reference; the rest of the classifier starts fresh.
+Reads .pth files as the reference writes them, and safetensors; only weights, never code. The config says
+which model they are for: names and shapes must be its own. Pretraining weights with a fine-tuning config give
+its encoders and fusion, as in the reference; the rest of the classifier starts fresh.
 """
 
 from __future__ import annotations
@@ -26,18 +26,19 @@ def run(args: argparse.Namespace) -> int:
     import numpy as np
 
     from avemo_jax.config import load_config
-    from avemo_jax.convert.checkpoint_file import read_weights
     from avemo_jax.convert.take_over import take_over
+    from avemo_jax.convert.weight_files import read_weights
     from avemo_jax.errors import UserError
-    from avemo_jax.training import checkpoints
+    from avemo_jax.training.checkpoint_files import FOLDER, save_params, step_folders
+    from avemo_jax.training.manifest import is_finished
 
     config = load_config(args.config, args.overrides)
-    if checkpoints.newest_step(Path(args.out)) is not None:
+    if any(is_finished(folder) for folder in step_folders(Path(args.out) / FOLDER)):
         raise UserError(f"{args.out} holds checkpoints already: choose another --out, or delete them")
     state = read_weights(args.weights)
     params, fresh = take_over(state, config, args.weights)
     odd = [name for name, array in state.items() if not np.isfinite(array).all()]
-    checkpoints.save_params(args.out, config, params)
+    save_params(args.out, config, params)
     numbers = sum(array.size for array in state.values())
     print(f"{len(state)} tensors, {numbers:,} numbers, from {args.weights}: {args.out}")
     if fresh:

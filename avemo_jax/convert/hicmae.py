@@ -2,7 +2,7 @@
 
 Reference: the state dicts of Sun et al. 2024, "HiCMAE", pretraining model and fine-tuning classifier, which
 share the names of both encoders and the fusion. Depth, width and heads come from the shapes; nothing here
-depends on a size. Files are `checkpoint_file.py`'s business, the model in PyTorch `torch_model.py`'s.
+depends on a size. Files are `weight_files.py`'s business, the model in PyTorch `torch_model.py`'s.
 """
 
 from __future__ import annotations
@@ -38,7 +38,10 @@ class Row:
 
 
 def _norm(key: str, path: str) -> list[Row]:
-    return [Row(f"{key}.weight", f"{path}/scale", layout.SAME), Row(f"{key}.bias", f"{path}/bias", layout.SAME)]
+    return [
+        Row(f"{key}.weight", f"{path}/scale", layout.SAME),
+        Row(f"{key}.bias", f"{path}/bias", layout.SAME),
+    ]
 
 
 def _linear(key: str, path: str, kernel: Layout = layout.LINEAR) -> list[Row]:
@@ -130,13 +133,13 @@ def reference_shapes(expected: Params) -> dict[str, Shape]:
     return {tensor.key: tensor.their_shape for tensor in _tensors(shapes)}
 
 
-def from_reference(state: Mapping[str, np.ndarray], expected: Params, source: str = "the weights") -> Params:
+def from_reference(state: Mapping[str, np.ndarray], expected: Params, source: str) -> Params:
     """A reference state dict as our parameters, float32 on the host.
 
     Args:
       state: arrays by the reference's names.
       expected: our parameters, or anything with their shapes (`jax.eval_shape`).
-      source: what the message calls the weights, for instance their file.
+      source: where the weights come from, for the message.
 
     Raises:
       UserError: names that are missing or left over, or shapes that differ; lists the first of each.
@@ -180,7 +183,7 @@ class _Tensor:
     their_shape: Shape
 
     def of(self, array: np.ndarray) -> np.ndarray:
-        """A view of the tensor's own part of our (stacked) array; at least a 0-d view, so it can be written."""
+        """A view of the tensor's own part of our (stacked) array."""
         return array if self.layer is None else array[self.layer]
 
 
@@ -204,7 +207,7 @@ def _compare(wanted: Mapping[str, Shape], state: Mapping[str, np.ndarray], sourc
     missing = [key for key in wanted if key not in state]
     unexpected = [key for key in state if key not in wanted]
     differing = [
-        f"{key} is {list(state[key].shape)}, the config wants {list(shape)}"
+        f"{key} {list(state[key].shape)} for {list(shape)}"
         for key, shape in wanted.items()
         if key in state and tuple(state[key].shape) != shape
     ]
@@ -213,14 +216,14 @@ def _compare(wanted: Mapping[str, Shape], state: Mapping[str, np.ndarray], sourc
         for what, names in (
             ("missing", missing),
             ("of another shape", differing),
-            ("that the config's model does not have", unexpected),
+            ("left over", unexpected),
         )
         if names
     ]
     if problems:
         raise UserError(
-            f"{source} do not fit the config: of {len(wanted)} tensors {'; '.join(problems)}. "
-            "Choose the config of the model that was saved (its task, size and depths)"
+            f"{source}: weights that do not fit the config: of {len(wanted)} tensors {'; '.join(problems)}. "
+            "Choose the config of the model that was saved (task, size, depths, classes)"
         )
 
 

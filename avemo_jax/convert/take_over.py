@@ -1,4 +1,4 @@
-"""Parameters for a config's model out of a reference state dict: all of them, or what pretraining hands on."""
+"""Parameters for a config's model out of a state dict: all of them, or what pretraining hands on."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ def take_over(state: Mapping[str, np.ndarray], config: ConfigDict, source: str) 
     Args:
       state: arrays by the reference's names.
       config: of the model that the parameters are for.
-      source: what an error calls the weights.
+      source: where the weights come from, for the message.
 
     Returns:
-      The parameters on the host, and the names of those parts that are freshly initialised from `config.seed`.
+      The parameters on the host, and the names of the parts that are freshly initialised from `config.seed`.
 
     Raises:
       UserError: names or shapes that do not fit.

@@ -56,7 +56,9 @@ class PretrainingModel(nn.Module):
     ):
         super().__init__()
         if len(skip_layers) != decoder_depth - 1:
-            raise ValueError(f"{decoder_depth} decoder blocks take {decoder_depth - 1} skips, not {skip_layers}")
+            raise ValueError(
+                f"{decoder_depth} decoder blocks take {decoder_depth - 1} skips, not {skip_layers}"
+            )
         self.skip_layers = skip_layers
         self.mask_token = nn.Parameter(torch.zeros(1, 1, decoder_dim))
         self.mask_token_audio = nn.Parameter(torch.zeros(1, 1, decoder_dim))
@@ -195,7 +197,9 @@ class Decoder(nn.Module):
 
     def __init__(self, dim: int, heads: int, depth: int, patch_dim: int):
         super().__init__()
-        self.blocks = nn.ModuleList(Block(dim, heads) if i == 0 else CrossBlock(dim, heads) for i in range(depth))
+        self.blocks = nn.ModuleList(
+            Block(dim, heads) if i == 0 else CrossBlock(dim, heads) for i in range(depth)
+        )
         self.norm = LayerNorm(dim)
         self.head = nn.Linear(dim, patch_dim)
 
@@ -312,7 +316,7 @@ def _take(x: Tensor, chosen: Tensor) -> Tensor:
 
 
 def position_table(like: Tensor) -> Tensor:
-    """The fixed sine-cosine table over the token index for tokens [B, N, C]: [1, N, C]; not in checkpoints."""
+    """The fixed sine-cosine table over the token index for tokens [B, N, C]: [1, N, C]; never stored."""
     _, tokens, dim = like.shape
     channel = torch.arange(dim)
     angle = torch.arange(tokens)[:, None] / 10000 ** (2 * (channel // 2).double() / dim)

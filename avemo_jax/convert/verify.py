@@ -12,11 +12,12 @@ from ml_collections import ConfigDict
 
 from avemo_jax import frontend, masking, models
 from avemo_jax.batch import Clip
-from avemo_jax.convert.checkpoint_file import import_torch
 from avemo_jax.convert.hicmae import StateDict
+from avemo_jax.convert.weight_files import import_torch
 from avemo_jax.models.params import Params, merge, split
 
 LIMIT = 2e-5  # times max(1, largest output): float32 rounding through some thirty layers
+_CLIPS = 2
 
 
 class Difference(NamedTuple):
@@ -31,8 +32,8 @@ class Difference(NamedTuple):
         return self.max_abs <= self.limit  # not so for NaN
 
 
-def verify(state: StateDict, config: ConfigDict, params: Params, *, clips: int = 2, seed: int = 0) -> list[Difference]:
-    """Runs `state` in PyTorch (loaded strictly) and `params` in JAX, both in float32, on the same random clips.
+def verify(state: StateDict, config: ConfigDict, params: Params) -> list[Difference]:
+    """Runs `state` in PyTorch (loaded strictly) and `params` in JAX, in float32, on the same random clips.
 
     Args:
       state: arrays by the reference's names, for instance read back from an exported file.
@@ -43,29 +44,30 @@ def verify(state: StateDict, config: ConfigDict, params: Params, *, clips: int =
     config = copy.deepcopy(config)
     config.dtype = "float32"
     sizes = config.model
-    rng = np.random.default_rng(seed)
-    video = rng.standard_normal((clips, sizes.frames, sizes.image_size, sizes.image_size, 3), np.float32)
-    audio = rng.standard_normal((clips, sizes.audio_frames, sizes.mel_bins), np.float32)
+    rng = np.random.default_rng(0)
+    video = rng.standard_normal((_CLIPS, sizes.frames, sizes.image_size, sizes.image_size, 3), np.float32)
+    audio = rng.standard_normal((_CLIPS, sizes.audio_frames, sizes.mel_bins), np.float32)
     their_clip = torch.from_numpy(video.transpose(0, 4, 1, 2, 3).copy()), torch.from_numpy(audio[:, None])
 
     graphdef = split(jax.eval_shape(lambda: models.build(config, jax.random.key(0))))[0]
-    model = merge(graphdef, jax.tree.map(jnp.asarray, params))
+    run = jax.jit(lambda params, *inputs: merge(graphdef, params)(*inputs))
+    our_clip = Clip(jnp.asarray(video), jnp.asarray(audio))
     twin = torch_twin(config)
     twin.load_state_dict({name: torch.tensor(array) for name, array in state.items()}, strict=True)
     with jax.default_matmul_precision("highest"), torch.inference_mode():
         if config.task == "pretrain":
             masks = masking.hicmae_masks(
-                jax.random.split(jax.random.key(seed), clips),
+                jax.random.split(jax.random.key(0), _CLIPS),
                 frontend.video_grid(sizes.frames, sizes.image_size),
                 frontend.audio_grid(sizes.audio_frames, sizes.mel_bins),
                 video_ratio=config.mask.video_ratio,
                 audio_ratio=config.mask.audio_ratio,
             )
-            ours = model(Clip(jnp.asarray(video), jnp.asarray(audio)), masks)._asdict()
+            ours = run(params, our_clip, masks)._asdict()
             theirs = twin(*their_clip, *(torch.from_numpy(_boolean(mask)) for mask in masks))._asdict()
         else:
             names = ("logits", "feature")
-            ours = dict(zip(names, model(Clip(jnp.asarray(video), jnp.asarray(audio))), strict=True))
+            ours = dict(zip(names, run(params, our_clip), strict=True))
             theirs = dict(zip(names, twin(*their_clip), strict=True))
     return [_difference(name, np.asarray(ours[name]), theirs[name].numpy()) for name in ours]
 

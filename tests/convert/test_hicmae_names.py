@@ -50,7 +50,7 @@ def test_names_shapes_and_order_are_those_of_the_registered_model(table):
 @pytest.mark.parametrize("table", REGISTERED)
 def test_import_then_export_gives_back_every_bit(table):
     state = golden_weights(registered_shapes(table), f"{table}:")
-    params = hicmae.from_reference(state, expected_params(REGISTERED[table]))
+    params = hicmae.from_reference(state, expected_params(REGISTERED[table]), table)
     back = hicmae.to_reference(params)
     assert list(back) == list(state)
     assert [name for name in state if not same_bits(back[name], state[name])] == []
@@ -61,7 +61,9 @@ def test_special_bit_patterns_survive(demo):
     odd = state["encoder.norm.weight"].copy()
     odd[:4] = np.array([0x7FC00123, 0xFF800000, 0x80000000, 0x00000001], np.uint32).view(np.float32)
     state = state | {"encoder.norm.weight": odd}
-    assert same_bits(hicmae.to_reference(hicmae.from_reference(state, expected))["encoder.norm.weight"], odd)
+    assert same_bits(
+        hicmae.to_reference(hicmae.from_reference(state, expected, "demo"))["encoder.norm.weight"], odd
+    )
 
 
 def test_no_two_rows_share_a_name_and_every_parameter_of_both_models_has_a_row():
@@ -75,7 +77,7 @@ def test_no_two_rows_share_a_name_and_every_parameter_of_both_models_has_a_row()
 
 def test_decoder_layer_0_stands_alone_and_the_rest_are_counted_from_1(demo):
     expected, state = demo
-    params = hicmae.from_reference(state, expected)["video_decoder"]
+    params = hicmae.from_reference(state, expected, "demo")["video_decoder"]
     assert np.array_equal(params["first_block"]["norm1"]["scale"], state["decoder.blocks.0.norm1.weight"])
     for layer in range(3):
         scale = state[f"decoder.blocks.{layer + 1}.cross_norm2.weight"]
@@ -87,7 +89,7 @@ def test_other_depths_heads_and_a_decoder_of_one_block_convert_too():
     expected = expected_params("hicmae:demo", *sizes, "model.decoder_depth=1", "model.skip_layers=()")
     state = golden_weights(hicmae.reference_shapes(expected), "odd:")
     assert "decoder.blocks.0.norm1.weight" in state and "decoder.blocks.1.norm1.weight" not in state
-    back = hicmae.to_reference(hicmae.from_reference(state, expected))
+    back = hicmae.to_reference(hicmae.from_reference(state, expected, "demo"))
     assert all(same_bits(back[name], state[name]) for name in state)
 
 
@@ -101,7 +103,9 @@ def test_layer_scale_comes_first_in_its_block_and_biases_may_be_absent():
     }
     names = list(hicmae.to_reference({"fusion": {"video_blocks": block}}))
     prefix = "encoder_fusion.blocks"
-    assert names[:4] == [f"{prefix}.0.{name}" for name in ("gamma_0", "gamma_1", "cross_attn.q.weight", "norm1.weight")]
+    assert names[:4] == [
+        f"{prefix}.0.{name}" for name in ("gamma_0", "gamma_1", "cross_attn.q.weight", "norm1.weight")
+    ]
     assert names[4] == f"{prefix}.1.gamma_0"
 
 
@@ -114,17 +118,17 @@ def test_missing_left_over_and_differing_tensors_are_all_listed_in_one_line(demo
     with pytest.raises(UserError) as caught:
         hicmae.from_reference(state, expected, "best.pth")
     text = str(caught.value)
-    assert "\n" not in text and text.startswith("best.pth do not fit the config")
+    assert "\n" not in text and text.startswith("best.pth: weights that do not fit the config")
     assert "2 missing (mask_token, encoder.norm.weight)" in text
-    assert "1 that the config's model does not have (encoder.pos_embed)" in text
-    assert "1 of another shape (decoder.head.bias is [7], the config wants [1536])" in text
+    assert "1 left over (encoder.pos_embed)" in text
+    assert "1 of another shape (decoder.head.bias [7] for [1536])" in text
 
 
 def test_a_long_list_of_differences_names_the_first_and_counts_the_rest(demo):
     expected, state = demo
     narrow = {name: array[..., :2] for name, array in state.items()}
     with pytest.raises(UserError, match=r"… and \d+ more\)") as caught:
-        hicmae.from_reference(narrow, expected)
+        hicmae.from_reference(narrow, expected, "demo")
     assert len(str(caught.value)) < 700
 
 
@@ -132,7 +136,7 @@ def test_a_transposed_matrix_of_the_right_size_is_not_taken(demo):
     expected, state = demo
     name = "encoder.blocks.0.mlp.fc1.weight"
     with pytest.raises(UserError, match=name):
-        hicmae.from_reference(state | {name: state[name].T.copy()}, expected)
+        hicmae.from_reference(state | {name: state[name].T.copy()}, expected, "demo")
 
 
 def test_parameters_of_another_model_are_refused():

@@ -53,7 +53,12 @@ def read_weights(path: str | Path) -> dict[str, np.ndarray]:
     return _read_pth(path, is_zip=start.startswith(b"PK\x03\x04"))
 
 
-def write_pth(path: str | Path, state: Mapping[str, np.ndarray], beside: Mapping[str, Any], check: Check | None = None) -> None:
+def write_pth(
+    path: str | Path,
+    state: Mapping[str, np.ndarray],
+    beside: Mapping[str, Any],
+    check: Check | None = None,
+) -> None:
     """Writes `{"model": state, **beside}` as the reference's training does; whole or not at all.
 
     Args:
@@ -106,7 +111,7 @@ def _read_pth(path: Path, *, is_zip: bool) -> dict[str, np.ndarray]:
     if is_zip:
         _check_archive(path)
     try:
-        # A reference checkpoint holds the options of its run; argparse.Namespace is a bag of values without code.
+        # A reference checkpoint holds the options of its run in a Namespace, a bag of values without code.
         with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):
             warnings.simplefilter("ignore")  # the one line of the error says it all
             # mmap: the optimiser's tensors, twice the weights, are never read.
@@ -124,9 +129,13 @@ def _check_archive(path: Path) -> None:
             for entry in entries:
                 name = PurePosixPath(entry.filename.replace("\\", "/"))
                 if name.is_absolute() or ".." in name.parts:
-                    raise UserError(f"{path} is refused: its entry '{entry.filename}' points outside of the archive")
+                    raise UserError(
+                        f"{path} is refused: its entry '{entry.filename}' points outside of the archive"
+                    )
                 if entry.compress_type != zipfile.ZIP_STORED:
-                    raise UserError(f"{path} is refused: '{entry.filename}' is compressed, which PyTorch never does")
+                    raise UserError(
+                        f"{path} is refused: '{entry.filename}' is compressed, which PyTorch never does"
+                    )
             if sum(entry.file_size for entry in entries) > path.stat().st_size:
                 raise UserError(f"{path} is refused: its entries claim more bytes than the file has")
             damaged = archive.testzip()
@@ -154,7 +163,7 @@ def _why_unreadable(path: Path, error: Exception) -> str:
 
 
 def _code_in(path: Path) -> str | None:
-    """The first global of a pickle that weights have no use for; only reads, for a message. None if unknown."""
+    """The first global in a pickle that weights have no use for, None if unknown. For a message."""
     strings = ["", ""]
     try:
         with _pickle_of(path) as file:
@@ -199,7 +208,9 @@ def _as_arrays(path: Path, weights: Mapping[str, Any], torch) -> dict[str, np.nd
         tensor = value.detach()
         arrays[name] = (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
     if odd:
-        raise UserError(f"{path}: {len(odd)} of its {len(weights)} entries are no weights: {', '.join(odd[:4])}")
+        raise UserError(
+            f"{path}: {len(odd)} of its {len(weights)} entries are no weights: {', '.join(odd[:4])}"
+        )
     return arrays
 
 
@@ -222,14 +233,19 @@ def _without_wrapper(state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return state
 
 
-def _write_whole(path: Path, state: Mapping[str, np.ndarray], write: Callable[[Path], None], check: Check | None) -> None:
+def _write_whole(
+    path: Path, state: Mapping[str, np.ndarray], write: Callable[[Path], None], check: Check | None
+) -> None:
     """Writes beside `path` and renames at the end, so that `path` is never half a file."""
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_dir():
             raise IsADirectoryError(f"{path} is a folder; give a file name")
+        part.touch()
+        mode = part.stat().st_mode
         write(part)
+        part.chmod(mode)  # safetensors makes its files unreadable for others
         with part.open("rb") as file:
             os.fsync(file.fileno())
         if check is not None:
