@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
@@ -20,9 +20,11 @@ from avemo_jax.errors import UserError
 class LabelledClips:
     """What is known of N clips that carry the label: arrays of length N, `label` indexes `classes`.
 
-    `fold` and `part` (train, test, …) are empty strings where the data does not give them.
+    `position` is the clip's place in its folder; `speaker`, `fold` and `part` (train, test, …) are empty
+    strings where the data does not give them.
     """
 
+    position: np.ndarray
     clip_id: np.ndarray
     speaker: np.ndarray
     fold: np.ndarray
@@ -32,6 +34,11 @@ class LabelledClips:
 
     def __len__(self) -> int:
         return len(self.clip_id)
+
+    def at(self, rows: np.ndarray) -> LabelledClips:
+        """Only these rows (numbers or a mask)."""
+        arrays = {f.name: getattr(self, f.name)[rows] for f in fields(self) if f.name != "classes"}
+        return replace(self, **arrays)
 
 
 @dataclass(frozen=True)

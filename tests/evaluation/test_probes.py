@@ -14,8 +14,9 @@ def _case(seed=0, speakers=5, per_speaker=18, width=40, signal=1.0):
     features = rng.standard_normal((count, width)) + signal * rng.standard_normal((3, width))[label]
     features += np.repeat(rng.standard_normal((speakers, width)), per_speaker, axis=0)
     empty = np.array([""] * count)
+    number = np.arange(count)
     clips = protocols.LabelledClips(
-        np.array([f"c{i:03d}" for i in range(count)]), speaker, empty, empty, label, ("a", "b", "c")
+        number, np.array([f"c{i:03d}" for i in number]), speaker, empty, empty, label, ("a", "b", "c")
     )
     return features.astype(np.float32), clips, protocols.make_splits("leave_one_speaker_out", clips)
 

@@ -14,6 +14,7 @@ def _clips(speakers=4, per_speaker=6, classes=3, **changes):
     count = speakers * per_speaker
     number = np.arange(count)
     fields = {
+        "position": number,
         "clip_id": np.array([f"c{i:04d}" for i in number]),
         "speaker": np.array([f"p{i // per_speaker}" for i in number]),
         "fold": np.array([str(i % 4) for i in number]),
@@ -83,7 +84,7 @@ def test_speaker_folds_keep_each_speaker_in_one_fold():
 def test_the_hash_ignores_the_order_of_clips_and_notices_a_moved_clip():
     clips = _clips()
     order = np.random.default_rng(0).permutation(len(clips))
-    fields = ("clip_id", "speaker", "fold", "part", "label")
+    fields = ("position", "clip_id", "speaker", "fold", "part", "label")
     shuffled = _clips(**{field: getattr(clips, field)[order] for field in fields})
     first = protocols.make_splits("folds", clips).split_hash
     assert protocols.make_splits("folds", shuffled).split_hash == first

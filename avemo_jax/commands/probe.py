@@ -1,0 +1,65 @@
+"""Linear probes on a frozen checkpoint, beside the same network with random weights and plain statistics.
+
+Features are taken once per clip at its centre view. In each fold a linear classifier is fitted on the
+training clips, its regularisation chosen among the training speakers, and the test clips are predicted.
+Scores are those of all test predictions together, with 95 % intervals from resampling speakers.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+EXAMPLE = "avemo probe --checkpoint runs/first --data data/clips --label emotion --out runs/first/probe"
+
+_PROTOCOLS = """leave_one_speaker_out (default); speaker_folds: speakers dealt into --folds groups;
+folds: the manifest's column 'fold'; split: train on its split 'train', test on 'test'"""
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--checkpoint", required=True, help="a work directory, its checkpoints folder or one step's folder")
+    add("--data", required=True, help="folder that `avemo prepare` made")
+    add("--label", required=True, help="which label: 'emotion' is the manifest's column 'label_emotion'")
+    add("--out", required=True, help="folder for table.txt, rows.json and predictions.csv")
+    add("--protocol", default="leave_one_speaker_out", help=_PROTOCOLS)
+    add("--features", default="default", help="names, comma-separated, or default, layers, all")
+    add("--classes", default="", help="only these values of the label, comma-separated (default: all)")
+    add(
+        "--loudness",
+        default="as_recorded",
+        choices=("as_recorded", "normalised", "both"),
+        help="normalised: every clip's sound at the same RMS, so that loudness is no cue",
+    )
+    add("--random_seeds", type=int, default=3, help="networks with random weights beside the checkpoint")
+    add("--folds", type=int, default=5, help="number of groups of speaker_folds")
+    add("--inner_folds", type=int, default=5, help="most folds inside a training part")
+    add("--batch_size", type=int, default=32, help="clips in one forward pass")
+    add("--workers", type=int, default=0, help="processes that decode (0: none beside this one)")
+    add("--json", metavar="FILE", help="write the rows here too")
+
+
+def run(args: argparse.Namespace) -> int:
+    from avemo_jax.evaluation import probing, report
+    from avemo_jax.evaluation.extraction import LOUDNESS
+
+    options = probing.ProbeOptions(
+        label=args.label,
+        protocol=args.protocol,
+        features=args.features,
+        classes=tuple(name for name in args.classes.split(",") if name),
+        loudness=LOUDNESS if args.loudness == "both" else (args.loudness,),
+        random_seeds=args.random_seeds,
+        folds=args.folds,
+        inner_folds=args.inner_folds,
+        batch_size=args.batch_size,
+        workers=args.workers,
+    )
+    result = probing.run(args.checkpoint, args.data, options)
+    text = report.summary(args.checkpoint, result)
+    print(text)
+    written = report.write(args.out, text, result.judged, result.clips)
+    if args.json:
+        report.write_file(args.json, report.rows_json(result.rows))
+        written.append(args.json)
+    print("results: " + "  ".join(str(path) for path in written))
+    return 0

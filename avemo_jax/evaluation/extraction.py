@@ -1,0 +1,121 @@
+"""Frozen features of every clip: each clip once, at its centre view, for several networks at a time.
+
+Clips are divided over all devices; parameters are whole on each. The networks share one pass over the data,
+because decoding costs more than a forward pass. Sound can be had as recorded or at equal loudness.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from avemo_jax import frontend, models
+from avemo_jax.batch import Batch
+from avemo_jax.evaluation import baselines, features
+from avemo_jax.models.params import Params, merge, split
+from avemo_jax.training.mesh import BATCH_RULES, make_mesh, replicated, rows_divisor, shardings
+
+LOUDNESS = ("as_recorded", "normalised")
+_TARGET_RMS = 0.05  # of full scale, -26 dB: the usual level of a normalised speech corpus
+
+
+class Source(NamedTuple):
+    """Where a feature matrix comes from. `weights` is `checkpoint`, `random` or `none` (plain statistics);
+    `seed` the one its weights were drawn or trained with, 0 without weights."""
+
+    feature: str
+    weights: str
+    seed: int
+    loudness: str
+
+
+class Network(NamedTuple):
+    """Parameters of the config's model, and what they are called in results."""
+
+    weights: str
+    seed: int
+    params: Params
+
+
+def random_networks(config: ConfigDict, seeds: Sequence[int]) -> list[Network]:
+    """The config's model as it is before training, once for each seed."""
+    draw = jax.jit(lambda key: split(models.build(config, key))[1])
+    return [Network("random", seed, draw(jax.random.key(seed))) for seed in seeds]
+
+
+def device_count() -> int:
+    """Into how many parts `extract` divides a batch; batch sizes must be a multiple of it."""
+    return rows_divisor(_mesh())
+
+
+def extract(
+    config: ConfigDict,
+    networks: Sequence[Network],
+    batches: Iterable[dict[str, np.ndarray]],
+    wanted: Sequence[str],
+    loudness: Sequence[str],
+) -> tuple[np.ndarray, dict[Source, np.ndarray]]:
+    """Positions int [N] of the clips read, and for each source its features float32 [N, D] in that order.
+
+    Args:
+      config: resolved; its model's sizes are those of the batches.
+      networks: all of that model.
+      batches: host batches of one size, with `valid` [B] false for padding.
+      wanted: feature names; the plain statistics always come too.
+      loudness: one or both of `LOUDNESS`.
+    """
+    mesh = _mesh()
+    graphdef, _ = split(jax.eval_shape(partial(models.build, config), jax.random.key(0)))
+    placed = [(net, jax.device_put(net.params, replicated(mesh))) for net in networks]
+
+    @jax.jit
+    def encode(params: Params, batch: Batch, gain: jax.Array) -> dict[str, jax.Array]:
+        clip = frontend.to_clip(batch, mels=config.model.mel_bins, gain=gain)
+        weights = features.layer_weights(params, config.model.depth)
+        return features.pool(merge(graphdef, params).encode(clip), weights, wanted, config.model)
+
+    @jax.jit
+    def measure(batch: Batch, gain: jax.Array) -> dict[str, jax.Array]:
+        return baselines.statistics(batch, config.model.mel_bins, gain)
+
+    positions: list[np.ndarray] = []
+    parts: dict[Source, list[np.ndarray]] = {}
+    for batch in batches:
+        valid = batch["valid"]
+        arrays = {name: batch[name] for name in ("video", "waveform", "waveform_length", "waveform_mean")}
+        on_device = jax.device_put(arrays, shardings(arrays, mesh, BATCH_RULES))
+        positions.append(batch["position"][valid])
+        results = {}
+        for level in loudness:
+            gain = _gain(on_device, level)
+            for name, values in measure(on_device, gain).items():
+                results[Source(name, "none", 0, level)] = values
+            for net, params in placed:
+                for name, values in encode(params, on_device, gain).items():
+                    results[Source(name, net.weights, net.seed, level)] = values
+        for source, values in results.items():
+            parts.setdefault(source, []).append(np.asarray(values)[valid])
+    return np.concatenate(positions), {source: np.concatenate(rows) for source, rows in parts.items()}
+
+
+@partial(jax.jit, static_argnames="loudness")
+def _gain(batch: Batch, loudness: str) -> jax.Array:
+    """Factor [B] for each clip's sound: 1, or what brings its valid samples to the common RMS."""
+    length = batch["waveform_length"]
+    if loudness == "as_recorded":
+        return jnp.ones(length.shape, jnp.float32)
+    wave = batch["waveform"].astype(jnp.float32) / 32768 - batch["waveform_mean"][:, None]
+    inside = jnp.arange(wave.shape[1]) < length[:, None]
+    power = jnp.sum(jnp.square(wave), axis=1, where=inside) / jnp.maximum(length, 1)
+    silent = power < 1e-10  # below one step of 16 bit: nothing to bring up
+    return jnp.where(silent, 1.0, _TARGET_RMS * jax.lax.rsqrt(jnp.where(silent, 1.0, power)))
+
+
+def _mesh() -> jax.sharding.Mesh:
+    return make_mesh({"replica": 1, "data": -1, "fsdp": 1, "tensor": 1})

@@ -1,0 +1,110 @@
+"""Named vectors of a clip, pooled from a network's tokens.
+
+  cat4             the fine-tuning model's clip vector: the next four, one behind the other [4C]
+  video, audio     token means of each encoder's layers, mixed by the layer weights (equal before
+                   fine-tuning) [C]
+  fused_video, fused_audio   token means after the fusion [C]
+  audio_rows       last audio layer averaged over time only: a vector a frequency row [mel bins / 16 · C]
+  video_cells      last video layer averaged over time only, on at most 4 × 4 cells of the picture [16 · C]
+  video_layer_K, audio_layer_K   token mean of layer K (from 0), after the encoder's final norm [C]
+
+A mean over all tokens hides most of what a masked autoencoder learns, so the two structured ones matter.
+Not here: which clips, and what is then learnt from the vectors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from avemo_jax import frontend
+from avemo_jax.batch import Features
+from avemo_jax.errors import UserError
+from avemo_jax.models import hicmae
+
+DEFAULT = ("cat4", "video", "audio", "fused_video", "fused_audio", "audio_rows", "video_cells")
+_MOST_CELLS = 4  # a side; finer grids make base-sized vectors of 50,000 numbers for a few hundred clips
+
+
+def names(model: ConfigDict) -> tuple[str, ...]:
+    """Every feature that a model of `config.model` gives."""
+    layers = [f"{stream}_layer_{layer}" for stream in ("video", "audio") for layer in range(model.depth)]
+    return (*DEFAULT, *layers)
+
+
+def select(text: str, model: ConfigDict) -> tuple[str, ...]:
+    """Feature names from a comma-separated list; `default`, `layers` and `all` stand for groups.
+
+    Raises:
+      UserError: a name that this model does not have.
+    """
+    known = names(model)
+    groups = {"default": DEFAULT, "layers": known[len(DEFAULT) :], "all": known}
+    chosen: list[str] = []
+    for word in filter(None, text.split(",")):
+        if word not in groups and word not in known:
+            raise UserError(
+                f"--features: no feature '{word}'; there are {', '.join(DEFAULT)}, "
+                f"video_layer_0 … audio_layer_{model.depth - 1}, and the groups {', '.join(groups)}"
+            )
+        chosen += [name for name in groups.get(word, (word,)) if name not in chosen]
+    if not chosen:
+        raise UserError("--features is empty; leave it out for the default ones")
+    return tuple(chosen)
+
+
+def pool(
+    features: Features, layer_weights: tuple[jax.Array, jax.Array], wanted: Sequence[str], model: ConfigDict
+) -> dict[str, jax.Array]:
+    """The wanted vectors float32 [B, D] of B clips.
+
+    Args:
+      features: tokens of whole clips.
+      layer_weights: of video and audio [L], before the softmax; constant where nothing was learnt.
+      wanted: names out of `names(model)`.
+      model: `config.model`, for the token grids.
+    """
+    pooled = hicmae.pooled(features, *layer_weights)
+    vectors = {"cat4": pooled}
+    four = jnp.split(pooled, 4, axis=-1)
+    vectors |= dict(zip(("video", "audio", "fused_video", "fused_audio"), four, strict=True))
+    vectors["audio_rows"] = _audio_rows(features.audio_layers[-1], model)
+    vectors["video_cells"] = _video_cells(features.video_layers[-1], model)
+    for stream, layers in (("video", features.video_layers), ("audio", features.audio_layers)):
+        means = layers.astype(jnp.float32).mean(2)
+        vectors |= {f"{stream}_layer_{layer}": means[layer] for layer in range(len(means))}
+    return {name: vectors[name] for name in wanted}
+
+
+def layer_weights(params: dict, depth: int) -> tuple[jax.Array, jax.Array]:
+    """A classifier's learned layer weights of video and audio, or equal ones for other models: two [L]."""
+    equal = jnp.zeros(depth)
+    return params.get("video_layer_weights", equal), params.get("audio_layer_weights", equal)
+
+
+def _audio_rows(tokens: jax.Array, model: ConfigDict) -> jax.Array:
+    times, rows = frontend.audio_grid(model.audio_frames, model.mel_bins)
+    kept = tokens.astype(jnp.float32).reshape(tokens.shape[0], times, rows, -1).mean(1)
+    return kept.reshape(tokens.shape[0], -1)
+
+
+def _video_cells(tokens: jax.Array, model: ConfigDict) -> jax.Array:
+    times, height, width = frontend.video_grid(model.frames, model.image_size)
+    kept = tokens.astype(jnp.float32).reshape(tokens.shape[0], times, height, width, -1).mean(1)
+    highest = jax.lax.Precision.HIGHEST
+    kept = jnp.einsum("ih,jw,bhwc->bijc", _averaging(height), _averaging(width), kept, precision=highest)
+    return kept.reshape(tokens.shape[0], -1)
+
+
+def _averaging(size: int) -> np.ndarray:
+    """[cells, size]: row i averages the tokens that cell i touches (cells overlap where they must)."""
+    cells = min(size, _MOST_CELLS)
+    matrix = np.zeros((cells, size), np.float32)
+    for cell in range(cells):
+        first, last = cell * size // cells, -(-(cell + 1) * size // cells)
+        matrix[cell, first:last] = 1 / (last - first)
+    return matrix

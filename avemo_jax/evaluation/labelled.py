@@ -1,0 +1,70 @@
+"""The clips of a prepared folder that carry a label, with what a protocol needs to know of them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+
+from avemo_jax.errors import UserError
+from avemo_jax.evaluation.protocols import LabelledClips
+from input_pipeline.errors import DataError
+from input_pipeline.records import open_records
+
+_UNLABELLED = ("", None)
+
+
+def read_labelled(path: str, label: str, classes: Sequence[str] = ()) -> tuple[LabelledClips, Counter]:
+    """Labelled clips in the folder's order, and how many records were left out for which reason.
+
+    Classes are the label's values as text, in alphabetical order, or those of `classes` in that order;
+    records with any other value, an empty one or none are left out.
+
+    Raises:
+      UserError: no record has the label, its values are numbers rather than classes, or `classes` names one
+        that no record has.
+    """
+    rows, left_out, keys = [], Counter(), Counter()
+    records = open_records(path)
+    for position in range(records.count):
+        try:
+            record = records[position]
+        except DataError:
+            left_out["unreadable"] += 1
+            continue
+        keys.update(name for name, value in record.labels.items() if value not in _UNLABELLED)
+        value = record.labels.get(label)
+        if value in _UNLABELLED:
+            left_out["no label"] += 1
+            continue
+        if isinstance(value, (float, dict, list)):
+            kind = "a number" if isinstance(value, float) else "not a single value"
+            raise UserError(
+                f"{path}: label '{label}' of clip {record.clip_id} is {kind} ({value!r}); "
+                "a probe needs classes"
+            )
+        fold = str(record.metadata.get("fold", ""))
+        rows.append((position, record.clip_id, record.speaker, fold, record.split, str(value)))
+    if not rows:
+        raise UserError(f"{path}: no clip has the label '{label}'; {_there_are(keys)}")
+
+    position, clip_id, speaker, fold, part, value = (np.array(column) for column in zip(*rows, strict=True))
+    found = sorted(set(value.tolist()))
+    unknown = [name for name in classes if name not in found]
+    if unknown:
+        raise UserError(f"{path}: --classes {','.join(unknown)}: label '{label}' has only {', '.join(found)}")
+    chosen = tuple(classes) or tuple(found)
+    if len(chosen) < 2:
+        raise UserError(f"{path}: label '{label}' has one class, '{chosen[0]}'; a probe needs two")
+    kept = np.isin(value, chosen)
+    left_out["other class"] = int((~kept).sum())
+    number = {name: index for index, name in enumerate(chosen)}
+    index = np.array([number.get(name, -1) for name in value.tolist()])
+    return LabelledClips(position, clip_id, speaker, fold, part, index, chosen).at(kept), +left_out
+
+
+def _there_are(keys: Counter) -> str:
+    if not keys:
+        return "its records carry no labels (columns 'label_…' of the manifest)"
+    return "it has: " + ", ".join(f"{name} ({count} clips)" for name, count in sorted(keys.items()))

@@ -1,0 +1,161 @@
+"""The end of a probe: rows as a table for a person, and as files for programs.
+
+The folder gets `table.txt`, `rows.json` (every row with its confusion matrix and folds) and `predictions.csv`
+(every test prediction). Files are written whole under a temporary name and then renamed, `rows.json` last.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from avemo_jax.errors import UserError
+from avemo_jax.evaluation.judging import Judged
+from avemo_jax.evaluation.probing import ProbeResult
+from avemo_jax.evaluation.protocols import LabelledClips
+
+Row = dict[str, Any]
+
+
+def summary(checkpoint: str, result: ProbeResult) -> str:
+    """All that is printed: what was probed, the table, one confusion matrix, and what to be careful about."""
+    rows, clips = result.rows, result.clips
+    first = rows[0]
+    lines = [
+        f"label {first['label']}: {first['n']} clips, {first['speakers']} speakers, "
+        f"{len(clips.classes)} classes, chance {100 * first['chance']:.1f} %",
+        f"protocol {first['split']}, {len(result.splits.splits)} test parts, hash {first['split_hash'][:12]}",
+        f"regularisation chosen inside the training part, by {first['inner_unit']}",
+        f"checkpoint {checkpoint}, step {result.step}; linear probe, per cent",
+        "",
+        table(rows),
+        "",
+        f"confusion, {first['feature']} of the {first['weights']}:",
+        confusion_table(first),
+    ]
+    return "\n".join([*lines, *("note: " + note for note in _notes(result))])
+
+
+def write(
+    folder: str | os.PathLike, table: str, judged: Sequence[Judged], clips: LabelledClips
+) -> list[Path]:
+    """Write the three files into `folder` (made if missing); returns their paths."""
+    folder = Path(folder)
+    files = {
+        "table.txt": table + "\n",
+        "predictions.csv": predictions(judged, clips),
+        "rows.json": rows_json([one.row for one in judged]),
+    }
+    for name, text in files.items():
+        write_file(folder / name, text)
+    return [folder / name for name in files]
+
+
+def write_file(path: str | os.PathLike, text: str) -> None:
+    """Write a whole file or none; an earlier one stays until the new one is complete."""
+    path = Path(path)
+    part = path.with_name(path.name + ".part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.write_text(text, encoding="utf-8")
+        os.replace(part, path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        reason = f"{error.strerror or error} ({len(text.encode()):,} bytes)"
+        raise UserError(
+            f"{path} cannot be written: {reason}; choose another place or free some space"
+        ) from error
+
+
+def rows_json(rows: Sequence[Row]) -> str:
+    """A JSON list, one row an object."""
+    return json.dumps(list(rows), indent=1) + "\n"
+
+
+def predictions(judged: Sequence[Judged], clips: LabelledClips) -> str:
+    """CSV text, one line a source and test clip, with the probability of each class."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    source = ("feature", "weights", "seed", "loudness", "head", "split")
+    columns = ("test_of", "clip_id", "speaker", "label", "predicted")
+    writer.writerow([*source, *columns, *(f"p_{name}" for name in clips.classes)])
+    for one in judged:
+        fixed = [one.row[key] for key in source]
+        best = one.probabilities.argmax(-1)
+        for row, split, guess, chances in zip(one.tested, one.split, best, one.probabilities, strict=True):
+            truth = clips.classes[clips.label[row]]
+            line = [split, clips.clip_id[row], clips.speaker[row], truth, clips.classes[guess]]
+            writer.writerow([*fixed, *line, *(f"{chance:.4f}" for chance in chances)])
+    return buffer.getvalue()
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Aligned text, per cent: a line a feature and kind of weights.
+
+    Brackets hold the 95 % bootstrap interval of the UAR. Random seeds share one line: mean scores, and the
+    lowest and highest UAR.
+    """
+    lines = [("feature", "weights", "UAR", "", "WAR", "WF1", "folds' UAR", "size")]
+    levels = sorted({row["loudness"] for row in rows})
+    for key, group in _grouped(rows).items():
+        feature, weights, loudness = key
+        mean = {score: 100 * np.mean([row[score] for row in group]) for score in ("uar", "war", "wf1")}
+        if len(group) == 1:
+            (row,) = group
+            spread = "[{:.0f}, {:.0f}]".format(*(100 * bound for bound in row["ci95"]))
+            folds = f"{100 * row['fold_uar_mean']:.1f}"
+            if row["fold_uar_std"] is not None:
+                folds += f" ± {100 * row['fold_uar_std']:.1f}"
+        else:
+            values = [100 * row["uar"] for row in group]
+            spread = f"{min(values):.0f} to {max(values):.0f}"
+            folds = f"{100 * np.mean([row['fold_uar_mean'] for row in group]):.1f}"
+            weights = f"{weights}, {len(group)} seeds"
+        name = feature if len(levels) == 1 else f"{feature}, {loudness.replace('_', ' ')}"
+        scores = (f"{mean['uar']:.1f}", spread, f"{mean['war']:.1f}", f"{mean['wf1']:.1f}", folds)
+        lines.append((name, {"none": "-"}.get(weights, weights), *scores, str(group[0]["dim"])))
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    aligns = ("<", "<", ">", "<", ">", ">", ">", ">")
+    return "\n".join(
+        "  ".join(f"{cell:{a}{w}}" for cell, a, w in zip(line, aligns, widths, strict=True)).rstrip()
+        for line in lines
+    )
+
+
+def confusion_table(row: Row) -> str:
+    """One row's confusion matrix as aligned text: a line a true class, a column a predicted one."""
+    width = max(*(len(name) for name in row["classes"]), len(str(row["n"])))
+    lines = [" ".join(["true \\ predicted".ljust(16), *(name.rjust(width) for name in row["classes"])])]
+    for name, counts in zip(row["classes"], row["confusion"], strict=True):
+        lines.append(" ".join([name.ljust(16), *(str(count).rjust(width) for count in counts)]))
+    return "\n".join(lines)
+
+
+def _notes(result: ProbeResult) -> list[str]:
+    notes = []
+    if result.left_out:
+        notes.append(
+            "left out: " + ", ".join(f"{count} {reason}" for reason, count in result.left_out.items())
+        )
+    if not result.splits.speaker_disjoint:
+        notes.append("speakers are on both sides of the split: these scores say nothing about new speakers")
+    if any(row["ci_unit"] == "clip" for row in result.rows):
+        notes.append("one speaker only: intervals are by clip and say nothing about other speakers")
+    slow = sum(not row["converged"] for row in result.rows)
+    if slow:
+        notes.append(f"{slow} of {len(result.rows)} rows hold a fit that did not fully converge")
+    return notes
+
+
+def _grouped(rows: Sequence[Row]) -> dict[tuple[str, str, str], list[Row]]:
+    groups: dict[tuple[str, str, str], list[Row]] = {}
+    for row in rows:
+        groups.setdefault((row["feature"], row["weights"], row["loudness"]), []).append(row)
+    return groups
