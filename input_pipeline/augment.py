@@ -57,7 +57,9 @@ def centre_box(width: int, height: int) -> Box:
     return left, top, left + side, top + side
 
 
-def crop_and_resize(pictures: Sequence[Image.Image], box: Box | None, size: int, flip: bool = False) -> np.ndarray:
+def crop_and_resize(
+    pictures: Sequence[Image.Image], box: Box | None, size: int, flip: bool = False
+) -> np.ndarray:
     """uint8 [T, size, size, 3]; PIL's bilinear filter with antialiasing, as the reference.
 
     box: None takes the whole frame, whatever its aspect ratio (fine-tuning in the reference).

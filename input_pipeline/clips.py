@@ -45,7 +45,9 @@ class ClipOptions:
         if self.crop not in CROPS:
             raise DataError(f"--crop {self.crop}: there are {', '.join(CROPS)}")
         if self.crop == "fixed" and self.short_side > 160 and self.short_side not in _FIXED_CROP:
-            raise DataError(f"--crop fixed is known for --short_side up to 160 and for 192, not {self.short_side}")
+            raise DataError(
+                f"--crop fixed is known for --short_side up to 160 and for 192, not {self.short_side}"
+            )
         if not 1 <= self.jpeg_quality <= 100:
             raise DataError(f"--jpeg_quality {self.jpeg_quality}: must be 1 to 100")
         if self.short_side < 16:

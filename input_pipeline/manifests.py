@@ -54,7 +54,9 @@ def read_manifest(path: str | os.PathLike) -> list[Row]:
     except FileNotFoundError:
         raise DataError(f"{path}: no such manifest") from None
     except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8") from None
+        raise DataError(
+            f"{path}: not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8"
+        ) from None
     except csv.Error as error:
         raise DataError(f"{path}: not a CSV file ({error})") from None
     except OSError as error:
@@ -67,7 +69,9 @@ def _rows(reader, name):
         raise DataError(f"{name}, line 1: no column `path`; the columns are: {', '.join(columns) or 'none'}")
     for column in columns:
         if not column or columns.count(column) > 1:
-            raise DataError(f"{name}, line 1: column {column!r} is {'there twice' if column else 'without a name'}")
+            raise DataError(
+                f"{name}, line 1: column {column!r} is {'there twice' if column else 'without a name'}"
+            )
 
     rows, taken = [], {}
     for values in reader:
@@ -99,7 +103,9 @@ def _row(cells, line):
     if not _SPLIT_NAME.fullmatch(text["split"]):
         raise DataError(f"{line}, column split: {text['split']!r} may hold letters, digits and _ only")
     text["clip_id"] = text["clip_id"] or _default_clip_id(path, start, end)
-    labels = {k.removeprefix(LABEL_PREFIX): _value(v) for k, v in cells.items() if k.startswith(LABEL_PREFIX) and v}
+    labels = {
+        k.removeprefix(LABEL_PREFIX): _value(v) for k, v in cells.items() if k.startswith(LABEL_PREFIX) and v
+    }
     metadata = {k: v for k, v in cells.items() if not k.startswith(LABEL_PREFIX) and v}
     return Row(path, **text, **times, labels=labels, metadata=metadata)
 
@@ -127,7 +133,11 @@ def _seconds(text, where):
 
 def _default_clip_id(path, start, end):
     """The path, with its suffix: the same recording may lie there in two containers."""
-    return path if start is None and end is None else f"{path}#t={start or 0.0:g},{'' if end is None else f'{end:g}'}"
+    return (
+        path
+        if start is None and end is None
+        else f"{path}#t={start or 0.0:g},{'' if end is None else f'{end:g}'}"
+    )
 
 
 def _value(text):

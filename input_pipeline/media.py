@@ -6,10 +6,12 @@ frame 0. Not here: cropping and compressing (the caller passes `on_frame`), and 
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import pairwise
+from typing import Any, NamedTuple
 
 import av
 import numpy as np
@@ -21,8 +23,6 @@ AUDIO_RATE = 16_000  # Hz: what the log-mel of the models is defined for
 _SEEK_MARGIN_S = 1.0  # decode from a little before a window: containers seek coarsely
 _REORDER_MARGIN_S = 0.5  # AVI stamps frames in decoding order, up to a few frames away from their own time
 _SOUND_GAP_S = 0.1  # a jump in the sound's time stamps longer than this is filled with silence
-_EVEN_TOLERANCE = 0.25  # of a frame: a file whose stamps stay this close to an even grid has a constant rate
-_RATE_TOLERANCE = 0.01  # a container's nominal rate is believed when the time stamps agree this well
 _USUAL_RATE = 25.0  # where neither container nor time stamps tell
 _STAMP_ERROR_S = 0.002  # containers with millisecond clocks round their stamps
 _PLAYLISTS = {"hls", "dash", "concat", "sdp", "rtsp"}  # these name further files, which may lie anywhere
@@ -78,16 +78,13 @@ def read_clip(
         if start_s:
             _seek(container, first - _SEEK_MARGIN_S)
         shown, heard = _decode(container, video, sound, first, last, on_frame)
-        # Read here: a stream's memory goes with its container.
-        rates = _nominal_rates(video)
-        whole = video is not None and video.start_time is not None and not start_s
-        starts_at = float(video.start_time * video.time_base) if whole else None
+        clock = _clock(container, video, start_s)  # here: a stream's memory goes with its container
 
-    frames, fps, frames_at = _grid(shown, rates, starts_at, first, last)
+    frames, fps, frames_at = _grid(shown, clock, first, last)
     audio_at = frames_at if frames else (first if start_s else None)
     audio = _mono(heard, audio_at, last)
     if not frames and not len(audio):
-        raise MediaError(_why_nothing(path, start_s, end_s, bool(shown or heard)))
+        raise MediaError(_why_nothing(start_s, end_s))
     return Clip(frames, fps, audio)
 
 
@@ -104,14 +101,14 @@ def lay_on_grid(times_s: Sequence[float], rate: float, last_s: float) -> list[in
     return (np.searchsorted(times, at, side="right") - 1).tolist()
 
 
-def is_even(times_s: Sequence[float]) -> bool:
-    """Whether time stamps lie on an even grid, up to a quarter of a frame: a constant frame rate."""
+def is_even(times_s: Sequence[float], tolerance: float = 0.25) -> bool:
+    """Whether time stamps lie on an even grid, up to `tolerance` of a frame: a constant frame rate."""
     n = len(times_s)
     if n < 3:
         return True
     even = np.linspace(times_s[0], times_s[-1], n)
     step = (times_s[-1] - times_s[0]) / (n - 1)
-    return bool(step > 0 and np.abs(np.asarray(times_s) - even).max() <= _EVEN_TOLERANCE * step)
+    return bool(step > 0 and np.abs(np.asarray(times_s) - even).max() <= tolerance * step)
 
 
 def _open(path):
@@ -146,14 +143,15 @@ def _streams(container):
 
 
 def _seek(container, time_s):
-    try:
+    with contextlib.suppress(av.FFmpegError):  # a container that cannot seek is decoded from its start
         container.seek(max(0, int(time_s * av.time_base)))
-    except av.FFmpegError:
-        pass  # this container cannot seek: decode from its start
 
 
 def _decode(container, video, sound, first, last, on_frame):
-    """Decodes what lies near [first, last): [(time or None, on_frame(picture), duration)], [(time, sound frame)]."""
+    """Decodes what lies near [first, last).
+
+    Returns [(time or None, on_frame(picture), duration or None)], [(time or None, sound frame)].
+    """
     shown, heard = [], []
     done = {stream.index: False for stream in (video, sound) if stream is not None}
     packets = container.demux([stream for stream in (video, sound) if stream is not None])
@@ -193,16 +191,34 @@ def _seconds(frame):
     return float(frame.duration * frame.time_base) if frame.duration and frame.time_base else None
 
 
-def _nominal_rates(video):
-    """Frames a second as the container claims them, the best claim first; containers are often wrong."""
-    return [float(r) for r in (video.average_rate, video.guessed_rate, video.base_rate) if r] if video else []
+class _Clock(NamedTuple):
+    """What a container claims about the time of its frames.
+
+    rates: frames a second, the best claim first; often wrong.
+    starts_at: time of its first frame, None when reading began in the middle.
+    tolerance: of a frame, for an even grid.
+    """
+
+    rates: list[float]
+    starts_at: float | None
+    tolerance: float
 
 
-def _grid(shown, nominal, starts_at, first, last):
+def _clock(container, video, start_s):
+    if video is None:
+        return _Clock([], None, 0.0)
+    rates = [float(r) for r in (video.average_rate, video.guessed_rate, video.base_rate) if r]
+    whole = video.start_time is not None and not start_s
+    starts_at = float(video.start_time * video.time_base) if whole else None
+    # AVI has slots instead of time stamps, and FFmpeg leaves one empty after the first frame it writes.
+    return _Clock(rates, starts_at, 1.0 if container.format.name == "avi" else 0.25)
+
+
+def _grid(shown, clock, first, last):
     """Frames on an even grid, their rate, and the time of the first."""
     if not shown:
         return [], 0.0, None
-    times = _times([time for time, _, _ in shown], nominal, starts_at)
+    times = _times([time for time, _, _ in shown], clock)
     inside = [i for i, t in enumerate(times) if first - _STAMP_ERROR_S <= t < last - _STAMP_ERROR_S]
     if not inside:
         return [], 0.0, None
@@ -212,27 +228,26 @@ def _grid(shown, nominal, starts_at, first, last):
 
     measured = _measured_rate(times)
     if measured is None:
-        return frames[:1], (nominal[0] if nominal else _USUAL_RATE), times[0]
-    if is_even(times):
-        return frames, _believed(nominal, measured, _RATE_TOLERANCE) or measured, times[0]
+        return frames[:1], (clock.rates[0] if clock.rates else _USUAL_RATE), times[0]
+    if is_even(times, clock.tolerance):
+        return frames, _believed(clock.rates, measured, 0.01 + 1.5 * clock.tolerance / len(times)), times[0]
     average = len(times) / (times[-1] - times[0] + (tail_s or 1 / measured))
-    rate = _believed(nominal, average, 0.1) or average
+    rate = _believed(clock.rates, average, 0.1)
     return [frames[i] for i in lay_on_grid(times, rate, tail_s or 1 / rate)], rate, times[0]
 
 
-def _times(stamps, nominal, starts_at):
-    """Time of each frame, increasing. Decoders give frames in the order they are shown, whatever the stamps say."""
-    if None not in stamps and all(a <= b for a, b in zip(stamps, stamps[1:], strict=False)):
+def _times(stamps, clock):
+    """Time of each frame, increasing; decoders give frames in the order they are shown, whatever their stamps."""
+    if None not in stamps and all(a <= b for a, b in pairwise(stamps)):
         return stamps
     # Raw streams carry no clock, AVI stamps frames in decoding order: such files have a constant rate.
     known = sorted(stamp for stamp in stamps if stamp is not None)
     measured = _measured_rate(known) if len(known) == len(stamps) else None
     if measured is None:
-        rate = nominal[0] if nominal else _USUAL_RATE
+        rate = clock.rates[0] if clock.rates else _USUAL_RATE
     else:
-        rate = _believed(nominal, measured, _RATE_TOLERANCE + 1.5 / len(stamps)) or measured
-    if starts_at is None:
-        starts_at = known[0] if known else 0.0
+        rate = _believed(clock.rates, measured, 0.01 + 1.5 / len(stamps))
+    starts_at = clock.starts_at if clock.starts_at is not None else (known[0] if known else 0.0)
     return [starts_at + i / rate for i in range(len(stamps))]
 
 
@@ -241,9 +256,9 @@ def _measured_rate(times):
     return (len(times) - 1) / span if span > 0 else None
 
 
-def _believed(nominal, measured, tolerance):
-    """The first claimed rate that agrees with the measured one."""
-    return next((rate for rate in nominal if abs(rate / measured - 1) <= tolerance), None)
+def _believed(rates, measured, tolerance):
+    """The first claimed rate that agrees with the measured one, else the measured one."""
+    return next((rate for rate in rates if abs(rate / measured - 1) <= tolerance), measured)
 
 
 def _mono(heard, at, last):
@@ -278,10 +293,10 @@ def _mono(heard, at, last):
     return audio if np.isinf(last) else audio[: max(0, round((last - at) * AUDIO_RATE))]
 
 
-def _why_nothing(path, start_s, end_s, decoded):
-    if decoded:
-        return f"nothing between {start_s or 0.0:g} s and {'its end' if end_s is None else f'{end_s:g} s'}"
-    return "nothing in it can be decoded (cut off or damaged)"
+def _why_nothing(start_s, end_s):
+    if start_s is None and end_s is None:
+        return "nothing in it can be decoded (cut off or damaged)"
+    return f"nothing between {start_s or 0.0:g} s and {'its end' if end_s is None else f'{end_s:g} s'}"
 
 
 def _short(error):

@@ -80,4 +80,3 @@ class _pool:
             process.terminate()
         for process in processes:
             process.join()
-

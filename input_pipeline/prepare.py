@@ -131,7 +131,9 @@ def _claim(out, plan):
                 for key in changed
                 if key != "clips" or "manifest" not in changed
             )
-            raise DataError(f"{out} was begun with something else: {what}; choose another --out, or delete it")
+            raise DataError(
+                f"{out} was begun with something else: {what}; choose another --out, or delete it"
+            )
         return
     strangers = [name for name in os.listdir(out) if name not in ("prepare", ".lock")]
     if strangers:
@@ -220,7 +222,9 @@ def _locked(out):
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise DataError(f"{out}: another `avemo prepare` is writing there; wait for it or stop it") from None
+            raise DataError(
+                f"{out}: another `avemo prepare` is writing there; wait for it or stop it"
+            ) from None
         yield
 
 
@@ -232,7 +236,9 @@ def _clear_about_disk(path, size=None):
     except OSError as error:
         needed = "" if size is None else f", {size / 1e6:.1f} MB were needed"
         where = error.filename or path
-        raise DataError(f"{where}: cannot write ({error.strerror or error}){needed}; what is finished stays") from error
+        raise DataError(
+            f"{where}: cannot write ({error.strerror or error}){needed}; what is finished stays"
+        ) from error
 
 
 @contextmanager

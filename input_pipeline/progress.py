@@ -45,6 +45,12 @@ class Progress:
     def _say(self, note=""):
         self._said = time.monotonic()
         rate = (self._done - self._first) / max(self._said - self._began, 1e-6)
-        left = f", {(self._total - self._done) / rate:.0f} s left" if self._done < self._total and rate else ""
+        left = (
+            f", {(self._total - self._done) / rate:.0f} s left" if self._done < self._total and rate else ""
+        )
         count = f"{self._done}/{self._total} {self._unit}"
-        print(f"{self._label}: {count}, {rate:.1f}/s{left}{', ' + note if note else ''}", file=sys.stderr, flush=True)
+        print(
+            f"{self._label}: {count}, {rate:.1f}/s{left}{', ' + note if note else ''}",
+            file=sys.stderr,
+            flush=True,
+        )

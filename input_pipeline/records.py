@@ -69,14 +69,17 @@ class Record:
 
     def pictures(self, indices: Sequence[int]) -> list[Image.Image]:
         """The frames at `indices`, decoded; a repeated index is decoded once."""
-        decoded = {i: Image.open(io.BytesIO(self.frames[i])).convert("RGB") for i in sorted(set(indices))}
+        decoded = {i: _decode_picture(self.frames[i]) for i in sorted(set(indices))}
         return [decoded[i] for i in indices]
 
 
 def features() -> tfds.features.FeaturesDict:
     """The record as TFDS features: frames decode to uint8 [T, H, W, 3], everything else is a number or bytes."""
     f = tfds.features
-    text = {name: f.Text() for name in ("clip_id", "speaker", "gender", "split", "text", "source", "prepare_version")}
+    text = {
+        name: f.Text()
+        for name in ("clip_id", "speaker", "gender", "split", "text", "source", "prepare_version")
+    }
     return f.FeaturesDict(
         {
             **text,
@@ -129,6 +132,14 @@ def encode_picture(frame: np.ndarray | Image.Image, quality: int) -> bytes:
     return buffer.getvalue()
 
 
+def _decode_picture(data):
+    picture = Image.open(io.BytesIO(data))
+    if picture.mode != "RGB":  # not of our making
+        return picture.convert("RGB")
+    picture.load()
+    return picture
+
+
 def open_records(path: str | os.PathLike, split: str = "") -> Records:
     """Opens a prepared folder.
 
@@ -140,7 +151,11 @@ def open_records(path: str | os.PathLike, split: str = "") -> Records:
     path = Path(path)
     if not (path / "dataset_info.json").exists():
         unfinished = (path / "prepare").is_dir()
-        hint = "its `avemo prepare` was not finished: run it again" if unfinished else "make one with `avemo prepare`"
+        hint = (
+            "its `avemo prepare` was not finished: run it again"
+            if unfinished
+            else "make one with `avemo prepare`"
+        )
         raise DataError(f"{path}: no prepared dataset in it; {hint}")
     try:
         info = tfds.builder_from_directory(path).info
@@ -194,7 +209,9 @@ class Records(Sequence):
         try:
             (data,) = self._reader(shard).read([within])
         except Exception as error:  # ArrayRecord raises what its C++ part reports
-            raise DataError(f"{self._files[shard]}: record {within} cannot be read ({_first_line(error)})") from error
+            raise DataError(
+                f"{self._files[shard]}: record {within} cannot be read ({_first_line(error)})"
+            ) from error
         return decode(data)
 
     @functools.cached_property
@@ -235,7 +252,9 @@ def write_shard(path: str | os.PathLike, encoded: Sequence[bytes]) -> None:
         writer.close()
 
 
-def write_dataset(path: str | os.PathLike, splits: dict[str, tuple[list[int], int]], clips: Sequence[dict]) -> None:
+def write_dataset(
+    path: str | os.PathLike, splits: dict[str, tuple[list[int], int]], clips: Sequence[dict]
+) -> None:
     """Makes a folder of finished shards a dataset: the last step, after which `open_records` accepts it.
 
     splits: {split name: (records of each shard, bytes of all)}; clips: rows of `clips.csv` by position.
@@ -271,7 +290,9 @@ def write_dataset(path: str | os.PathLike, splits: dict[str, tuple[list[int], in
 
 
 def _template(path, split):
-    return naming.ShardedFileTemplate(data_dir=path, dataset_name=DATASET, split=split, filetype_suffix="array_record")
+    return naming.ShardedFileTemplate(
+        data_dir=path, dataset_name=DATASET, split=split, filetype_suffix="array_record"
+    )
 
 
 def _first_line(error):

@@ -51,9 +51,13 @@ def test_pixels_are_those_of_pillows_crop_and_bilinear_resize_for_every_frame():
     for picture, frame in zip(pictures, out, strict=True):
         expected = picture.crop((10, 5, 90, 75)).resize((32, 32), Image.Resampling.BILINEAR)
         np.testing.assert_array_equal(frame, expected)
-    np.testing.assert_array_equal(augment.crop_and_resize(pictures, (10, 5, 90, 75), 32, flip=True), out[:, :, ::-1])
+    np.testing.assert_array_equal(
+        augment.crop_and_resize(pictures, (10, 5, 90, 75), 32, flip=True), out[:, :, ::-1]
+    )
 
 
 def test_a_crop_of_the_output_size_keeps_its_pixels():
     picture = Image.fromarray(np.random.default_rng(1).integers(0, 256, (40, 40, 3), np.uint8))
-    np.testing.assert_array_equal(augment.crop_and_resize([picture], (4, 4, 36, 36), 32)[0], np.array(picture)[4:36, 4:36])
+    np.testing.assert_array_equal(
+        augment.crop_and_resize([picture], (4, 4, 36, 36), 32)[0], np.array(picture)[4:36, 4:36]
+    )

@@ -18,9 +18,7 @@ def case_id(case):
     return "-".join(str(v) for v in case.values() if isinstance(v, int))
 
 
-@pytest.mark.parametrize(
-    "case", RECORDED["pretrain_seeded"] + RECORDED["pretrain_given_start"], ids=case_id
-)
+@pytest.mark.parametrize("case", RECORDED["pretrain_seeded"] + RECORDED["pretrain_given_start"], ids=case_id)
 def test_pretraining_takes_the_recorded_frames_and_samples(case):
     count, frames, stride = case["duration"], case["num_frames"], case["sampling_rate"]
     indices = sampling.pretrain_frames(count, case["start0"], frames, stride)
@@ -70,7 +68,7 @@ def test_every_rule_stays_inside_the_clip_in_order_and_gives_the_wanted_number(c
     ):
         assert len(indices) == frames
         assert (np.diff(indices) >= 0).all()
-        assert 0 <= indices[0] and indices[-1] < count
+        assert indices[0] >= 0 and indices[-1] < count
 
 
 @given(counts, frame_numbers, strides, st.data())

@@ -1,0 +1,27 @@
+"""Fixtures that several folders of tests share, and the line that says how many real files were decoded."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests import real_clips
+
+
+@pytest.fixture(scope="session")
+def prepared_folder(tmp_path_factory):
+    """A folder prepared from real clips with picture and sound, in small shards; do not write to it."""
+    from input_pipeline.clips import ClipOptions
+    from input_pipeline.prepare import prepare
+
+    rows = real_clips.talking_rows()
+    out = tmp_path_factory.mktemp("prepared") / "clips"
+    prepare(rows, real_clips.root(), out, ClipOptions(short_side=112), clips_per_shard=5, workers=0)
+    real_clips.count(rows)
+    return out
+
+
+def pytest_terminal_summary(terminalreporter):
+    if real_clips.decoded:
+        terminalreporter.write_line(
+            f"real media: {len(real_clips.decoded)} files decoded, from {real_clips.source()}"
+        )
