@@ -1,0 +1,74 @@
+"""Run the task of a config file; resumes by itself.
+
+Started again with the same work directory, a run goes on from its newest whole checkpoint. SIGTERM saves and
+exits with 143. As one process of several (`avemo launch`), it joins the others first.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from avemo_jax.config import load_config
+
+EXAMPLE = "avemo train --config hicmae:demo --workdir runs/first --config.data.path=prepared/clips"
+TAKES_CONFIG = True
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--workdir", required=True, type=Path, help="the run's folder: checkpoints, metrics, samples"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    config = load_config(args.config, args.overrides)
+
+    # Only now JAX: a mistyped config is refused before any device work, and joining comes before devices.
+    from avemo_jax.training import distributed
+
+    distributed.initialize()
+
+    from avemo_jax.training import mesh as mesh_lib
+    from avemo_jax.training import stopping
+    from avemo_jax.training.loop import train
+
+    mesh = mesh_lib.make_mesh(config.mesh)
+    loader = make_loader(config, *mesh_lib.data_process(mesh))
+    try:
+        ending = train(make_task(config), loader, config, args.workdir, mesh)
+    finally:
+        loader.close()
+    if ending.preempted:
+        print(f"stopped at step {ending.step} and saved: run the same command again to go on", flush=True)
+        return stopping.EXIT_CODE
+    print(f"done: step {ending.step}; results are in {args.workdir}", flush=True)
+    return 0
+
+
+def make_task(config: ConfigDict) -> Any:
+    """The task of the config."""
+    from avemo_jax import tasks
+
+    return tasks.make_task(config)
+
+
+def make_loader(config: ConfigDict, process_index: int, process_count: int) -> Any:
+    """The training batches of the config, this process's share of them."""
+    from input_pipeline import loader
+
+    model = config.model
+    return loader.make_loader(
+        config.data,
+        frames=model.frames,
+        image_size=model.image_size,
+        audio_frames=model.audio_frames,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        process_index=process_index,
+        process_count=process_count,
+        max_unreadable_share=config.data.max_unreadable_share,
+    )

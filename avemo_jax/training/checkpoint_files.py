@@ -1,0 +1,198 @@
+"""One checkpoint's folder: its layout, its small record, and reading or writing parameters alone.
+
+    00000200/arrays/            parameters and optimiser (Orbax)
+             checkpoint.json    everything small: `Record`
+             manifest.json      sizes and SHA-256 of all files, written last
+
+A folder without its manifest was not finished; one whose files differ from it is damaged.
+Not here: the checkpoints of a running run, see `checkpoints.py`.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+from orbax.checkpoint import v1 as ocp
+
+from avemo_jax.config import from_json, to_json
+from avemo_jax.errors import UserError
+from avemo_jax.models.params import Params, unflatten
+from avemo_jax.training import manifest
+from avemo_jax.training.mesh import named_leaves
+
+FOLDER = "checkpoints"
+ARRAYS = "arrays"
+RECORD = "checkpoint.json"
+
+_VERSIONS_OF = ("jax", "flax", "optax", "orbax-checkpoint", "numpy")
+_SPARE_BYTES = 1 << 20  # for the small files
+
+
+@dataclass
+class Record:
+    """The small part of a checkpoint."""
+
+    step: int
+    config: dict[str, Any]  # resolved
+    loader: dict[str, Any] | None = None  # the loader's state after the batch of this step
+    dataset_size: int | None = None  # clips
+    run_key: list[int] | None = None  # raw bits of the run's random key
+    bad_steps: int = 0  # skipped steps in a row just before it; 0 = good to roll back to
+    rollbacks: int = 0
+    arrays: dict[str, list] = field(default_factory=dict)  # path → [shape, dtype]
+    versions: dict[str, str] = field(default_factory=lambda: {name: version(name) for name in _VERSIONS_OF})
+
+
+def load_params(path: str | Path, *, say: Callable[[str], None] = print) -> tuple[ConfigDict, Params, int]:
+    """(config, parameters as NumPy arrays, step) of a checkpoint, for evaluation and export; changes nothing.
+
+    Args:
+      path: a work directory, its `checkpoints` folder, or the folder of one step. Of several, the newest
+        whole one is taken.
+      say: told when a newer one is passed over.
+
+    Raises:
+      UserError: there is none, or it is damaged.
+    """
+    path = Path(path).absolute()
+    folder = path / FOLDER if (path / FOLDER).is_dir() else path
+    candidates = [folder] if (folder / ARRAYS).is_dir() else list(reversed(step_folders(folder)))
+    passed_over = []
+    for candidate in candidates:
+        damage = manifest.find_damage(candidate)
+        if damage is None:
+            break
+        passed_over.append(f"{candidate} {damage}")
+    else:
+        reason = (
+            "; ".join(passed_over)
+            or "a work directory, its checkpoints folder or one step's folder is needed"
+        )
+        raise UserError(f"no usable checkpoint in {path}: {reason}")
+    if passed_over:
+        say(f"{'; '.join(passed_over)}: using {candidate.name} instead")
+    record = read_record(candidate)
+    shapes = {
+        name.removeprefix("params/"): s for name, s in record.arrays.items() if name.startswith("params/")
+    }
+    # A broadcast zero has the shape and type that Orbax asks for, and no memory; NumPy in, NumPy out.
+    target = {name: np.broadcast_to(np.zeros((), dtype), shape) for name, (shape, dtype) in shapes.items()}
+    params = ocp.load_checkpointables(candidate / ARRAYS, {"params": unflatten(target)})["params"]
+    return from_json(json.dumps(record.config)), params, record.step
+
+
+def save_params(workdir: str | Path, config: ConfigDict, params: Params, step: int = 0) -> Path:
+    """Writes parameters alone as a checkpoint, to evaluate or to go on from; returns its folder.
+
+    Raises:
+      UserError: there is one of that step already, or it could not be written.
+    """
+    folder = Path(workdir).absolute() / FOLDER / step_name(step)
+    if manifest.is_finished(folder):
+        raise UserError(f"there is a checkpoint already, {folder}: choose another folder, or delete it")
+    parts = {"params": params}
+    record = Record(step=step, config=json.loads(to_json(config)), arrays=describe(parts))
+    needed = size_in_bytes(parts)
+    try:
+        make_room(folder, needed)
+        write_arrays(folder, parts).result()
+        seal(folder, record)
+    except (OSError, ValueError) as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise UserError(
+            f"cannot write checkpoint {folder}: {explain(error)}; it needs {needed:,} bytes"
+        ) from error
+    return folder
+
+
+def step_name(step: int) -> str:
+    """The name of a step's folder."""
+    return f"{step:08d}"
+
+
+def step_folders(checkpoints: Path) -> list[Path]:
+    """The folders of all steps, oldest first, finished or not."""
+    found = [path for path in checkpoints.glob("*") if re.fullmatch(r"\d{8,}", path.name) and path.is_dir()]
+    return sorted(found, key=lambda path: int(path.name))
+
+
+def make_room(folder: Path, needed: int) -> None:
+    """An empty folder for a checkpoint of `needed` bytes.
+
+    Raises:
+      OSError: it cannot be made, or the disk has less space than that.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    if shutil.disk_usage(folder).free < needed + _SPARE_BYTES:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def write_arrays(folder: Path, parts: dict[str, Any]) -> ocp.AsyncResponse:
+    """Begins to write named trees of arrays; every process calls it. They may be given away afterwards."""
+    context = ocp.Context()
+    # Directories made at once: otherwise one that cannot be made is found by a time-out.
+    context.asynchronous.create_directories_asynchronously = False
+    with context:
+        return ocp.save_checkpointables_async(folder / ARRAYS, parts)
+
+
+def seal(folder: Path, record: Record) -> None:
+    """Makes a folder with its arrays a finished checkpoint."""
+    manifest.write_durably(folder / RECORD, json.dumps(asdict(record), indent=1))
+    manifest.write_manifest(folder)
+
+
+def read_record(folder: Path) -> Record:
+    """The small part of a checkpoint."""
+    return Record(**json.loads((folder / RECORD).read_text(encoding="utf-8")))
+
+
+def describe(parts: Any) -> dict[str, list]:
+    """path → [shape, dtype] of every array."""
+    return {path: [list(np.shape(leaf)), str(leaf.dtype)] for path, leaf in named_leaves(parts)}
+
+
+def check_same_arrays(stored: dict[str, list], wanted: dict[str, list], folder: Path) -> None:
+    """Raises a UserError that lists the first arrays whose names or shapes differ."""
+    differing = [
+        f"{path} is {_kind(stored.get(path))} there and {_kind(wanted.get(path))} here"
+        for path in sorted(stored.keys() | wanted.keys())
+        if stored.get(path) != wanted.get(path)
+    ]
+    if differing:
+        more = f" and {len(differing) - 4} more" if len(differing) > 4 else ""
+        raise UserError(
+            f"checkpoint {folder} does not fit this config: {'; '.join(differing[:4])}{more}. "
+            "Use the config it was made with, or another work directory"
+        )
+
+
+def size_in_bytes(parts: Any) -> int:
+    """What the arrays take, before compression."""
+    return sum(int(np.prod(leaf.shape)) * np.dtype(leaf.dtype).itemsize for leaf in jax.tree.leaves(parts))
+
+
+def explain(error: Exception) -> str:
+    """The reason of a failed write in a few words; TensorStore hides the system's own in a long text."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror.lower()
+    known = re.search(
+        r"(no space left on device|file too large|permission denied|disk quota exceeded)", str(error), re.I
+    )
+    return known[1].lower() if known else str(error).splitlines()[0]
+
+
+def _kind(entry: list | None) -> str:
+    return "absent" if entry is None else f"{entry[1]}{entry[0]}"

@@ -1,0 +1,176 @@
+"""The checkpoints of a run: written in the background, checked before they are read, restored onto any mesh.
+
+Every process of a run calls every method, in the same order; process 0 decides and does what is to be done
+once. Not here: what a checkpoint's folder holds (`checkpoint_files.py`), and when to save (the loop).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import shutil
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from orbax.checkpoint import v1 as ocp
+
+from avemo_jax.errors import UserError
+from avemo_jax.training import checkpoint_files as files
+from avemo_jax.training import manifest
+from avemo_jax.training.checkpoint_files import Record, load_params, save_params
+from avemo_jax.training.state import TrainState
+
+__all__ = ["Checkpoints", "Record", "load_params", "save_params"]
+
+_ASIDE = ".unusable"
+_TRAINING = ("step", "bad_steps", "skipped_steps", "opt_state")  # saved beside the parameters
+
+
+class Checkpoints:
+    """Saves and restores the states of one run.
+
+    Args:
+      workdir: the run's folder, the same for all processes.
+      keep: how many whole ones to keep.
+      background: return from `save` as soon as the arrays are copied off the devices.
+      say: takes a line for the person at the terminal.
+    """
+
+    def __init__(self, workdir: Path, *, keep: int, background: bool, say: Callable[[str], None] = print):
+        self.folder = Path(workdir).absolute() / files.FOLDER
+        self._keep, self._background, self._say = max(1, keep), background, say
+        self._finisher = ThreadPoolExecutor(1, "checkpoint")
+        self._pending: Future | None = None
+        # Orbax logs the traceback of a failed write from each of its threads; here it becomes one clear line.
+        logging.getLogger("absl").addFilter(_is_not_from_orbax_threads)
+
+    def save(self, state: TrainState, record: Record) -> None:
+        """Begins to save; the arrays are copied before this returns, so the state may be given away.
+
+        Raises:
+          UserError: this one, or the one before it, could not be written.
+        """
+        self.wait()
+        parts = _parts(state)
+        record = dataclasses.replace(record, arrays=files.describe(parts))
+        folder, needed = self.folder / files.step_name(record.step), files.size_in_bytes(parts)
+        try:
+            if jax.process_index() == 0:
+                files.make_room(folder, needed)
+            multihost_utils.sync_global_devices("checkpoint folder made")
+            writing = files.write_arrays(folder, parts)
+        except (OSError, ValueError) as error:
+            raise self._failure(folder, needed, error) from error
+        self._pending = self._finisher.submit(self._finish, folder, needed, writing, record)
+        if not self._background:
+            self.wait()
+
+    def check(self) -> None:
+        """Raises the UserError of a save that has failed in the meantime; does not wait."""
+        if self._pending is not None and self._pending.done():
+            self.wait()
+
+    def wait(self) -> None:
+        """Returns when nothing is being written any more.
+
+        Raises:
+          UserError: what was being written could not be.
+        """
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result()
+
+    def restore(self, target: TrainState, *, good_only: bool = False) -> tuple[TrainState, Record] | None:
+        """The newest whole checkpoint, on the mesh of `target` (shapes with shardings); None when there is none.
+
+        Newer ones that are unfinished, damaged or (with `good_only`) were written amid skipped steps are said
+        and set aside. One of parameters only comes back with the `opt_state` and counters of `target`, that
+        is as shapes: the optimiser is to start fresh.
+
+        Raises:
+          UserError: its arrays have other names or shapes than the target; or all checkpoints are damaged.
+        """
+        self.wait()
+        step = self._choose(good_only) if jax.process_index() == 0 else None
+        step = int(multihost_utils.broadcast_one_to_all(np.int32(-1 if step is None else step)))
+        if step < 0:
+            return None
+        folder = self.folder / files.step_name(step)
+        record, parts = files.read_record(folder), _parts(target)
+        if not any(path.startswith("training/") for path in record.arrays):
+            del parts["training"]
+        files.check_same_arrays(record.arrays, files.describe(parts), folder)
+        loaded = ocp.load_checkpointables(folder / files.ARRAYS, parts)
+        return dataclasses.replace(target, params=loaded["params"], **loaded.get("training", {})), record
+
+    def _choose(self, good_only: bool) -> int | None:
+        """The step to restore; sets aside what is newer, so that it cannot be taken for this run's later on."""
+        passed_over = []
+        for folder in reversed(files.step_folders(self.folder)):
+            reason = manifest.find_damage(folder)
+            if reason is None and good_only and files.read_record(folder).bad_steps:
+                reason = "was written amid skipped steps"
+            if reason is None:
+                break
+            passed_over.append((folder, reason))
+        else:
+            folder = None
+            damaged = [f"{path} {reason}" for path, reason in passed_over if manifest.is_finished(path)]
+            if damaged and not good_only:
+                raise UserError(
+                    f"no checkpoint can be used, {'; '.join(damaged)}: "
+                    "put a copy in its place, or delete the folder to start over"
+                )
+        before = f"step {int(folder.name)}" if folder else "the start"
+        for path, reason in passed_over:
+            self._say(f"checkpoint {path} {reason}; going back to {before}")
+            aside = path.with_name(path.name + _ASIDE)
+            shutil.rmtree(aside, ignore_errors=True)
+            path.rename(aside)
+        return int(folder.name) if folder else None
+
+    def _finish(self, folder: Path, needed: int, writing: ocp.AsyncResponse, record: Record) -> None:
+        """After the arrays: record, manifest, and only then away with the oldest."""
+        try:
+            writing.result()
+            if jax.process_index() == 0:
+                files.seal(folder, record)
+                self._prune()
+        except (OSError, ValueError) as error:
+            raise self._failure(folder, needed, error) from error
+
+    def _prune(self) -> None:
+        for folder in [*self._finished()[: -self._keep], *self.folder.glob(f"*{_ASIDE}")]:
+            # Without its manifest a folder no longer counts, so its deletion may be cut short.
+            (folder / manifest.NAME).unlink(missing_ok=True)
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _finished(self) -> list[Path]:
+        return [folder for folder in files.step_folders(self.folder) if manifest.is_finished(folder)]
+
+    def _failure(self, folder: Path, needed: int, error: Exception) -> UserError:
+        """One line with the path, the reason, the size, and what there is to go on from."""
+        if jax.process_index() == 0:
+            shutil.rmtree(folder, ignore_errors=True)
+        finished = self._finished()
+        left = (
+            f"step {int(finished[-1].name)} is the last good one" if finished else "there is no earlier one"
+        )
+        return UserError(
+            f"cannot write checkpoint {folder}: {files.explain(error)}; it needs {needed:,} bytes, {left}: "
+            "make room or mend the permissions, then run the same command again"
+        )
+
+
+def _parts(state: TrainState) -> dict[str, Any]:
+    """A state as the two trees that are saved; evaluation reads the first alone."""
+    return {"params": state.params, "training": {name: getattr(state, name) for name in _TRAINING}}
+
+
+def _is_not_from_orbax_threads(record: logging.LogRecord) -> bool:
+    return "_SignalingThread" not in record.getMessage()

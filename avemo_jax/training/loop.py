@@ -1,0 +1,271 @@
+"""THE loop: one for every task. `train` reads top to bottom, in the order in which a run lives.
+
+Knows the task by its protocol, the loader, the mesh, checkpoints and writers; knows no method.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from avemo_jax.batch import Batch
+from avemo_jax.config import to_json
+from avemo_jax.errors import UserError
+from avemo_jax.models.params import Params, merge
+from avemo_jax.training import mesh as mesh_lib
+from avemo_jax.training import state as state_lib
+from avemo_jax.training import workdir as workdir_lib
+from avemo_jax.training.blame import describe_offenders
+from avemo_jax.training.checkpoints import Checkpoints, Record
+from avemo_jax.training.feed import DeviceFeed, Fed, Loader
+from avemo_jax.training.optimizer import learning_rate, make_optimizer
+from avemo_jax.training.progress import Progress
+from avemo_jax.training.reporting import Reporter
+from avemo_jax.training.state import TrainState
+from avemo_jax.training.step import make_step
+from avemo_jax.training.stopping import StopRequest
+from avemo_jax.training.writers import make_writers
+
+_PICTURED_CLIPS = 4
+
+
+class Ending(NamedTuple):
+    """How a run ended."""
+
+    step: int
+    preempted: bool  # told to stop before its last step; it is saved and can be resumed
+
+
+class _Flight(NamedTuple):
+    """A step that the devices were given and whose numbers were not read yet."""
+
+    step: int
+    metrics: dict[str, jax.Array]
+    fed: Fed
+
+    def computing(self) -> bool:
+        return not self.metrics["loss"].is_ready()
+
+
+def train(
+    task: Any, loader: Loader, config: ConfigDict, workdir: str | Path, mesh: Mesh | None = None
+) -> Ending:
+    """Runs the task to its last step, from the newest checkpoint in `workdir` if there is one.
+
+    Every process of a run calls it. After a kill at any moment the same call gives the losses of a run that
+    was never interrupted.
+
+    Args:
+      task: see `tasks.Task`.
+      loader: gives this process's rows of each batch, see `mesh.data_process`.
+      config: resolved; recorded as `config.json`.
+      workdir: the run's folder, on a file system that all processes share.
+      mesh: that of `config.mesh` on all devices, unless given.
+
+    Raises:
+      UserError: bad input, a full disk, or losses that stay NaN or infinite (with the offending clips).
+    """
+    # 1. Where: the mesh; the folder, which is this run's alone.
+    workdir, is_first = Path(workdir).absolute(), jax.process_index() == 0
+    mesh = mesh or mesh_lib.make_mesh(config.mesh)
+    say: Callable[[str], None] = print if is_first else _say_nothing
+    lock = workdir_lib.claim(workdir) if is_first else None
+    if is_first:
+        workdir_lib.check_config(workdir, config)
+        workdir_lib.write_config(workdir, config)
+
+    # 2. What: shapes and places of everything, and for how long. Nothing is allocated yet.
+    total_steps = count_steps(config, loader.dataset_size)
+    init_key, run_key = state_lib.run_keys(config.seed)
+    graphdef, params = state_lib.abstract_params(task, init_key)
+    optimizer, schedule = make_optimizer(config, params, total_steps), learning_rate(config, total_steps)
+    target = state_lib.with_shardings(state_lib.abstract_state(params, optimizer), mesh)
+    batch_shapes = task.batch_shapes()
+    batch_shardings = mesh_lib.batch_shardings(batch_shapes, mesh)
+    max_bad_steps, pictures_every = config.guard.max_bad_steps, config.log.samples_every_steps
+
+    # 3. From where: the newest whole checkpoint, or the beginning.
+    checkpoints = Checkpoints(
+        workdir, keep=config.checkpoint.keep, background=config.checkpoint.asynchronous, say=say
+    )
+    beginning = Record(
+        step=0,
+        config=json.loads(to_json(config)),
+        loader=loader.state(),
+        dataset_size=loader.dataset_size,
+        run_key=np.asarray(jax.random.key_data(run_key)).tolist(),
+    )
+
+    def begin(good_only: bool = False) -> tuple[TrainState, Record]:
+        restored = checkpoints.restore(target, good_only=good_only)
+        if restored is None:
+            return state_lib.create_state(task, optimizer, init_key, mesh), beginning
+        state, record = restored
+        if record.loader is None:
+            say("the checkpoint holds parameters only: starting at step 0 with a fresh optimiser")
+            return state_lib.start_from(state.params, optimizer, mesh), beginning
+        _check_dataset(record, loader)
+        return state, dataclasses.replace(record, config=beginning.config)
+
+    state, record = begin()
+    run_bits = mesh_lib.put_everywhere(np.asarray(record.run_key, np.uint32), mesh)
+    if record.step:
+        say(
+            f"resuming at step {record.step} of {total_steps}"
+            + (": nothing left to do" * (record.step >= total_steps))
+        )
+
+    # 4. The step, compiled before any clock starts.
+    began = time.monotonic()
+    step_fn = make_step(task, graphdef, optimizer, schedule, target, batch_shapes, mesh)
+    step_fn = step_fn.lower(target, batch_shapes, run_bits).compile()
+    million = sum(leaf.size for leaf in jax.tree.leaves(params)) / 1e6
+    say(f"{million:.2f} M parameters, {mesh.size} devices, step compiled in {time.monotonic() - began:.1f} s")
+
+    # 5. The loop. One step is always in flight: its numbers are read while the next one is computed.
+    reporter = Reporter(
+        make_writers(workdir, config) if is_first else [],
+        Progress(total_steps, record.step, shown=is_first),
+        batch_size=config.batch_size,
+        every_steps=config.log.every_steps,
+        last_step=total_steps,
+    )
+    reporter.start(record.step, record.rollbacks)
+    loader.restore(record.loader)
+    feed = DeviceFeed(loader, batch_shapes, batch_shardings)
+    step, flight, stopping = record.step, None, False
+    try:
+        with StopRequest() as stop:
+            while step < total_steps and not stopping:
+                # 5a. The next step. Everything it takes is on the devices: a hidden transfer is a mistake.
+                fed = feed.next(computing=lambda flight=flight: flight is not None and flight.computing())
+                with jax.transfer_guard("disallow"):
+                    state, metrics = step_fn(state, fed.batch, run_bits)
+                step += 1
+
+                # 5b. The numbers of the step before; where this one is saved, its numbers too.
+                stopping = stop.reached(step)
+                saving = stopping or step == total_steps or step % config.checkpoint.every_steps == 0
+                before, flight = flight, _Flight(step, metrics, fed)
+                landed = [each for each in (before, flight if saving else None) if each is not None]
+                bad_steps = [
+                    reporter.read(each.step, each.metrics, feed.idle_s)["bad_steps"] for each in landed
+                ]
+                checkpoints.check()
+
+                # 5c. Loss or gradients not finite, too often in a row: back to where they were, once.
+                too_bad = [each for each, bad in zip(landed, bad_steps, strict=True) if bad >= max_bad_steps]
+                if too_bad and not stopping:
+                    culprit = too_bad[0]
+                    trouble = (
+                        f"loss or gradients were not finite for {max_bad_steps} steps up to {culprit.step}; "
+                    )
+                    trouble += describe_offenders(
+                        task,
+                        graphdef,
+                        state.params,
+                        culprit.fed.batch,
+                        culprit.step,
+                        run_bits,
+                        mesh,
+                        loader.clip_ids,
+                    )
+                    if record.rollbacks:
+                        raise UserError(f"{trouble} (after a rollback to step {record.step}): stopped")
+                    feed.close()
+                    state, record = begin(good_only=True)
+                    record = _on_other_clips(record, culprit.fed.loader_state)
+                    say(f"{trouble}: rolling back to step {record.step}, to go on with other clips")
+                    reporter.start(record.step, record.rollbacks)
+                    loader.restore(record.loader)
+                    feed = DeviceFeed(loader, batch_shapes, batch_shardings)
+                    step, flight = record.step, None
+                    continue
+
+                # 5d. Pictures.
+                if pictures_every and step % pictures_every == 0:
+                    key = jax.random.fold_in(jax.random.wrap_key_data(run_bits), step)
+                    reporter.pictures(step, _draw(task, graphdef, state.params, fed.batch, key, mesh))
+
+                # 5e. A checkpoint.
+                if saving:
+                    flight = None
+                    now = dataclasses.replace(
+                        record, step=step, loader=fed.loader_state, bad_steps=bad_steps[-1]
+                    )
+                    checkpoints.save(state, now)
+
+        # 6. The end: nothing is left unwritten, in any process.
+        checkpoints.wait()
+        multihost_utils.sync_global_devices("run ended")
+        return Ending(step, preempted=step < total_steps)
+    finally:
+        feed.close()
+        reporter.close()
+        if lock:
+            lock.close()
+
+
+def count_steps(config: ConfigDict, dataset_size: int) -> int:
+    """`total_steps`, or as many as fill `epochs` with whole batches.
+
+    Raises:
+      UserError: neither is set, or the dataset has less than one batch.
+    """
+    if config.total_steps > 0:
+        return config.total_steps
+    if config.epochs <= 0:
+        raise UserError("nothing to do: set total_steps or epochs in the config")
+    if dataset_size < config.batch_size:
+        raise UserError(
+            f"epochs={config.epochs} of {dataset_size} clips with batch_size {config.batch_size} hold no whole batch: "
+            "make batch_size smaller, or set total_steps"
+        )
+    return config.epochs * (dataset_size // config.batch_size)
+
+
+def _check_dataset(record: Record, loader: Loader) -> None:
+    if record.dataset_size != loader.dataset_size:
+        raise UserError(
+            f"data.path holds {loader.dataset_size} clips, the run was begun with {record.dataset_size}: its order of "
+            "clips would be another. Give it the same data, or choose another work directory"
+        )
+
+
+def _on_other_clips(record: Record, reached: dict[str, Any]) -> Record:
+    """The record to roll back to, so that the next clips are those after the ones reached, not the same again."""
+    passed = reached["step"] + reached["data_offset"] - record.loader["step"]
+    return dataclasses.replace(record, rollbacks=1, loader={**record.loader, "data_offset": passed})
+
+
+def _draw(
+    task: Any, graphdef: nnx.GraphDef, params: Params, batch: Batch, key: jax.Array, mesh: Mesh
+) -> dict[str, np.ndarray]:
+    """The task's pictures of some clips of the batch, drawn by the first process on its own device."""
+    take = jax.jit(
+        lambda params, batch: (params, jax.tree.map(lambda field: field[:_PICTURED_CLIPS], batch)),
+        out_shardings=mesh_lib.replicated(mesh),
+    )
+    whole = take(params, batch)
+    if jax.process_index() != 0:
+        return {}
+    params, batch = jax.tree.map(lambda leaf: jnp.asarray(leaf.addressable_data(0)), whole)
+    return task.figures(
+        merge(graphdef, params), batch, jax.device_put(jax.device_get(key), jax.local_devices()[0])
+    )
+
+
+def _say_nothing(_: str) -> None:
+    """What processes other than the first say."""

@@ -1,0 +1,73 @@
+"""Is a folder whole? A list of its files with sizes and SHA-256, written last and checked before reading.
+
+Orbax writes atomically but does not notice flipped bits, so a checkpoint counts only when this list is there
+and every file in it is what it was. Also here: writing a small file so that a crash leaves the old or the new
+one, never half of it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+NAME = "manifest.json"
+
+
+def write_manifest(folder: Path) -> None:
+    """Lists every file under `folder`; each is on disk, not only in memory, before the list is."""
+    files = {}
+    for path in sorted(path for path in folder.rglob("*") if path.is_file() and path.name != NAME):
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            os.fsync(file.fileno())
+        files[path.relative_to(folder).as_posix()] = {"bytes": path.stat().st_size, "sha256": digest}
+    for inner in {path.parent for path in folder.rglob("*")} | {folder}:
+        _sync_folder(inner)
+    write_durably(folder / NAME, json.dumps({"files": files}, indent=1))
+    _sync_folder(folder.parent)
+
+
+def is_finished(folder: Path) -> bool:
+    """Was the list written? Says nothing about the files in it."""
+    return (folder / NAME).is_file()
+
+
+def find_damage(folder: Path) -> str | None:
+    """What is wrong with the folder, in words; None when every listed file is as it was written."""
+    if not is_finished(folder):
+        return "was not finished"
+    try:
+        files = json.loads((folder / NAME).read_bytes())["files"]
+        for name, expected in files.items():
+            path = folder / name
+            if not path.is_file():
+                return f"lacks its file {name}"
+            if path.stat().st_size != expected["bytes"]:
+                return f"has a file of {path.stat().st_size} instead of {expected['bytes']} bytes, {name}"
+            with path.open("rb") as file:
+                if hashlib.file_digest(file, "sha256").hexdigest() != expected["sha256"]:
+                    return f"has a file with a wrong checksum, {name}"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return f"has an unreadable file ({error})"
+    return None
+
+
+def write_durably(path: Path, text: str) -> None:
+    """Replaces a small file at once: after a crash there is the old one or the new one."""
+    beside = path.with_name(path.name + ".new")
+    with beside.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    beside.replace(path)
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

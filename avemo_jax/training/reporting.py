@@ -1,0 +1,70 @@
+"""From a step's numbers on the devices to rows: for the writers, and for the person at the terminal."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import jax
+from jax import Array
+
+from avemo_jax.training.progress import Progress
+from avemo_jax.training.writers import Writer
+
+
+class Reporter:
+    """Writes a row every so many steps, with rates over the steps since the row before.
+
+    Args:
+      writers: none in all processes but the first.
+      progress: shows the rows.
+      batch_size: clips a step.
+      every_steps: between rows.
+      last_step: of the run; always has a row.
+    """
+
+    def __init__(
+        self,
+        writers: Sequence[Writer],
+        progress: Progress,
+        *,
+        batch_size: int,
+        every_steps: int,
+        last_step: int,
+    ):
+        self._writers, self._progress = writers, progress
+        self._batch_size, self._every, self._last = batch_size, max(1, every_steps), last_step
+
+    def start(self, step: int, rollbacks: int = 0) -> None:
+        """The clock starts; rows of later steps, from before an interruption, are taken back."""
+        self._rollbacks, self._step, self._idle_s, self._since = rollbacks, step, 0.0, time.monotonic()
+        for writer in self._writers:
+            writer.rewind(step)
+
+    def read(self, step: int, metrics: dict[str, Array], idle_s: float) -> dict[str, float]:
+        """Waits for a step's numbers and, where a row is due, writes it. `idle_s` counts from `start` on."""
+        numbers = {name: value.item() for name, value in jax.device_get(metrics).items()}
+        values = {"loss": numbers.pop("loss"), **numbers}
+        if step % self._every == 0 or step == self._last:
+            now = time.monotonic()
+            elapsed, steps = max(now - self._since, 1e-9), step - self._step
+            values["rollbacks"] = self._rollbacks
+            values["clips_per_s"] = steps * self._batch_size / elapsed
+            values["step_s"] = elapsed / steps
+            values["input_wait_share"] = min((idle_s - self._idle_s) / elapsed, 1.0)
+            self._step, self._idle_s, self._since = step, idle_s, now
+            for writer in self._writers:
+                writer.scalars(step, values)
+            self._progress.row(step, values)
+        return values
+
+    def pictures(self, step: int, images) -> None:
+        """Hands on pictures, uint8 [H, W, 3] by name."""
+        for writer in self._writers:
+            writer.images(step, images)
+
+    def close(self) -> None:
+        """Everything is written."""
+        self._progress.close()
+        for writer in self._writers:
+            writer.close()

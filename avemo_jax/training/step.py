@@ -1,0 +1,103 @@
+"""The compiled training step: forward, backward, guard, update. Pure; knows no method.
+
+A step whose loss or gradients are not finite changes nothing but its counters; what happens after several of
+them is decided by the loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jax import Array
+from jax.sharding import Mesh
+
+from avemo_jax.batch import Batch
+from avemo_jax.models.params import Params, merge
+from avemo_jax.training import mesh as mesh_lib
+from avemo_jax.training.state import TrainState
+
+Metrics = dict[str, Array]
+
+
+def make_step(
+    task: Any,
+    graphdef: nnx.GraphDef,
+    optimizer: optax.GradientTransformation,
+    learning_rate: optax.Schedule,
+    state: TrainState,
+    batch: Batch,
+    mesh: Mesh,
+) -> Callable[[TrainState, Batch, Array], tuple[TrainState, Metrics]]:
+    """`step(state, batch, run_bits) -> (state, metrics)`, jitted; the old state is given away.
+
+    Metrics are float32 or int32 scalars, the same on every device: the loss, the task's terms, `grad_norm`,
+    `learning_rate`, `bad_steps`, `skipped_steps`.
+    """
+
+    def step(state: TrainState, batch: Batch, run_bits: Array) -> tuple[TrainState, Metrics]:
+        key = _step_key(run_bits, state.step)
+        (loss, terms), grads = _loss_and_grads(task, graphdef, state.params, batch, key)
+        grad_norm = optax.global_norm(grads)
+        good = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        keep_if_bad = lambda new, old: jax.tree.map(lambda n, o: jnp.where(good, n, o), new, old)  # noqa: E731
+        new_state = TrainState(
+            step=state.step + 1,
+            bad_steps=jnp.where(good, 0, state.bad_steps + 1),
+            skipped_steps=state.skipped_steps + ~good,
+            params=keep_if_bad(params, state.params),
+            opt_state=keep_if_bad(opt_state, state.opt_state),
+        )
+        metrics = {
+            "loss": loss,
+            **terms,
+            "grad_norm": grad_norm,
+            # The schedule counts updates, as the optimiser does, so skipped steps do not move it.
+            "learning_rate": learning_rate(state.step - state.skipped_steps),
+            "bad_steps": new_state.bad_steps,
+            "skipped_steps": new_state.skipped_steps,
+        }
+        return new_state, metrics
+
+    state_shardings, whole = mesh_lib.shardings(state, mesh), mesh_lib.replicated(mesh)
+    return jax.jit(
+        step,
+        in_shardings=(state_shardings, mesh_lib.batch_shardings(batch, mesh), whole),
+        out_shardings=(state_shardings, whole),
+        donate_argnums=0,
+    )
+
+
+def make_check(task: Any, graphdef: nnx.GraphDef, params: Params, batch: Batch, mesh: Mesh):
+    """`check(params, batch, rows, step, run_bits) -> bool []`: are loss and gradients finite on these clips only?
+
+    `rows` int32 [B] are the clips to put in the batch's places, repeated to fill it, so that one compiled
+    program serves to search for the clip that breaks a step.
+    """
+
+    def check(params: Params, batch: Batch, rows: Array, step: Array, run_bits: Array) -> Array:
+        batch = jax.tree.map(lambda field: jnp.take(field, rows, axis=0), batch)
+        key = _step_key(run_bits, step)
+        (loss, _), grads = _loss_and_grads(task, graphdef, params, batch, key)
+        return jnp.isfinite(loss) & jnp.isfinite(optax.global_norm(grads))
+
+    whole = mesh_lib.replicated(mesh)
+    placed = (mesh_lib.shardings(params, mesh), mesh_lib.batch_shardings(batch, mesh), whole, whole, whole)
+    return jax.jit(check, in_shardings=placed, out_shardings=whole)
+
+
+def _step_key(run_bits: Array, step: Array) -> Array:
+    """The key of a step; `run_bits` uint32 [2] are the run key's, as a checkpoint keeps them."""
+    return jax.random.fold_in(jax.random.wrap_key_data(run_bits), step)
+
+
+def _loss_and_grads(task: Any, graphdef: nnx.GraphDef, params: Params, batch: Batch, key: Array):
+    """((loss, terms), grads) of the task on one batch."""
+    return jax.value_and_grad(lambda p: task.loss(merge(graphdef, p), batch, key), has_aux=True)(params)

@@ -1,0 +1,99 @@
+"""A run's folder: one run at a time in it, and always the same run."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+from typing import IO
+
+from ml_collections import ConfigDict
+
+from avemo_jax.config import from_json, keys_of, to_json
+from avemo_jax.errors import UserError
+from avemo_jax.training.manifest import write_durably
+
+CONFIG = "config.json"
+LOCK = ".lock"
+
+# What may differ when a run is resumed: how and how long it is run, and where its data lies. All else would
+# make it another run. A name with a dot at its end stands for all keys below it.
+MAY_CHANGE = (
+    "total_steps", "epochs", "remat", "mesh.", "checkpoint.", "log.", "guard.",
+    "data.path", "data.workers", "data.prefetch", "data.max_unreadable_share",
+)  # fmt: skip
+
+
+def claim(workdir: Path) -> IO[str]:
+    """Makes the folder and takes it for this process, for as long as the returned file is open.
+
+    The lock is the process's own and ends with it, whichever way it ends; workers do not inherit it.
+
+    Raises:
+      UserError: the folder cannot be written, or another run is using it.
+    """
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        file = (workdir / LOCK).open("a+", encoding="utf-8")
+    except OSError as error:
+        raise UserError(
+            f"work directory {workdir} cannot be used: {error.strerror}; choose another one"
+        ) from error
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        file.seek(0)
+        holder = file.read().strip() or "another process"
+        file.close()
+        raise UserError(f"{workdir} is in use by {holder}: stop it first, or choose another one") from error
+    file.truncate(0)
+    file.write(f"process {os.getpid()} on {os.uname().nodename}")
+    file.flush()
+    return file
+
+
+def check_config(workdir: Path, config: ConfigDict) -> None:
+    """Is this the run that the folder holds?
+
+    Raises:
+      UserError: the folder's `config.json` says another run, with the keys that differ.
+    """
+    path = workdir / CONFIG
+    if not path.exists():
+        return
+    try:
+        before = _flat(from_json(path.read_text(encoding="utf-8")))
+    except ValueError as error:
+        raise UserError(
+            f"{path} is not a config ({error}): put it back, or choose another work directory"
+        ) from error
+    now = _flat(config)
+    differing = [
+        f"{key} was {before.get(key)!r} and is {now.get(key)!r}"
+        for key in sorted(before.keys() | now.keys())
+        if before.get(key) != now.get(key) and not _may_change(key)
+    ]
+    if differing:
+        raise UserError(
+            f"{workdir} holds a run with another config: {'; '.join(differing)}. Choose another work directory, "
+            f"or the old values (only these may change: {', '.join(key.rstrip('.') for key in MAY_CHANGE)})"
+        )
+
+
+def write_config(workdir: Path, config: ConfigDict) -> None:
+    """Records the resolved config of the run."""
+    write_durably(workdir / CONFIG, to_json(config))
+
+
+def _flat(config: ConfigDict) -> dict:
+    return {key: _value(config, key) for key in keys_of(config)}
+
+
+def _value(config: ConfigDict, key: str):
+    for part in key.split("."):
+        config = config[part]
+    return list(config) if isinstance(config, (tuple, list)) else config
+
+
+def _may_change(key: str) -> bool:
+    return any(key == name or (name.endswith(".") and key.startswith(name)) for name in MAY_CHANGE)
