@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from typing import NamedTuple
 
 import jax
@@ -11,7 +12,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from avemo_jax import frontend, masking, models
-from avemo_jax.batch import Clip
+from avemo_jax.batch import Clip, Masks
 from avemo_jax.convert.hicmae import StateDict
 from avemo_jax.convert.weight_files import import_torch
 from avemo_jax.models.params import Params, merge, split
@@ -56,15 +57,14 @@ def verify(state: StateDict, config: ConfigDict, params: Params) -> list[Differe
     twin.load_state_dict({name: torch.tensor(array) for name, array in state.items()}, strict=True)
     with jax.default_matmul_precision("highest"), torch.inference_mode():
         if config.task == "pretrain":
-            masks = masking.hicmae_masks(
-                jax.random.split(jax.random.key(0), _CLIPS),
-                frontend.video_grid(sizes.frames, sizes.image_size),
-                frontend.audio_grid(sizes.audio_frames, sizes.mel_bins),
-                video_ratio=config.mask.video_ratio,
-                audio_ratio=config.mask.audio_ratio,
+            video_tokens = math.prod(frontend.video_grid(sizes.frames, sizes.image_size))
+            audio_tokens = math.prod(frontend.audio_grid(sizes.audio_frames, sizes.mel_bins))
+            masks = (
+                _random_mask(rng, video_tokens, config.mask.video_ratio),
+                _random_mask(rng, audio_tokens, config.mask.audio_ratio),
             )
-            ours = run(params, our_clip, masks)._asdict()
-            theirs = twin(*their_clip, *(torch.from_numpy(_boolean(mask)) for mask in masks))._asdict()
+            ours = run(params, our_clip, Masks(*map(masking.from_boolean, masks)))._asdict()
+            theirs = twin(*their_clip, *map(torch.from_numpy, masks))._asdict()
         else:
             names = ("logits", "feature")
             ours = dict(zip(names, run(params, our_clip), strict=True))
@@ -85,11 +85,10 @@ def torch_twin(config: ConfigDict):
     return torch_model.Classifier(**{name: model[name] for name in names})
 
 
-def _boolean(mask) -> np.ndarray:
-    """Token indices as [B, N], True where hidden."""
-    hidden = np.zeros((len(mask.masked), mask.visible.shape[1] + mask.masked.shape[1]), bool)
-    np.put_along_axis(hidden, np.asarray(mask.masked), True, axis=1)
-    return hidden
+def _random_mask(rng: np.random.Generator, tokens: int, ratio: float) -> np.ndarray:
+    """Boolean [B, N], True where hidden, with one count for all clips."""
+    hidden = np.arange(tokens) < min(max(int(ratio * tokens), 1), tokens - 1)
+    return rng.permuted(np.tile(hidden, (_CLIPS, 1)), axis=1)
 
 
 def _difference(name: str, ours: np.ndarray, theirs: np.ndarray) -> Difference:

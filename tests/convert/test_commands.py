@@ -1,0 +1,212 @@
+"""`avemo import` and `avemo export` as a person calls them, with small models."""
+
+import json
+import os
+
+import jax
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+
+from avemo_jax import models
+from avemo_jax.cli import main
+from avemo_jax.config import load_config
+from avemo_jax.convert import hicmae, torch_model, verify
+from avemo_jax.convert.weight_files import read_weights, write_pth
+from avemo_jax.models.params import split
+from avemo_jax.training.checkpoints import load_params
+from tests.golden_weights import golden_weights
+
+SIZES = {"dim": 24, "heads": 3, "depth": 3, "frames": 4, "image_size": 32, "audio_frames": 64, "mel_bins": 32}
+DECODER = {"decoder_dim": 12, "decoder_heads": 2, "decoder_depth": 3, "skip_layers": (0, 2)}
+
+
+def flags(sizes):
+    return [f"model.{key}={value}" for key, value in sizes.items()]
+
+
+CONFIGS = {
+    "pretrain": ("hicmae:demo", flags(SIZES | DECODER)),
+    "finetune": ("finetune/crema_d:demo", flags(SIZES)),
+}
+
+
+def weights(task, salt="weights:"):
+    """A state dict of the small model of a task, under the reference's names."""
+    config = load_config(*CONFIGS[task])
+    expected = jax.eval_shape(lambda: split(models.build(config, jax.random.key(0)))[1])
+    return golden_weights(hicmae.reference_shapes(expected), salt)
+
+
+def run_import(task, path, out):
+    name, overrides = CONFIGS[task]
+    words = [f"--config.{override}" for override in overrides]
+    return main(
+        ["import", "--from", "hicmae", "--weights", str(path), "--config", name, "--out", str(out), *words]
+    )
+
+
+def run_export(checkpoint, form, out, *more):
+    return main(["export", "--checkpoint", str(checkpoint), "--format", form, "--out", str(out), *more])
+
+
+@pytest.fixture(scope="module", params=["pretrain", "finetune"])
+def imported(request, tmp_path_factory):
+    """The task, its weights, and the work directory that they were imported into."""
+    folder = tmp_path_factory.mktemp(request.param)
+    state = weights(request.param)
+    write_pth(folder / "theirs.pth", state, {"epoch": 99})
+    assert run_import(request.param, folder / "theirs.pth", folder / "run") == 0
+    return request.param, state, folder / "run"
+
+
+def assert_same_bits(read, state):
+    assert read.keys() == state.keys()
+    assert [name for name in state if read[name].tobytes() != state[name].tobytes()] == []
+
+
+def test_import_then_export_through_files_keeps_every_bit(imported, tmp_path):
+    task, state, run = imported
+    assert run_export(run, f"hicmae-{task}", tmp_path / "ours.pth") == 0
+    content = torch.load(tmp_path / "ours.pth")
+    assert list(content["model"]) == list(state) and content["epoch"] == 0
+    assert_same_bits(read_weights(tmp_path / "ours.pth"), state)
+
+
+def test_verify_prints_and_reports_the_largest_difference_of_every_output(imported, tmp_path, capsys):
+    task, _, run = imported
+    report = tmp_path / "report.json"
+    assert run_export(run, f"hicmae-{task}", tmp_path / "ours.pth", "--verify", "--json", str(report)) == 0
+    rows = json.loads(report.read_text())["differences"]
+    outputs = {
+        "pretrain": ["video_prediction", "audio_prediction", "video_levels", "audio_levels"],
+        "finetune": ["logits", "feature"],
+    }[task]
+    assert [row["name"] for row in rows] == outputs
+    assert all(row["ok"] and row["max_abs"] <= row["limit"] for row in rows)
+    printed = capsys.readouterr().out
+    assert all(f"{name} " in printed for name in outputs) and "largest difference" in printed
+
+
+def test_exported_weights_load_strictly_into_the_pytorch_model(imported, tmp_path):
+    task, _, run = imported
+    run_export(run, f"hicmae-{task}", tmp_path / "ours.pth")
+    shared = {name: SIZES[name] for name in ("dim", "heads", "depth")}
+    model = (
+        torch_model.PretrainingModel(**shared, **DECODER)
+        if task == "pretrain"
+        else torch_model.Classifier(**shared)
+    )
+    model.load_state_dict(torch.load(tmp_path / "ours.pth")["model"], strict=True)
+
+
+def test_safetensors_carry_the_same_names_and_say_what_they_are(imported, tmp_path):
+    task, state, run = imported
+    assert run_export(run, "safetensors", tmp_path / "ours.safetensors") == 0
+    assert_same_bits(read_weights(tmp_path / "ours.safetensors"), state)
+    with safe_open(tmp_path / "ours.safetensors", "np") as file:
+        metadata = file.metadata()
+    assert metadata["format"] == "pt" and metadata["names"] == f"HiCMAE {task}"
+    assert json.loads(metadata["config"])["model"]["dim"] == 24
+    assert os.stat(tmp_path / "ours.safetensors").st_mode & 0o777 == 0o666 & ~_umask()
+
+
+def _umask():
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def test_a_wrong_export_fails_the_comparison_and_leaves_the_old_file(imported, tmp_path, capsys, monkeypatch):
+    task, _, run = imported
+    (tmp_path / "ours.pth").write_bytes(b"old")
+    right = hicmae.to_reference
+
+    def swapped(params):
+        state = right(params)
+        names = [f"encoder.blocks.{layer}.attn.qkv.weight" for layer in (0, 1)]
+        return state | dict(zip(names, (state[name] for name in reversed(names)), strict=True))
+
+    monkeypatch.setattr(hicmae, "to_reference", swapped)
+    assert run_export(run, f"hicmae-{task}", tmp_path / "ours.pth", "--verify") == 1
+    captured = capsys.readouterr()
+    assert "FAIL" in captured.out and "nothing was written" in captured.err
+    assert (tmp_path / "ours.pth").read_bytes() == b"old" and os.listdir(tmp_path) == ["ours.pth"]
+
+
+def test_a_nan_never_passes_the_comparison():
+    row = verify.Difference("logits", float("nan"), 1.0)
+    assert not row.ok
+
+
+def test_the_other_format_is_refused_with_what_to_use(imported, tmp_path, capsys):
+    task, _, run = imported
+    other = {"pretrain": "finetune", "finetune": "pretrain"}[task]
+    assert run_export(run, f"hicmae-{other}", tmp_path / "ours.pth") == 2
+    assert f"use --format hicmae-{task}" in capsys.readouterr().err
+    assert os.listdir(tmp_path) == []
+
+
+def test_replacing_a_file_is_said(imported, tmp_path, capsys):
+    task, _, run = imported
+    (tmp_path / "ours.pth").write_bytes(b"old")
+    assert run_export(run, f"hicmae-{task}", tmp_path / "ours.pth") == 0
+    assert "(replaced)" in capsys.readouterr().out
+
+
+def test_a_second_import_into_the_same_folder_is_refused(imported, tmp_path, capsys):
+    task, state, run = imported
+    write_pth(tmp_path / "more.pth", state, {})
+    assert run_import(task, tmp_path / "more.pth", run) == 2
+    assert "holds checkpoints already" in capsys.readouterr().err
+
+
+def test_pretraining_weights_make_a_classifier_with_a_fresh_head(tmp_path, capsys):
+    state = weights("pretrain")
+    write_pth(tmp_path / "pretrained.pth", state, {})
+    assert run_import("finetune", tmp_path / "pretrained.pth", tmp_path / "run") == 0
+    assert (
+        "fresh in the classifier: audio_layer_weights, feature_norm, head, video_layer_weights"
+        in capsys.readouterr().out
+    )
+    config, params, step = load_params(tmp_path / "run")
+    assert config.task == "finetune" and step == 0
+    classifier = hicmae.to_reference(params)
+    assert_same_bits(hicmae.shared_keys(classifier), hicmae.shared_keys(state))
+    np.testing.assert_allclose(classifier["video_layer_weights"], 1 / 3, rtol=1e-6)
+    assert (
+        np.unique(classifier["head.weight"]).size > 100
+        and np.abs(classifier["head.weight"]).max() <= 96**-0.5
+    )
+
+
+def test_a_classifier_cannot_become_a_pretraining_model(tmp_path, capsys):
+    write_pth(tmp_path / "classifier.pth", weights("finetune"), {})
+    assert run_import("pretrain", tmp_path / "classifier.pth", tmp_path / "run") == 2
+    error = capsys.readouterr().err
+    assert "missing (mask_token, mask_token_audio" in error and "6 left over (video_layer_weights" in error
+    assert not (tmp_path / "run").exists()
+
+
+def test_weights_of_another_size_are_listed_and_nothing_is_made(tmp_path, capsys):
+    state = weights("pretrain")
+    state["decoder.head.bias"] = state["decoder.head.bias"][:5]
+    write_pth(tmp_path / "other.pth", state, {})
+    assert run_import("pretrain", tmp_path / "other.pth", tmp_path / "run") == 2
+    error = capsys.readouterr().err
+    assert "decoder.head.bias [5] for [1536]" in error and error.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_values_that_are_not_finite_are_imported_and_said(tmp_path, capsys):
+    state = weights("pretrain")
+    state["mask_token"] = state["mask_token"] * np.float32("nan")
+    write_pth(tmp_path / "nan.pth", state, {})
+    assert run_import("pretrain", tmp_path / "nan.pth", tmp_path / "run") == 0
+    assert "1 tensors hold values that are not finite: mask_token" in capsys.readouterr().out
+
+
+def test_a_folder_without_a_checkpoint_is_refused(tmp_path, capsys):
+    assert run_export(tmp_path, "safetensors", tmp_path / "ours.safetensors") == 2
+    assert str(tmp_path) in capsys.readouterr().err
