@@ -8,6 +8,8 @@ its encoders and fusion, as in the reference; the rest of the classifier starts 
 from __future__ import annotations
 
 import argparse
+import shlex
+from pathlib import Path
 
 EXAMPLE = "avemo import --from hicmae --weights checkpoint-99.pth --config hicmae:base --out runs/reference"
 TAKES_CONFIG = True
@@ -21,8 +23,6 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from pathlib import Path
-
     import numpy as np
 
     from avemo_jax.config import load_config
@@ -46,5 +46,6 @@ def run(args: argparse.Namespace) -> int:
     if odd:
         print(f"warning: {len(odd)} tensors hold values that are not finite: {', '.join(odd[:4])}")
     print(f"the weights do not show their number of heads: {config.model.heads} are taken from the config")
-    print(f"go on with: avemo train --config {args.config} --workdir {args.out}")
+    words = ["--config", args.config, "--workdir", args.out, *(f"--config.{item}" for item in args.overrides)]
+    print(f"go on with: avemo train {shlex.join(words)}")
     return 0

@@ -167,13 +167,14 @@ def _code_in(path: Path) -> str | None:
     strings = ["", ""]
     try:
         with _pickle_of(path) as file:
-            for opcode, argument, _ in pickletools.genops(file):
-                if opcode.name in ("GLOBAL", "INST", "STACK_GLOBAL"):
-                    name = ".".join(strings) if opcode.name == "STACK_GLOBAL" else argument.replace(" ", ".")
-                    if name.split(".")[0] not in ("torch", "collections", "argparse"):
-                        return name
-                elif isinstance(argument, str):
-                    strings = [strings[1], argument]
+            while True:  # the format before 1.6 has several pickles; after the last comes what is none
+                for opcode, argument, _ in pickletools.genops(file):
+                    if opcode.name in ("GLOBAL", "INST", "STACK_GLOBAL"):
+                        name = argument.replace(" ", ".") if argument else ".".join(strings)
+                        if name.split(".")[0] not in ("torch", "collections", "argparse"):
+                            return name
+                    elif isinstance(argument, str):
+                        strings = [strings[1], argument]
     except (OSError, ValueError, OverflowError, MemoryError, zipfile.BadZipFile):
         pass
     return None
@@ -205,8 +206,9 @@ def _as_arrays(path: Path, weights: Mapping[str, Any], torch) -> dict[str, np.nd
         if problem:
             odd.append(f"{name} ({problem})")
             continue
-        tensor = value.detach()
-        arrays[name] = (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
+        tensor = value.detach().resolve_neg()
+        known = tensor.dtype in (torch.float16, torch.float32, torch.float64)  # to NumPy; not bfloat16
+        arrays[name] = (tensor if known else tensor.float()).numpy()
     if odd:
         raise UserError(
             f"{path}: {len(odd)} of its {len(weights)} entries are no weights: {', '.join(odd[:4])}"

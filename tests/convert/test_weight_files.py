@@ -178,9 +178,11 @@ def test_a_bare_pickle_is_refused(protocol, tmp_path):
     assert not mark.exists()
 
 
-def test_code_is_named_under_a_pickle_protocol_that_pytorch_does_not_read(state, tmp_path):
+@pytest.mark.parametrize("new_format", [True, False], ids=["zip", "legacy"])
+def test_code_is_named_under_a_pickle_protocol_that_pytorch_does_not_read(new_format, state, tmp_path):
     content = {"model": tensors(state), "args": Calls(os.system, "true")}
-    path = hostile(tmp_path, "new.pth", content, pickle_protocol=4)
+    options = {"pickle_protocol": 4, "_use_new_zipfile_serialization": new_format}
+    path = hostile(tmp_path, "new.pth", content, **options)
     with pytest.raises(UserError, match=rf"'{os.system.__module__}\.system'"):
         read_weights(path)
 
