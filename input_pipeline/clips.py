@@ -79,6 +79,10 @@ def make_record(job: tuple[Path, Row, ClipOptions]) -> Outcome:
         return Outcome(reason=str(error))
     except MemoryError:
         return Outcome(reason="too large for the memory; give it start_s and end_s")
+    except Exception as error:  # a file that the decoders have not met yet must not end a run of days
+        return Outcome(
+            reason=f"cannot be decoded ({type(error).__name__}: {str(error)[:80]})".replace("\n", " ")
+        )
     record = records.Record(
         clip_id=row.clip_id,
         frames=clip.frames,

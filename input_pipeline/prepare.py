@@ -12,6 +12,7 @@ workers made it. Not here: decoding (media) and the bytes of a record (records).
 from __future__ import annotations
 
 import csv
+import errno
 import fcntl
 import hashlib
 import json
@@ -156,7 +157,7 @@ def _finish_shard(out, shard, outcomes: Iterator[Outcome], progress) -> dict:
     path, part = out / shard.name, out / f"{shard.name}.part"
     with _clear_about_disk(path, size):
         if shutil.disk_usage(out).free < size + _SPACE_FOR_METADATA:
-            raise OSError(28, "No space left on device")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         records.write_shard(part, encoded)
         with open(part, "rb") as file:
             os.fsync(file.fileno())

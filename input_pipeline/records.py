@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import bisect
 import csv
+import errno
 import functools
 import io
 import itertools
@@ -105,7 +106,8 @@ def encode(record: Record) -> bytes:
     values["audio"] = np.ascontiguousarray(record.audio, "<i2").tobytes()
     values["labels"] = json.dumps(record.labels, ensure_ascii=False, sort_keys=True)
     values["metadata"] = json.dumps(record.metadata, ensure_ascii=False, sort_keys=True)
-    return _SERIALIZER.serialize_example(values)
+    # The fields are a protobuf map, whose order is otherwise another one in each process.
+    return _SERIALIZER.get_tf_example(values).SerializeToString(deterministic=True)
 
 
 def decode(data: bytes) -> Record:
@@ -243,13 +245,14 @@ def shard_name(split: str, index: int, count: int) -> str:
 
 
 def write_shard(path: str | os.PathLike, encoded: Sequence[bytes]) -> None:
-    """Writes encoded records to one file."""
-    writer = array_record_module.ArrayRecordWriter(os.fspath(path), _WRITER_OPTIONS)
+    """Writes encoded records to one file; raises OSError when that fails."""
     try:
+        writer = array_record_module.ArrayRecordWriter(os.fspath(path), _WRITER_OPTIONS)
         for data in encoded:
             writer.write(data)
-    finally:
         writer.close()
+    except RuntimeError as error:  # ArrayRecord's word for everything
+        raise OSError(errno.EIO, _first_line(error).split(";")[0], os.fspath(path)) from error
 
 
 def write_dataset(

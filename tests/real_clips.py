@@ -63,7 +63,9 @@ def talking_file(shortest_s: float = 2.0) -> Path:
         path = root() / row.path
         with av.open(str(path)) as container:
             video = container.streams.video[0]
-            if (container.duration or 0) / av.time_base >= shortest_s and video.average_rate == video.base_rate:
+            if (
+                container.duration or 0
+            ) / av.time_base >= shortest_s and video.average_rate == video.base_rate:
                 return path
     raise AssertionError(f"no clip of {shortest_s} s in {root()}")
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
 from dataclasses import asdict
 
 EXAMPLE = "avemo prepare --manifest clips.csv --root videos --out data/clips --workers 8"
@@ -20,9 +21,16 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add("--manifest", required=True, help="CSV file with one clip a line")
     add("--root", required=True, help="folder that the manifest's paths are relative to")
     add("--out", required=True, help="folder to fill; new, or one that this command began")
-    add("--workers", type=int, default=os.cpu_count() or 1, help="processes that decode (default: one a core)")
+    add(
+        "--workers", type=int, default=os.cpu_count() or 1, help="processes that decode (default: one a core)"
+    )
     add("--crop", default="none", help="none, or fixed: the reference's box in VoxCeleb2's 224 × 224 frames")
-    add("--short_side", type=int, default=160, help="scale larger frames down to this short side, pixels (160)")
+    add(
+        "--short_side",
+        type=int,
+        default=160,
+        help="scale larger frames down to this short side, pixels (160)",
+    )
     add("--jpeg_quality", type=int, default=95, help="of the stored frames, 1 to 100 (95)")
     add(
         "--allow_missing",
@@ -58,9 +66,13 @@ def run(args: argparse.Namespace) -> int:
         max_gap_s=args.max_gap_s,
     )
     rows = read_manifest(args.manifest)
-    summary = prepare(
-        rows, args.root, args.out, options, clips_per_shard=args.clips_per_shard, workers=args.workers
-    )
+    try:
+        summary = prepare(
+            rows, args.root, args.out, options, clips_per_shard=args.clips_per_shard, workers=args.workers
+        )
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from here", file=sys.stderr)
+        raise
     share = 100 * summary.rejected / summary.clips
     print(f"{summary.kept} of {summary.clips} clips prepared, {summary.bytes / 1e6:.1f} MB, in {summary.out}")
     if summary.rejected:
@@ -69,5 +81,7 @@ def run(args: argparse.Namespace) -> int:
             print(f"  {count} × {reason}")
     if args.json:
         with open(args.json, "w", encoding="utf-8") as file:
-            json.dump({**asdict(summary), "out": str(summary.out), "rejected": summary.rejected}, file, indent=1)
+            json.dump(
+                {**asdict(summary), "out": str(summary.out), "rejected": summary.rejected}, file, indent=1
+            )
     return 0

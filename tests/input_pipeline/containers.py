@@ -71,7 +71,9 @@ def write(
             frame.sample_rate = audio_rate
             frame.time_base = Fraction(1, audio_rate)
             frame.pts = round(sound_starts_s * audio_rate)
-            resampler = av.AudioResampler(sound.codec_context.format, layout, audio_rate, sound.frame_size or 1024)
+            resampler = av.AudioResampler(
+                sound.codec_context.format, layout, audio_rate, sound.frame_size or 1024
+            )
             for piece in [*resampler.resample(frame), *resampler.resample(None)]:
                 container.mux(sound.encode(piece))
             container.mux(sound.encode())

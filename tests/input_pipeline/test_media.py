@@ -77,7 +77,9 @@ def test_every_container_keeps_the_number_order_and_rate_of_frames_and_the_sound
 @pytest.mark.parametrize("channels", [1, 2])
 def test_any_rate_mono_or_stereo_becomes_16_khz_mono(tmp_path, rate, channels):
     sound = np.stack([tone(rate, 1.0)] * channels)
-    path = write(tmp_path / "sound.mov", None, sound, audio_rate=rate, channels=channels, codecs=("", "pcm_s16le"))
+    path = write(
+        tmp_path / "sound.mov", None, sound, audio_rate=rate, channels=channels, codecs=("", "pcm_s16le")
+    )
     clip = read_clip(path)
     assert clip.frames == [] and clip.fps == 0.0
     assert len(clip.audio) == pytest.approx(AUDIO_RATE, abs=40)
@@ -244,7 +246,9 @@ def test_the_grid_shows_at_each_point_the_newest_frame(gaps_ms, rate):
 
 
 @given(st.integers(2, 400), st.sampled_from([11.9, 24.0, 25.0, 29.97, 50.0]), st.integers(0, 10_000))
-def test_a_constant_rate_is_recognised_through_millisecond_stamps_and_keeps_every_frame(count, rate, start_ms):
+def test_a_constant_rate_is_recognised_through_millisecond_stamps_and_keeps_every_frame(
+    count, rate, start_ms
+):
     times = np.round(start_ms + 1000 * np.arange(count) / rate) / 1000
     assert is_even(times)
     assert lay_on_grid(np.arange(count) / rate, rate, 1 / rate) == list(range(count))

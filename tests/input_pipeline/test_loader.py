@@ -1,0 +1,356 @@
+"""Batches from real prepared clips: the same for any number of hosts and workers, exact after a restart, and
+going on past damaged records."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from input_pipeline import sampling
+from input_pipeline.augment import crop_and_resize, multi_scale_boxes
+from input_pipeline.errors import DataError
+from input_pipeline.loader import eval_batches, global_row, make_loader
+from input_pipeline.records import encode, open_records, write_dataset, write_shard, shard_name
+
+SHAPE = {"frames": 8, "image_size": 48, "audio_frames": 128}
+
+
+def loader(path, *, workers=0, batch_size=4, seed=7, **more):
+    names = ("frame_stride", "crop", "flip", "prefetch", "label", "classes", "split")
+    values = {"frame_stride": 2, "crop": "multi_scale", "flip": False, "prefetch": 1}
+    values |= {name: more.pop(name) for name in names if name in more}
+    data = SimpleNamespace(path=str(path), workers=workers, **values)
+    return make_loader(data, **SHAPE, batch_size=batch_size, seed=seed, **more)
+
+
+def take(loader, count):
+    stream = iter(loader)
+    batches = [next(stream) for _ in range(count)]
+    loader.close()
+    return batches
+
+
+def assert_same(a, b):
+    assert a.keys() == b.keys()
+    for key in a:
+        np.testing.assert_array_equal(a[key], b[key], err_msg=key)
+
+
+def damage(folder, index):
+    """Flips one bit in the middle of a record of a one-shard folder."""
+    (shard,) = folder.glob("*.array_record-*")
+    data = bytearray(shard.read_bytes())
+    record = encode(open_records(folder)[index])
+    middle = len(record) // 2
+    data[data.index(record[middle : middle + 200]) + 100] ^= 4
+    shard.write_bytes(data)
+
+
+@pytest.fixture
+def one_shard(prepared_folder, tmp_path):
+    """The real records in one file of our own, to be damaged."""
+    records = list(open_records(prepared_folder))
+    write_shard(tmp_path / shard_name("clips", 0, 1), [encode(record) for record in records])
+    clips = [
+        {"position": i, "clip_id": record.clip_id, "split": "clips", "frames": 1, "samples": 1}
+        for i, record in enumerate(records)
+    ]
+    write_dataset(tmp_path, {"clips": ([len(records)], 1)}, clips)
+    return tmp_path
+
+
+def test_a_batch_has_the_promised_names_shapes_and_types(prepared_folder):
+    (batch,) = take(loader(prepared_folder), 1)
+    samples = 127 * 160 + 400
+    assert {key: (value.dtype.name, value.shape) for key, value in batch.items()} == {
+        "video": ("uint8", (4, 8, 48, 48, 3)),
+        "waveform": ("int16", (4, samples)),
+        "waveform_length": ("int32", (4,)),
+        "waveform_mean": ("float32", (4,)),
+        "position": ("int32", (4,)),
+    }
+    assert all(type(value) is np.ndarray for value in batch.values())
+    for i in range(4):
+        length = batch["waveform_length"][i]
+        assert 0 < length <= samples and not batch["waveform"][i, length:].any()
+
+
+def test_an_example_is_a_cut_of_its_record_by_the_rules_of_pretraining(prepared_folder):
+    records = open_records(prepared_folder)
+    (batch,) = take(loader(prepared_folder), 1)
+    for i, position in enumerate(batch["position"]):
+        record = records[position]
+        count = len(record.frames)
+        found = []
+        for start in range(sampling.pretrain_starts(count, 8, 2)):
+            indices = sampling.pretrain_frames(count, start, 8, 2)
+            first, length = sampling.pretrain_sound(indices, count, 2, record.fps)
+            sound = record.audio[first : first + length]
+            kept = sound[: batch["waveform"].shape[1]]
+            if batch["waveform_length"][i] == len(kept) and np.array_equal(
+                batch["waveform"][i, : len(kept)], kept
+            ):
+                pictures = record.pictures(indices)
+                boxes = multi_scale_boxes(*pictures[0].size, 48)
+                found += [
+                    box
+                    for box in boxes
+                    if np.array_equal(crop_and_resize(pictures, box, 48), batch["video"][i])
+                ]
+                assert batch["waveform_mean"][i] == pytest.approx(sound.mean() / 32768, abs=1e-6)
+        assert found, f"no start and box of clip {record.clip_id} gives this example"
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+def test_the_global_batch_is_the_same_for_any_number_of_hosts(prepared_folder, processes):
+    whole = take(loader(prepared_folder), 3)
+    parts = [
+        take(loader(prepared_folder, process_index=p, process_count=processes), 3) for p in range(processes)
+    ]
+    for step, batch in enumerate(whole):
+        joined = {key: np.concatenate([part[step][key] for part in parts]) for key in batch}
+        assert_same(batch, joined)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_worker_processes_give_the_same_batches_in_the_same_order(prepared_folder, workers):
+    for a, b in zip(
+        take(loader(prepared_folder), 5), take(loader(prepared_folder, workers=workers), 5), strict=True
+    ):
+        assert_same(a, b)
+
+
+def test_a_restored_loader_goes_on_exactly_where_the_state_was_taken(prepared_folder):
+    original = loader(prepared_folder)
+    stream = iter(original)
+    for _ in range(3):
+        next(stream)
+    state = original.state()
+    assert state == {"seed": 7, "step": 3, "data_offset": 0}
+    expected = [next(stream) for _ in range(2)]
+    original.close()
+
+    restored = loader(prepared_folder, seed=99)
+    restored.restore(state)
+    for a, b in zip(expected, take(restored, 2), strict=True):
+        assert_same(a, b)
+    for a, b in zip(expected, take(loader(prepared_folder, start_step=3), 2), strict=True):
+        assert_same(a, b)
+
+
+def test_restoring_in_the_middle_of_a_pass_takes_effect(prepared_folder):
+    a = loader(prepared_folder)
+    first, _ = take(a, 2)
+    a.restore({"step": 0})
+    assert_same(first, take(a, 1)[0])
+
+
+def test_a_data_offset_moves_on_to_the_data_of_later_steps(prepared_folder):
+    batches = take(loader(prepared_folder), 4)
+    moved = loader(prepared_folder)
+    moved.restore({"step": 1, "data_offset": 2})
+    assert_same(take(moved, 1)[0], batches[3])
+    assert moved.state() == {"seed": 7, "step": 2, "data_offset": 2}
+
+
+def test_every_clip_comes_once_an_epoch_in_an_order_of_its_own_and_of_its_seed(prepared_folder):
+    size = len(open_records(prepared_folder))
+
+    def epochs(seed):
+        positions = np.concatenate(
+            [b["position"] for b in take(loader(prepared_folder, batch_size=1, seed=seed), 2 * size)]
+        )
+        return positions[:size].tolist(), positions[size:].tolist()
+
+    first, second = epochs(1)
+    assert sorted(first) == sorted(second) == list(range(size))
+    assert first != second and first != epochs(2)[0]
+
+
+def test_the_same_clip_is_cut_anew_each_time(prepared_folder):
+    size = len(open_records(prepared_folder))
+    batches = take(loader(prepared_folder, batch_size=1), 2 * size)
+    for position in range(size):
+        a, b = (batch["video"] for batch in batches if batch["position"][0] == position)
+        if not np.array_equal(a, b):
+            return
+    raise AssertionError("no clip was cut differently in the second epoch")
+
+
+def test_clip_ids_name_the_positions_of_a_batch(prepared_folder):
+    a = loader(prepared_folder)
+    (batch,) = take(a, 1)
+    records = open_records(prepared_folder)
+    assert a.clip_ids(batch["position"]) == [records[p].clip_id for p in batch["position"]]
+    assert a.dataset_size == len(records)
+
+
+def test_a_damaged_record_is_named_counted_and_replaced_by_the_same_other_one_everywhere(one_shard, caplog):
+    damage(one_shard, 2)
+    a = loader(one_shard, max_unreadable_share=0.5)
+    batches = take(a, 8)
+    assert all(2 not in batch["position"] for batch in batches)
+    assert list(a.unreadable) == [2]
+    assert "hash" in a.unreadable[2]
+    assert a.clip_ids([2])[0] in caplog.text
+    for p in range(2):
+        parts = take(loader(one_shard, process_index=p, process_count=2), 8)
+        for whole, part in zip(batches, parts, strict=True):
+            assert_same({key: value[2 * p : 2 * p + 2] for key, value in whole.items()}, part)
+
+
+def test_a_frame_that_is_no_jpeg_is_a_damaged_record(one_shard):
+    records = list(open_records(one_shard))
+    records[1].frames = [b"no picture"] * len(records[1].frames)
+    (shard,) = one_shard.glob("*.array_record-*")
+    write_shard(shard, [encode(record) for record in records])
+    a = loader(one_shard)
+    assert all(1 not in batch["position"] for batch in take(a, 6))
+    assert list(a.unreadable) == [1]
+
+
+def test_more_unreadable_records_than_allowed_stop_the_run_with_their_names(one_shard):
+    names = open_records(one_shard).clip_ids
+    for index in (1, 3):
+        damage(one_shard, index)
+    with pytest.raises(DataError, match="2 of .* unreadable") as caught:
+        take(loader(one_shard, max_unreadable_share=0.1), 20)
+    assert names[1] in str(caught.value) and names[3] in str(caught.value)
+
+
+def test_data_that_is_gone_altogether_stops_the_run(one_shard):
+    (shard,) = one_shard.glob("*.array_record-*")
+    shard.write_bytes(b"\0" * shard.stat().st_size)
+    with pytest.raises(DataError, match="in a row are unreadable"):
+        take(loader(one_shard, max_unreadable_share=1.0), 1)
+
+
+def test_labels_are_numbers_in_the_order_of_the_classes_and_frames_follow_the_finetune_rule(one_shard):
+    records = list(open_records(one_shard))
+    for i, record in enumerate(records):
+        record.labels = {"kind": ["even", 7][i % 2]}
+    (shard,) = one_shard.glob("*.array_record-*")
+    write_shard(shard, [encode(record) for record in records])
+    for batch in take(loader(one_shard, label="kind", classes=["7", "even"], crop="none"), 3):
+        assert batch["label"].dtype == np.int32
+        np.testing.assert_array_equal(batch["label"], 1 - batch["position"] % 2)
+    with pytest.raises(DataError, match=r"label 'kind' is 7.*classes even"):
+        take(loader(one_shard, label="kind", classes=["even"]), 3)
+
+
+def test_evaluation_gives_every_record_once_in_order_and_marks_the_filling(prepared_folder):
+    size = len(open_records(prepared_folder))
+    batches = list(eval_batches(str(prepared_folder), **SHAPE, batch_size=4, frame_stride=2))
+    positions = np.concatenate([b["position"] for b in batches])
+    valid = np.concatenate([b["valid"] for b in batches])
+    assert positions[valid].tolist() == list(range(size))
+    assert (positions[~valid] == -1).all()
+    assert all(len(b["valid"]) == 4 for b in batches)
+    again = list(eval_batches(str(prepared_folder), **SHAPE, batch_size=4, frame_stride=2))
+    for a, b in zip(batches, again, strict=True):
+        assert_same(a, b)
+
+
+@pytest.mark.parametrize("view", [{}, {"view": "segment", "segment": (1, 2)}])
+def test_evaluation_batches_are_shared_between_hosts_row_by_row(prepared_folder, view):
+    options = {**SHAPE, "batch_size": 4, "frame_stride": 2, **view}
+    whole = list(eval_batches(str(prepared_folder), **options))
+    parts = [
+        list(eval_batches(str(prepared_folder), **options, process_index=p, process_count=2))
+        for p in range(2)
+    ]
+    for batch, *halves in zip(whole, *parts, strict=True):
+        assert_same(batch, {key: np.concatenate([half[key] for half in halves]) for key in batch})
+
+
+def test_evaluation_marks_a_damaged_record_as_not_valid(one_shard):
+    damage(one_shard, 1)
+    batches = list(eval_batches(str(one_shard), **SHAPE, batch_size=2))
+    assert not batches[0]["valid"][1] and batches[0]["position"][1] == 1
+    assert sum(int(b["valid"].sum()) for b in batches) == len(open_records(one_shard)) - 1
+
+
+def test_a_batch_that_cannot_be_shared_is_refused(prepared_folder):
+    with pytest.raises(DataError, match="cannot be shared by 3 processes"):
+        loader(prepared_folder, process_count=3)
+
+
+@given(st.integers(1, 8), st.integers(1, 8), st.integers(0, 5))
+def test_the_rows_of_all_hosts_are_the_rows_of_one(share, processes, step):
+    batch_size = share * processes
+    rows = [
+        global_row(step * share + i, batch_size, (p, processes))
+        for p in range(processes)
+        for i in range(share)
+    ]
+    assert rows == list(range(step * batch_size, (step + 1) * batch_size))
+
+
+WORKERS_PROGRAM = """
+import sys, time
+from types import SimpleNamespace
+from input_pipeline.loader import make_loader
+if __name__ == "__main__":
+    data = SimpleNamespace(path=sys.argv[1], workers=2, prefetch=1, frame_stride=2, crop="none", flip=False)
+    loader = make_loader(data, frames=4, image_size=32, audio_frames=64, batch_size=2, seed=0)
+    stream = iter(loader)
+    next(stream)
+    print("ready", flush=True)
+    if sys.argv[2] == "end":
+        loader.close()
+    else:
+        time.sleep(60)
+"""
+
+
+def group(pid):
+    """Processes of the session that `pid` leads."""
+    listed = subprocess.run(["ps", "-o", "pid=,stat=", "-s", str(pid)], capture_output=True, text=True).stdout
+    return [line for line in listed.splitlines() if "Z" not in line.split()[1]]
+
+
+@pytest.mark.slow
+def test_workers_end_with_a_killed_parent_and_leave_no_shared_memory(prepared_folder):
+    before = set(os.listdir("/dev/shm"))
+    command = [sys.executable, "-c", WORKERS_PROGRAM, str(prepared_folder), "sleep"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
+        assert process.stdout.readline() == "ready\n"
+        assert len(group(process.pid)) >= 3
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        deadline = time.monotonic() + 15
+        while group(process.pid) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert group(process.pid) == []
+        process.stdout.close()
+    left = {name for name in set(os.listdir("/dev/shm")) - before if name.startswith("psm_")}
+    assert not left
+
+
+@pytest.mark.slow
+def test_a_program_that_ends_says_nothing_about_workers(prepared_folder):
+    command = [sys.executable, "-c", WORKERS_PROGRAM, str(prepared_folder), "end"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0
+    assert done.stderr == ""
+
+
+def test_opening_what_is_no_prepared_folder_says_what_to_do(tmp_path, prepared_folder):
+    with pytest.raises(DataError, match="no prepared dataset in it; make one with `avemo prepare`"):
+        loader(tmp_path)
+    with pytest.raises(DataError, match="no split 'nope'"):
+        loader(prepared_folder, split="nope")
+    copy = tmp_path / "copy"
+    shutil.copytree(prepared_folder, copy)
+    next(copy.glob("*.array_record-00000-*")).unlink()
+    with pytest.raises(DataError, match="shard is missing"):
+        loader(copy)
