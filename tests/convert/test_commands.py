@@ -15,7 +15,10 @@ from avemo_jax.config import load_config
 from avemo_jax.convert import hicmae, torch_model, verify
 from avemo_jax.convert.weight_files import read_weights, write_pth
 from avemo_jax.models.params import split
+from avemo_jax.tasks import make_task
 from avemo_jax.training.checkpoints import load_params
+from avemo_jax.training.loop import train
+from avemo_jax.training.mesh import make_mesh
 from tests.golden_weights import golden_weights
 
 SIZES = {"dim": 24, "heads": 3, "depth": 3, "frames": 4, "image_size": 32, "audio_frames": 64, "mel_bins": 32}
@@ -160,6 +163,54 @@ def test_a_second_import_into_the_same_folder_is_refused(imported, tmp_path, cap
     write_pth(tmp_path / "more.pth", state, {})
     assert run_import(task, tmp_path / "more.pth", run) == 2
     assert "holds checkpoints already" in capsys.readouterr().err
+
+
+class RandomClips:
+    """A loader of noise, of the shapes that a task asks for."""
+
+    dataset_size, unreadable = 8, {}
+
+    def __init__(self, shapes):
+        self._shapes, self._state = shapes, {"seed": 0, "step": 0, "data_offset": 0}
+
+    def __iter__(self):
+        rng = np.random.default_rng(0)
+        while True:
+            self._state["step"] += 1
+            batch = {
+                key: rng.integers(0, 100, leaf.shape).astype(leaf.dtype) for key, leaf in self._shapes.items()
+            }
+            yield batch | {"position": np.arange(len(batch["position"]), dtype=np.int32)}
+
+    def state(self):
+        return dict(self._state)
+
+    def restore(self, state):
+        self._state = dict(state)
+
+    def clip_ids(self, positions):
+        return [str(position) for position in positions]
+
+    def close(self):
+        pass
+
+
+@pytest.mark.slow
+def test_training_goes_on_from_imported_weights(tmp_path, capsys):
+    state = weights("pretrain")
+    write_pth(tmp_path / "theirs.pth", state, {})
+    assert run_import("pretrain", tmp_path / "theirs.pth", tmp_path / "run") == 0
+    name, overrides = CONFIGS["pretrain"]
+    still = ["optimizer.learning_rate=0.0", "optimizer.min_learning_rate=0.0"]
+    short = ["total_steps=2", "batch_size=2", "log.samples_every_steps=0"]
+    config = load_config(name, [*overrides, *still, *short])
+    task = make_task(config)
+    mesh = make_mesh(config.mesh, jax.devices()[:1])
+    assert train(task, RandomClips(task.batch_shapes()), config, tmp_path / "run", mesh).step == 2
+    assert "parameters only" in capsys.readouterr().out
+    assert run_export(tmp_path / "run", "hicmae-pretrain", tmp_path / "ours.pth") == 0
+    assert "of step 2" in capsys.readouterr().out
+    assert_same_bits(read_weights(tmp_path / "ours.pth"), state)
 
 
 def test_pretraining_weights_make_a_classifier_with_a_fresh_head(tmp_path, capsys):
