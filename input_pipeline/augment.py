@@ -18,7 +18,7 @@ _SCALES = (1.0, 0.875, 0.75, 0.66)  # of the short side
 _SNAP = 2  # pixels: a side this close to the output size becomes the output size
 # Pairs (width, height) of scales whose places in the list differ by at most one.
 _SHAPES = [(i, j) for i, j in itertools.product(range(len(_SCALES)), repeat=2) if abs(i - j) <= 1]
-# Offsets (x, y) in quarters of the free space: corners, centre, middles of the edges, and half-way to the corners.
+# Offsets (x, y) in quarters of the free space: corners, centre, edge centres, half-way to the corners.
 _OFFSETS = (
     *((0, 0), (4, 0), (0, 4), (4, 4), (2, 2)),
     *((0, 2), (4, 2), (2, 4), (2, 0)),
@@ -27,7 +27,7 @@ _OFFSETS = (
 
 
 def multi_scale_sides(short_side: int, output_size: int) -> list[int]:
-    """The four candidate lengths of a side. One snaps to the output size only where the frame has room for it."""
+    """The four candidate lengths of a side; one snaps to the output size only where the frame has room."""
     sides = [int(short_side * scale) for scale in _SCALES]
     return [output_size if abs(s - output_size) <= _SNAP and output_size <= short_side else s for s in sides]
 
@@ -71,6 +71,8 @@ def crop_and_resize(
             out[i] = out[done[id(picture)]]
             continue
         cut = picture.crop(box) if box is not None else picture
-        out[i] = cut if cut.size == (size, size) else cut.resize((size, size), Image.Resampling.BILINEAR)
+        out[i] = np.asarray(
+            cut if cut.size == (size, size) else cut.resize((size, size), Image.Resampling.BILINEAR)
+        )
         done[id(picture)] = i
     return out[:, :, ::-1] if flip else out

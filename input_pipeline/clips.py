@@ -28,7 +28,8 @@ class ClipOptions:
     crop: "none", or "fixed" for VoxCeleb2's 224 × 224 frames (the box for sizes up to 160, or for 192).
     short_side: larger frames are scaled down to this short side (pixels). 160 is what the reference's
       multi-scale crop starts from and the input size of its models; smaller frames are kept as they are.
-    jpeg_quality: 95 is hard to tell from the source; targets are normalised per patch, which brings out artefacts.
+    jpeg_quality: 95 is hard to tell from the source; targets are normalised per patch, which would bring out
+      the artefacts of lower ones.
     allow_missing: "none", "sound", "picture": a clip may lack it (for instance a corpus of speech only).
     min_s: shorter clips are rejected.
     max_gap_s: picture and sound whose ends lie further apart are both cut to the shorter one.

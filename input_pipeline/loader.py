@@ -1,9 +1,9 @@
-"""A prepared folder → batches of NumPy arrays (grain): endless and shuffled for training, once for evaluation.
+"""A prepared folder → batches of NumPy arrays (grain): endless and shuffled to train, once to evaluate.
 
-The global batch of step s holds the same clips, cut the same way, in the same order for any number of hosts and
-workers: which clip row r of step s is, and every random draw for it, follow from (seed, s · B + r) alone. State is
-therefore a seed and a step; grain's own iterator state is per worker and is not used. Host work ends with uint8
-frames and int16 sound: normalising, log-mel and masks are the device's.
+The global batch of step s holds the same clips, cut the same way, in the same order for any number of hosts
+and workers: which clip row r of step s is, and every random draw for it, follow from (seed, s · B + r) alone.
+State is therefore a seed and a step; grain's own iterator state is per worker and is not used. Not here: what
+an example takes from a record (examples); normalising, log-mel and masks, which are the device's.
 """
 
 from __future__ import annotations
@@ -11,18 +11,16 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import grain.python as grain
 import numpy as np
 from absl import flags
 
-from input_pipeline import augment, sampling
-from input_pipeline.audio import samples_for
 from input_pipeline.errors import DataError
+from input_pipeline.examples import Cut, Example, need_both
 from input_pipeline.processes import start_worker
-from input_pipeline.records import Record, Records, open_records
+from input_pipeline.records import Records, open_records
 
 Batch = dict[str, np.ndarray]
 
@@ -33,110 +31,8 @@ _UNREADABLE = (
 )
 
 
-@dataclass(frozen=True)
-class Cut:
-    """What an example takes from a record: the shapes of a batch and the rules of `sampling` and `augment`."""
-
-    frames: int
-    image_size: int
-    audio_frames: int
-    frame_stride: int = 4
-    crop: str = "multi_scale"
-    flip: bool = False
-    label: str = ""
-    classes: Sequence[str] = ()
-
-    def __post_init__(self):
-        if self.crop not in ("multi_scale", "none"):
-            raise DataError(f"data.crop {self.crop!r}: there are 'multi_scale' and 'none'")
-
-    def train(self, record: Record, rng: np.random.Generator) -> Batch:
-        """A random example: pretraining's sampling, or fine-tuning's when there is a label. See `_arrays`."""
-        count, (frames, stride) = len(record.frames), (self.frames, self.frame_stride)
-        _need_both(record)
-        if self.label:
-            indices = sampling.finetune_frames(
-                count, rng.integers(sampling.finetune_starts(count, frames, stride)), frames, stride
-            )
-            sound = _relative_sound(record, indices[0], indices[0] + frames * stride)
-        else:
-            indices = sampling.pretrain_frames(
-                count, rng.integers(sampling.pretrain_starts(count, frames, stride)), frames, stride
-            )
-            sound = sampling.pretrain_sound(indices, count, stride, record.fps)
-        pictures = record.pictures(indices)
-        box = None
-        if self.crop == "multi_scale":
-            box = augment.draw_multi_scale_box(rng, *pictures[0].size, self.image_size)
-        flip = self.flip and rng.random() < 0.5
-        return self._arrays(record, pictures, sound, box, flip)
-
-    def centre(self, record: Record) -> Batch:
-        """The example from the middle of a clip; a missing picture or sound is zeros."""
-        count = len(record.frames)
-        if not count:
-            return self._arrays(record, [], (0, len(record.audio)), None)
-        start = sampling.centre_start(count, self.frames, self.frame_stride)
-        indices = sampling.pretrain_frames(count, start, self.frames, self.frame_stride)
-        return self._fixed(
-            record, indices, sampling.pretrain_sound(indices, count, self.frame_stride, record.fps)
-        )
-
-    def segment(self, record: Record, segment: int, segments: int) -> Batch:
-        """One of the reference's test views."""
-        _need_both(record)
-        indices = sampling.test_frames(len(record.frames), segment, segments, self.frames, self.frame_stride)
-        return self._fixed(
-            record, indices, _relative_sound(record, indices[0], indices[-1] + self.frame_stride)
-        )
-
-    def label_of(self, record: Record) -> Batch:
-        """{"label": int32 []}, or nothing when no label is asked for. Raises DataError when the record lacks it."""
-        if not self.label:
-            return {}
-        value = record.labels.get(self.label)
-        names = [str(name) for name in self.classes]
-        if str(value) not in names:
-            raise DataError(
-                f"clip {record.clip_id}: label {self.label!r} is {value!r}, which is none of the classes "
-                f"{', '.join(names)}; set data.label and data.classes, or leave the clip out of the manifest"
-            )
-        return {"label": np.int32(names.index(str(value)))}
-
-    def empty(self) -> Batch:
-        """An example of zeros, in the place of a clip that is not there."""
-        label = {"label": np.int32(0)} if self.label else {}
-        return {
-            "video": np.zeros((self.frames, self.image_size, self.image_size, 3), np.uint8),
-            "waveform": np.zeros(samples_for(self.audio_frames), np.int16),
-            "waveform_length": np.int32(0),
-            "waveform_mean": np.float32(0),
-            **label,
-        }
-
-    def _fixed(self, record, indices, sound):
-        pictures = record.pictures(indices)
-        box = augment.centre_box(*pictures[0].size) if self.crop == "multi_scale" else None
-        return self._arrays(record, pictures, sound, box)
-
-    def _arrays(self, record, pictures, sound, box, flip=False) -> Batch:
-        """One example: video uint8 [T, H, W, 3]; waveform int16 [S], zero after waveform_length; waveform_mean of
-        the whole sound slice before it is cut to S, in [−1, 1)."""
-        example = self.empty()
-        if pictures:
-            example["video"] = augment.crop_and_resize(pictures, box, self.image_size, flip)
-        first, length = sound
-        slice_ = record.audio[first : first + length]
-        kept = slice_[: len(example["waveform"])]
-        example["waveform"][: len(kept)] = kept
-        example["waveform_length"] = np.int32(len(kept))
-        if len(slice_):
-            example["waveform_mean"] = np.float32(slice_.mean(dtype=np.float64) / 32768)
-        return example
-
-
 class Loader:
-    """Endless training batches. Give its `state()` to `restore` of any other loader of the same data and seed.
+    """Endless training batches; its `state()` can be given to `restore` of another loader of the same data.
 
     Each batch: `video` uint8 [B, T, H, W, 3], `waveform` int16 [B, S], `waveform_length` int32 [B],
     `waveform_mean` float32 [B], `position` int32 [B], and `label` int32 [B] for fine-tuning, where B is this
@@ -238,7 +134,8 @@ def make_loader(
     data: an object with `path`, `frame_stride`, `crop`, `flip`, `workers`, `prefetch`; for fine-tuning also
       `label` and `classes`; `split` limits it to one split.
     batch_size: of the global batch; this process gives rows [index · B / count, (index + 1) · B / count).
-    max_unreadable_share: of the clips; when more are unreadable (one always may be), iterating raises DataError.
+    max_unreadable_share: of the clips; when more are unreadable (one always may be), iterating raises
+      DataError.
     """
     records = open_records(data.path, getattr(data, "split", ""))
     cut = Cut(
@@ -288,19 +185,20 @@ def eval_batches(
     """Every record once, in order, without randomness; the arrays of a training batch and `valid` bool [B].
 
     positions: only these records, in this order.
-    view: "center": the middle of the clip; "segment": the reference's test view `segment` = (index, of how many).
+    view: "center": the middle of the clip; "segment": the reference's test view `segment` = (index, count).
     crop: that of training; "multi_scale" gives the largest square in the middle, "none" the whole frame.
-    The last batch is filled up with rows that are not valid (position −1). An unreadable record is not valid either.
+    The last batch is filled up with rows that are not valid (position −1); an unreadable record is not valid
+    either.
     """
     _check_share(batch_size, process_count)
     if view not in ("center", "segment"):
         raise DataError(f"view {view!r}: there are 'center' and 'segment'")
     records = open_records(path, split)
     cut = Cut(frames, image_size, audio_frames, frame_stride, crop, False, label, tuple(classes))
-    segment = segment if view == "segment" else None
+    chosen = segment if view == "segment" else None
     if positions is None:
         positions = range(records.first_position, records.first_position + len(records))
-    rows = _EvaluationRows(records, positions, cut, segment, batch_size, (process_index, process_count))
+    rows = _EvaluationRows(records, positions, cut, chosen, batch_size, (process_index, process_count))
     for batch in _batches(rows, batch_size // process_count, 0, workers, prefetch):
         for position in batch["position"][~batch["valid"] & (batch["position"] >= 0)].tolist():
             _log.warning(
@@ -327,7 +225,7 @@ class _TrainingRows:
     def __len__(self) -> int:
         return sys.maxsize // 2
 
-    def __getitem__(self, local_row: int) -> Batch:
+    def __getitem__(self, local_row: int) -> Example:
         row = global_row(local_row, self._batch_size, self._process)
         index = self._order[row]
         unreadable = np.full(_ATTEMPTS, -1, np.int32)
@@ -363,7 +261,7 @@ class _EvaluationRows:
     def __len__(self) -> int:
         return -(-len(self._positions) // self._batch_size) * self._batch_size // self._process[1]
 
-    def __getitem__(self, local_row: int) -> Batch:
+    def __getitem__(self, local_row: int) -> Example:
         row = global_row(local_row, self._batch_size, self._process)
         if row >= len(self._positions):
             return {**self._cut.empty(), "position": np.int32(-1), "valid": np.bool_(False)}
@@ -381,7 +279,7 @@ class _EvaluationRows:
 
 
 def _batches(rows, batch_size, first_batch, workers, prefetch) -> Iterator[Batch]:
-    """Batches of a row source from `first_batch` on, made by `workers` processes (0: by a thread of this one)."""
+    """Batches of a row source from `first_batch` on, made by `workers` processes (0: by a thread)."""
     if not flags.FLAGS.is_parsed():  # grain's workers copy absl flags, which only absl programs parse
         flags.FLAGS.mark_as_parsed()
     batches = grain.MapDataset.source(rows).batch(batch_size)[first_batch:]
@@ -403,15 +301,6 @@ def _start_grain_worker(worker_index: int, worker_count: int) -> None:
     start_worker()
 
 
-def _need_both(record):
-    if not record.frames or not len(record.audio):
-        raise DataError("no picture" if not record.frames else "no sound")
-
-
-def _relative_sound(record, first, last):
-    return sampling.relative_sound(int(first), int(last), len(record.frames), len(record.audio))
-
-
 def _check_share(batch_size, process_count):
     if batch_size < 1 or batch_size % process_count:
         raise DataError(
@@ -427,7 +316,7 @@ def _names(records, positions):
 def _reason(records, position):
     try:
         record = records[position - records.first_position]
-        _need_both(record)
+        need_both(record)
         record.pictures(range(len(record.frames)))
     except (DataError, OSError, ValueError) as error:
         return str(error)

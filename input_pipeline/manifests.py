@@ -80,7 +80,7 @@ def _rows(reader, name):
         line = f"{name}, line {reader.line_num}"
         if len(values) != len(columns):
             raise DataError(f"{line}: {len(values)} values for {len(columns)} columns")
-        row = _row(dict(zip(columns, (value.strip() for value in values))), line)
+        row = _row(dict(zip(columns, map(str.strip, values), strict=True)), line)
         if row.clip_id in taken:
             raise DataError(
                 f"{line}, column clip_id: {row.clip_id!r} is the clip of line {taken[row.clip_id]} already; "
@@ -141,7 +141,7 @@ def _default_clip_id(path, start, end):
 
 
 def _value(text):
-    """A label as a number or JSON object where it is written as one ("0.2", {"ANG": 3}), else as text ("01", "ANG")."""
+    """A number or JSON object where it is written as one ("0.2", {"ANG": 3}), else text ("01", "ANG")."""
     try:
         value = json.loads(text, parse_constant=str)
     except ValueError:

@@ -237,7 +237,7 @@ def _grid(shown, clock, first, last):
 
 
 def _times(stamps, clock):
-    """Time of each frame, increasing; decoders give frames in the order they are shown, whatever their stamps."""
+    """Time of each frame, increasing: decoders give frames in the order shown, whatever their stamps."""
     if None not in stamps and all(a <= b for a, b in pairwise(stamps)):
         return stamps
     # Raw streams carry no clock, AVI stamps frames in decoding order: such files have a constant rate.

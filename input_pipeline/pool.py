@@ -1,4 +1,4 @@
-"""A function over many jobs in worker processes: results in the order of the jobs, whatever dies on the way."""
+"""A function over many jobs in worker processes: results in the order of the jobs, whatever dies."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def results_in_order(
                     futures.popleft()
                     waiting.popleft()
                     yield result
-        # Some job under way ended its process, and with it the pool. Alone, each shows whether it was the one.
+        # A job under way ended its process, and with it the pool. Alone, each shows whether it was the one.
         for _ in range(len(waiting)):
             yield _alone(function, waiting.popleft(), on_crash)
 

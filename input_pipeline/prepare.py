@@ -1,7 +1,7 @@
 """Rows of a manifest → a folder of shards, and a list of every clip that was left out and why.
 
-Safe to stop at any moment and start again: a shard is written beside its place, moved there, and then noted as
-finished; the folder becomes a dataset in one last step. What a shard holds does not depend on how many
+Safe to stop at any moment and start again: a shard is written beside its place, moved there, and then noted
+as finished; the folder becomes a dataset in one last step. What a shard holds does not depend on how many
 workers made it. Not here: decoding (media) and the bytes of a record (records).
 
     OUT/prepare/plan.json         what this folder is being made from; another plan is refused

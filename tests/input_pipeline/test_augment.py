@@ -22,7 +22,7 @@ def test_a_side_within_two_pixels_of_the_output_snaps_to_it():
 def test_there_are_ten_shapes_at_thirteen_places():
     boxes = augment.multi_scale_boxes(213, 160, 160)
     assert len(boxes) == 130
-    assert len({(r - l, b - t) for l, t, r, b in boxes}) == 10
+    assert len({(right - left, bottom - top) for left, top, right, bottom in boxes}) == 10
     smallest = [box for box in boxes if (box[2] - box[0], box[3] - box[1]) == (105, 105)]
     assert len(set(smallest)) == 13
     assert (27 * 2, 13 * 2, 27 * 2 + 105, 13 * 2 + 105) in smallest  # the centre, in whole quarter steps

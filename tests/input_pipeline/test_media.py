@@ -25,7 +25,7 @@ def clip():
 
 @pytest.fixture(scope="module")
 def marked(clip):
-    """The frames with their number written in as brightness of the left half, so that order can be read back."""
+    """The frames with their number written in as brightness of the left half, to be read back."""
     frames = []
     for i, frame in enumerate(clip[0]):
         frame = frame.copy()
@@ -161,7 +161,7 @@ def test_windows_of_a_real_file_are_slices_of_the_whole():
         np.testing.assert_array_equal(a, b)
     at = round(first / whole.fps * AUDIO_RATE)
     a, b = part.audio[800:8000].astype(float), whole.audio[at + 800 : at + 8000].astype(float)
-    assert np.corrcoef(a, b)[0, 1] > 0.99  # the resampler starts elsewhere, so not bit for bit
+    assert np.abs(a - b).max() <= 0.02 * np.abs(b).max() + 4  # the resampler started elsewhere
 
 
 def test_sound_that_starts_later_than_the_picture_is_preceded_by_silence(tmp_path, marked):

@@ -1,0 +1,133 @@
+"""What one example takes from a record: frames, a cut of them, a slice of sound, a label.
+
+Joins `sampling` (which frames, which sound) and `augment` (which part of the frame). Not here: which record,
+and batches (loader).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from input_pipeline import augment, sampling
+from input_pipeline.audio import samples_for
+from input_pipeline.errors import DataError
+from input_pipeline.records import Record
+
+# video uint8 [T, H, W, 3]; waveform int16 [S], zero after `waveform_length`; waveform_mean, of the whole
+# slice of sound before it is cut to S, in [−1, 1); label where there is one. Scalars are int32 and float32.
+Example = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Cut:
+    """The shapes of an example, and which rules of `sampling` and `augment` it follows."""
+
+    frames: int
+    image_size: int
+    audio_frames: int
+    frame_stride: int = 4
+    crop: str = "multi_scale"
+    flip: bool = False
+    label: str = ""
+    classes: Sequence[str] = ()
+
+    def __post_init__(self):
+        if self.crop not in ("multi_scale", "none"):
+            raise DataError(f"data.crop {self.crop!r}: there are 'multi_scale' and 'none'")
+
+    def train(self, record: Record, rng: np.random.Generator) -> Example:
+        """A random example: by the sampling rules of pretraining, or of fine-tuning when there is a label."""
+        need_both(record)
+        count, frames, stride = len(record.frames), self.frames, self.frame_stride
+        if self.label:
+            start = int(rng.integers(sampling.finetune_starts(count, frames, stride)))
+            indices = sampling.finetune_frames(count, start, frames, stride)
+            sound = _relative_sound(record, start, start + frames * stride)
+        else:
+            start = int(rng.integers(sampling.pretrain_starts(count, frames, stride)))
+            indices = sampling.pretrain_frames(count, start, frames, stride)
+            sound = sampling.pretrain_sound(indices, count, stride, record.fps)
+        pictures = record.pictures(indices)
+        box = None
+        if self.crop == "multi_scale":
+            box = augment.draw_multi_scale_box(rng, *pictures[0].size, self.image_size)
+        flip = self.flip and rng.random() < 0.5
+        return self._arrays(record, pictures, sound, box, flip)
+
+    def centre(self, record: Record) -> Example:
+        """The example from the middle of a clip; a missing picture or sound is zeros."""
+        count = len(record.frames)
+        if not count:
+            wanted = samples_for(self.audio_frames)
+            return self._arrays(record, [], (max(0, (len(record.audio) - wanted) // 2), wanted), None)
+        start = sampling.centre_start(count, self.frames, self.frame_stride)
+        indices = sampling.pretrain_frames(count, start, self.frames, self.frame_stride)
+        sound = sampling.pretrain_sound(indices, count, self.frame_stride, record.fps)
+        return self._fixed(record, indices, sound)
+
+    def segment(self, record: Record, segment: int, segments: int) -> Example:
+        """One of the reference's test views."""
+        need_both(record)
+        indices = sampling.test_frames(len(record.frames), segment, segments, self.frames, self.frame_stride)
+        sound = _relative_sound(record, indices[0], indices[-1] + self.frame_stride)
+        return self._fixed(record, indices, sound)
+
+    def label_of(self, record: Record) -> Example:
+        """{"label": int32 []}, or nothing when no label is asked for.
+
+        Raises DataError when the record's label is none of the classes.
+        """
+        if not self.label:
+            return {}
+        value = record.labels.get(self.label)
+        names = [str(name) for name in self.classes]
+        if str(value) not in names:
+            raise DataError(
+                f"clip {record.clip_id}: label {self.label!r} is {value!r}, which is none of the classes "
+                f"{', '.join(names)}; set data.label and data.classes, or leave the clip out of the manifest"
+            )
+        return {"label": np.int32(names.index(str(value)))}
+
+    def empty(self) -> Example:
+        """An example of zeros, in the place of a clip that is not there."""
+        label = {"label": np.int32(0)} if self.label else {}
+        return {
+            "video": np.zeros((self.frames, self.image_size, self.image_size, 3), np.uint8),
+            "waveform": np.zeros(samples_for(self.audio_frames), np.int16),
+            "waveform_length": np.int32(0),
+            "waveform_mean": np.float32(0),
+            **label,
+        }
+
+    def _fixed(self, record, indices, sound):
+        pictures = record.pictures(indices)
+        box = augment.centre_box(*pictures[0].size) if self.crop == "multi_scale" else None
+        return self._arrays(record, pictures, sound, box)
+
+    def _arrays(self, record, pictures, sound, box, flip=False) -> Example:
+        """See `Example`."""
+        example = self.empty()
+        if pictures:
+            example["video"] = augment.crop_and_resize(pictures, box, self.image_size, flip)
+        first, length = sound
+        slice_ = record.audio[first : first + length]
+        kept = slice_[: len(example["waveform"])]
+        example["waveform"][: len(kept)] = kept
+        example["waveform_length"] = np.int32(len(kept))
+        if len(slice_):
+            example["waveform_mean"] = np.float32(slice_.mean(dtype=np.float64) / 32768)
+        return example
+
+
+def need_both(record: Record) -> None:
+    """Raises DataError when the record lacks picture or sound."""
+    if not record.frames or not len(record.audio):
+        raise DataError("no picture" if not record.frames else "no sound")
+
+
+def _relative_sound(record, first, last):
+    return sampling.relative_sound(int(first), int(last), len(record.frames), len(record.audio))
