@@ -1,7 +1,7 @@
 """What a probe sees without any network: statistics of the log-mel spectrogram and of grey pixels.
 
   log_mel         mean and standard deviation over time of each mel band              2 · mel bins
-  pixels          mean over time of 16 × 16 grey pixels                               256
+  pixels          mean and standard deviation over time of 16 × 16 grey pixels        512
   log_mel+pixels  both
 
 They are what pretraining must beat: on small sets a linear probe on them often wins.
@@ -39,7 +39,8 @@ def _log_mel(batch: Batch, mels: int, gain: jax.Array | None) -> jax.Array:
 
 
 def _pixels(video: jax.Array) -> jax.Array:
-    grey = (video.astype(jnp.float32) / 255 @ _GREY).mean(1)
-    count, height, width = grey.shape
-    cells = grey.reshape(count, _SIDE, height // _SIDE, _SIDE, width // _SIDE).mean((2, 4))
-    return cells.reshape(count, -1)
+    grey = video.astype(jnp.float32) / 255 @ _GREY
+    count, frames, height, width = grey.shape
+    cells = grey.reshape(count, frames, _SIDE, height // _SIDE, _SIDE, width // _SIDE).mean((3, 5))
+    cells = cells.reshape(count, frames, _SIDE * _SIDE)
+    return jnp.concatenate([cells.mean(1), cells.std(1)], -1)

@@ -82,6 +82,7 @@ def _fold(split: Any, result: SplitPrediction, clips: LabelledClips) -> dict[str
         "war": float(metrics.war(confusion)),
         "inverse_penalty": result.inverse_penalty,
         "inner_uar": result.inner_uar,
+        "inner_cross_entropy": result.inner_cross_entropy,
         "converged": result.converged,
     }
 

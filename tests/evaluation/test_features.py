@@ -96,11 +96,12 @@ def test_statistics_are_mel_bands_and_a_16_by_16_grey_picture():
     vectors = baselines.statistics(batch, 128)
     assert {name: vector.shape for name, vector in vectors.items()} == {
         "log_mel": (1, 256),
-        "pixels": (1, 256),
-        "log_mel+pixels": (1, 512),
+        "pixels": (1, 512),
+        "log_mel+pixels": (1, 768),
     }
     grey = batch["video"][0] / 255 @ np.array([0.299, 0.587, 0.114])
-    expected = grey.reshape(4, 16, 2, 16, 3).mean((0, 2, 4)).reshape(-1)
+    cells = grey.reshape(4, 16, 2, 16, 3).mean((2, 4)).reshape(4, 256)
+    expected = np.concatenate([cells.mean(0), cells.std(0)])
     np.testing.assert_allclose(vectors["pixels"][0], expected, atol=1e-6)
     both = np.concatenate([vectors["log_mel"], vectors["pixels"]], -1)
     np.testing.assert_array_equal(vectors["log_mel+pixels"], both)

@@ -48,12 +48,12 @@ def test_every_problem_of_a_grid_agrees_with_scikit_learn_s_probabilities():
     row_sets = rng.random((5, 90)) < 0.7
     strengths = np.array([1e-4, 1e-2, 1.0], np.float32)
     logits, residuals = logistic.fit_grid(_turned(inputs), labels, row_sets, strengths, classes=4)
-    assert logits.shape == (5, 3, 90, 4) and (np.asarray(residuals) <= logistic.TOLERANCE).all()
+    assert logits.shape == (3, 5, 90, 4) and (np.asarray(residuals) <= logistic.TOLERANCE).all()
     for s, rows in enumerate(row_sets):
         for c, strength in enumerate(strengths):
             oracle = _oracle(inputs[rows], labels[rows], float(strength))
             expected = oracle.predict_proba(inputs.astype(np.float64))
-            np.testing.assert_allclose(jax.nn.softmax(logits[s, c]), expected, atol=2e-3)
+            np.testing.assert_allclose(jax.nn.softmax(logits[c, s]), expected, atol=2e-3)
 
 
 def test_separable_classes_with_almost_no_penalty_still_converge():
