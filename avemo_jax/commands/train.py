@@ -42,11 +42,12 @@ def run(args: argparse.Namespace) -> int:
         ending = train(make_task(config), loader, config, args.workdir, mesh)
     finally:
         loader.close()
+    said = f"done: step {ending.step}; results are in {args.workdir}"
     if ending.preempted:
-        print(f"stopped at step {ending.step} and saved: run the same command again to go on", flush=True)
-        return stopping.EXIT_CODE
-    print(f"done: step {ending.step}; results are in {args.workdir}", flush=True)
-    return 0
+        said = f"stopped at step {ending.step} and saved: run the same command again to go on"
+    if distributed.is_first():
+        print(said, flush=True)
+    return stopping.EXIT_CODE if ending.preempted else 0
 
 
 def make_task(config: ConfigDict) -> Any:

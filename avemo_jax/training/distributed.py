@@ -55,3 +55,8 @@ def initialize() -> None:
             else "the cluster"
         )
         raise UserError(f"could not join {whom}: {str(error).splitlines()[0]}") from error
+
+
+def is_first() -> bool:
+    """Is this the process that speaks and writes for all?"""
+    return jax.process_index() == 0

@@ -42,7 +42,7 @@ def make_step(
     def step(state: TrainState, batch: Batch, run_bits: Array) -> tuple[TrainState, Metrics]:
         key = _step_key(run_bits, state.step)
         (loss, terms), grads = _loss_and_grads(task, graphdef, state.params, batch, key)
-        grad_norm = optax.global_norm(grads)
+        grad_norm = optax.tree.norm(grads)
         good = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
 
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
@@ -86,7 +86,7 @@ def make_check(task: Any, graphdef: nnx.GraphDef, params: Params, batch: Batch, 
         batch = jax.tree.map(lambda field: jnp.take(field, rows, axis=0), batch)
         key = _step_key(run_bits, step)
         (loss, _), grads = _loss_and_grads(task, graphdef, params, batch, key)
-        return jnp.isfinite(loss) & jnp.isfinite(optax.global_norm(grads))
+        return jnp.isfinite(loss) & jnp.isfinite(optax.tree.norm(grads))
 
     whole = mesh_lib.replicated(mesh)
     placed = (mesh_lib.shardings(params, mesh), mesh_lib.batch_shardings(batch, mesh), whole, whole, whole)
