@@ -26,7 +26,7 @@ class BuildWithConfigs(build_py):
 
 
 EXTRAS = {
-    "torch": ["torch>=2.13.0", "safetensors>=0.8.0"],
+    "torch": ["torch>=2.13.0"],
     "tensorboard": ["tensorboardX>=2.6.4"],
     "wandb": ["wandb>=0.28.0"],
     "tpu": ["jax[tpu]>=0.10.2"],
@@ -58,6 +58,7 @@ setup(
         "optax>=0.2.8",
         "orbax-checkpoint>=0.12.8",
         "pillow>=13.0.0",
+        "safetensors>=0.8.0",
         "tensorflow-datasets>=4.9.10",
         "tqdm>=4.70.1",
     ],

@@ -24,6 +24,10 @@ def prepared_folder(tmp_path_factory):
     return out
 
 
+def pytest_addoption(parser):
+    parser.addoption("--update_dumps", action="store_true", help="write the resolved configs anew")
+
+
 def pytest_terminal_summary(terminalreporter):
     if real_clips.decoded:
         terminalreporter.write_line(

@@ -1,0 +1,109 @@
+"""The models as a whole: initial statistics, drop path, remat, precision."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from avemo_jax import models, tasks
+from avemo_jax.config import load_config
+from avemo_jax.convert import hicmae
+from avemo_jax.errors import UserError
+from avemo_jax.models.layers import DropPath, drop_path_rates
+from avemo_jax.models.params import flatten, split
+from tests.golden_weights import GOLDEN
+
+TINY = ("model.dim=32", "model.heads=2", "model.decoder_dim=16", "model.decoder_heads=2", "model.image_size=32", "batch_size=4")
+INIT = json.loads((GOLDEN / "init_stats.json").read_text())
+
+
+@pytest.mark.parametrize(("table", "name"), [("pretrain_dim384", "hicmae:small"), ("finetune_dim384", "finetune/crema_d:small")])
+def test_initial_weights_have_the_statistics_of_the_reference(table, name):
+    config = load_config(name)
+    params = jax.jit(lambda: split(models.build(config, jax.random.key(0)))[1])()
+    state = hicmae.to_reference(params)
+    assert list(state) == list(INIT[table])
+    for key, recorded in INIT[table].items():
+        tensor = state[key]
+        error = recorded["std"] / np.sqrt(tensor.size)  # of a mean
+        assert abs(tensor.mean() - recorded["mean"]) <= 9 * error + 1e-9, key
+        assert tensor.std() == pytest.approx(recorded["std"], rel=6 / np.sqrt(tensor.size) + 0.01, abs=1e-9), key
+        bound = max(abs(recorded["min"]), abs(recorded["max"]))
+        assert np.abs(tensor).max() <= bound * (1.5 if recorded["std"] and tensor.size < 1000 else 1.15) + 1e-9, key
+
+
+def random_batch(config):
+    rng = np.random.default_rng(0)
+    batch = {}
+    for name, struct in tasks.make_task(config).batch_shapes().items():
+        shape = struct.shape
+        batch[name] = np.asarray(rng.integers(0, 200, shape) if struct.dtype != jnp.float32 else np.zeros(shape), struct.dtype)
+    batch["waveform_length"][:] = batch["waveform"].shape[1]
+    batch["position"] = np.arange(config.batch_size, dtype=np.int32)
+    if "label" in batch:
+        batch["label"] %= config.model.classes
+    return batch
+
+
+def loss_of(config):
+    task = tasks.make_task(config)
+    batch = random_batch(config)
+    loss, metrics = jax.jit(lambda batch: task.loss(task.init_model(jax.random.key(1)), batch, jax.random.key(2)))(batch)
+    return float(loss), metrics
+
+
+@pytest.mark.parametrize("name", ["hicmae:demo", "finetune/crema_d:demo"])
+def test_remat_and_bfloat16_keep_the_loss(name):
+    overrides = TINY if name.startswith("hicmae") else tuple(o for o in TINY if "decoder" not in o)
+    exact, _ = loss_of(load_config(name, overrides))
+    rematted, _ = loss_of(load_config(name, (*overrides, "remat=full")))
+    half, _ = loss_of(load_config(name, (*overrides, "dtype=bfloat16")))
+    assert rematted == pytest.approx(exact, rel=1e-6)
+    assert half == pytest.approx(exact, rel=0.02)
+
+
+def test_the_loss_does_not_depend_on_the_rows_clips_have():
+    config = load_config("hicmae:demo", TINY)
+    task, batch = tasks.make_task(config), random_batch(config)
+    model = task.init_model(jax.random.key(1))
+    loss = jax.jit(lambda batch: task.loss(model, batch, jax.random.key(2))[0])
+    order = np.array([2, 0, 3, 1])
+    shuffled = {name: array[order] for name, array in batch.items()}
+    assert float(loss(shuffled)) == pytest.approx(float(loss(batch)), rel=1e-6)
+
+
+def test_reconstruction_pictures_show_three_rows_a_clip():
+    config = load_config("hicmae:demo", TINY)
+    task, batch = tasks.make_task(config), random_batch(config)
+    pictures = task.figures(task.init_model(jax.random.key(1)), batch, jax.random.key(2))
+    picture = pictures["reconstruction"]
+    assert picture.dtype == np.uint8 and picture.shape == (4 * 3 * 32 + 3 * 4, 8 * 32 + 256, 3)
+
+
+def test_drop_path_drops_whole_branches_of_clips_and_scales_the_rest():
+    keys = jax.random.split(jax.random.key(0), 4000)
+    kept = np.asarray(DropPath(0.1, keys)(jnp.ones((4000, 2, 3))))
+    assert (kept == kept[:, :1, :1]).all()
+    assert set(np.unique(kept).tolist()) == {0.0, float(np.float32(1 / 0.9))}
+    assert kept[:, 0, 0].mean() == pytest.approx(1.0, abs=0.03)
+
+
+def test_drop_path_rates_grow_as_recorded():
+    recorded = json.loads((GOLDEN / "optim_groups.json").read_text())
+    rates = recorded["finetune_dim512_depth10_fusion2_layer_decay0p75"]["drop_path_0p1"]
+    np.testing.assert_allclose(drop_path_rates(0.1, 10), rates["encoder"], atol=1e-8)
+    np.testing.assert_allclose(drop_path_rates(0.1, 2), rates["encoder_fusion.blocks"], atol=1e-8)
+
+
+def test_parameters_are_float32_whatever_the_activations_are():
+    config = load_config("hicmae:demo", (*TINY, "dtype=bfloat16"))
+    params = jax.eval_shape(lambda: split(models.build(config, jax.random.key(0)))[1])
+    assert {leaf.dtype for leaf in flatten(params).values()} == {jnp.dtype("float32")}
+
+
+@pytest.mark.parametrize("override", ["model.heads=5", "model.skip_layers=(1,2)", "model.skip_layers=(1,3,9)", "remat=some", "dtype=half"])
+def test_sizes_that_make_no_model_are_refused(override):
+    with pytest.raises(UserError, match="does not make a model"):
+        models.build(load_config("hicmae:demo", (override,)), jax.random.key(0))

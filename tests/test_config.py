@@ -1,0 +1,105 @@
+"""Configs: golden dumps, names, strict overrides."""
+
+import pytest
+
+from avemo_jax.config import configs_root, from_json, keys_of, load_config, to_json
+from avemo_jax.errors import UserError
+from tests.golden_weights import GOLDEN
+
+NAMES = [
+    *(f"hicmae:{size}" for size in ("demo", "tiny", "small", "base", "large", "huge")),
+    "hicmae:base,reference",
+    *(f"finetune/crema_d:{size}" for size in ("demo", "tiny", "small", "base", "large", "huge")),
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_config_resolves_to_its_committed_dump(name, request):
+    """After a wanted change: `pytest tests/test_config.py --update_dumps`, then read the diff."""
+    dump = GOLDEN / "configs" / (name.replace("/", "_").replace(":", "_").replace(",", "_") + ".json")
+    text = to_json(load_config(name))
+    if request.config.getoption("--update_dumps"):
+        dump.parent.mkdir(exist_ok=True)
+        dump.write_text(text)
+    assert text == dump.read_text()
+
+
+def test_every_config_file_has_a_dump():
+    files = {path.stem for path in configs_root().glob("*/*.py")}
+    assert files == {name.split(":")[0].split("/")[-1] for name in NAMES}
+
+
+def test_a_config_comes_back_from_its_json():
+    config = load_config("hicmae:base")
+    assert from_json(to_json(config)) == config
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("batch_size=8", 8),
+        ("optimizer.learning_rate=1", 1.0),
+        ("data.audio_gain=false", False),
+        ("model.skip_layers=(1,3,5)", (1, 3, 5)),
+        ("data.path=/some/where=else", "/some/where=else"),
+    ],
+)
+def test_an_override_takes_the_type_of_the_value_it_replaces(override, expected):
+    config = load_config("hicmae:demo", (override,))
+    value = config
+    for part in override.split("=")[0].split("."):
+        value = value[part]
+    assert value == expected and type(value) is type(expected)
+
+
+@pytest.mark.parametrize(
+    ("override", "hint"),
+    [
+        ("contrast.negative=local", "contrast.negatives"),
+        ("batchsize=8", "batch_size"),
+        ("model=8", "model.dim"),
+        ("batch_size=many", "takes a int"),
+        ("batch_size=8.5", "takes a int"),
+        ("data.audio_gain=1", "takes a bool"),
+        ("model.skip_layers=3", "takes a tuple"),
+    ],
+)
+def test_a_mistyped_override_names_what_is_valid(override, hint):
+    with pytest.raises(UserError, match=hint) as error:
+        load_config("hicmae:demo", (override,))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("hicmea:base", "hicmae"),
+        ("hicmae:bsae", "base"),
+        ("hicmae:base,referenc", "reference"),
+        ("crema_d:base,reference", "variant"),
+        ("/nowhere/else.py", "no config"),
+    ],
+)
+def test_a_mistyped_name_names_what_is_valid(name, hint):
+    with pytest.raises(UserError, match=hint):
+        load_config(name)
+
+
+def test_a_config_is_found_by_path_by_name_and_by_task_and_name():
+    path = configs_root() / "pretrain" / "hicmae.py"
+    configs = [load_config(f"{name}:demo") for name in (str(path), "hicmae", "pretrain/hicmae")]
+    assert configs[0] == configs[1] == configs[2]
+
+
+def test_the_keys_that_scripts_may_set_are_in_every_config():
+    promised = """data.path batch_size total_steps epochs seed mesh.replica mesh.data mesh.fsdp mesh.tensor dtype remat
+        checkpoint.every_steps log.every_steps""".split()
+    for name in NAMES:
+        assert set(promised) <= set(keys_of(load_config(name)))
+    assert {"contrast.negatives", "contrast.group_size"} <= set(keys_of(load_config("hicmae:base")))
+
+
+def test_a_broken_config_file_is_named(tmp_path):
+    (tmp_path / "broken.py").write_text("def get_config(arg):\n    return nothing\n")
+    with pytest.raises(UserError, match=r"broken.py cannot be used: NameError"):
+        load_config(f"{tmp_path}/broken.py:x")
