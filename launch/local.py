@@ -23,8 +23,11 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+# Loaded here, since little is safe between fork and exec.
+LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 PREEMPTED = 128 + signal.SIGTERM
 POLL_S = 0.1
+INTERRUPT_GRACE_S = 5.0  # after Ctrl-C, which saves nothing
 
 
 class Process(NamedTuple):
@@ -97,10 +100,10 @@ def run_together(processes: Sequence[Process], grace_s: float) -> int:
     """0 when all succeed, 143 when they were told to stop and saved, otherwise the first failure's code."""
     children = [_start(process) for process in processes]
     readers = [_show(child, f"[{index}] ") for index, child in enumerate(children)]
-    told_at: list[float] = []
+    ends_at: list[float] = []  # when what still runs after a signal is ended
 
     def pass_on(number, _frame):
-        told_at.append(time.monotonic())
+        ends_at.append(time.monotonic() + (grace_s if number == signal.SIGTERM else INTERRUPT_GRACE_S))
         for child in children:
             if child.poll() is None:
                 child.send_signal(number)
@@ -110,12 +113,12 @@ def run_together(processes: Sequence[Process], grace_s: float) -> int:
         while True:
             codes = [child.poll() for child in children]
             failed = [index for index, code in enumerate(codes) if code not in (None, 0, PREEMPTED)]
-            if failed and not told_at:
+            if failed and not ends_at:
                 return _fail(failed[0], children)
             if None not in codes:
                 break
-            if told_at and time.monotonic() - told_at[0] > grace_s:
-                _say(f"not all processes ended within {grace_s:.0f} s of the signal")
+            if ends_at and time.monotonic() > ends_at[0]:
+                _say("not all processes ended in time after the signal: ending them")
                 break
             time.sleep(POLL_S)
     finally:
@@ -136,6 +139,8 @@ def run_together(processes: Sequence[Process], grace_s: float) -> int:
 def _fail(index: int, children: Sequence[subprocess.Popen]) -> int:
     code = children[index].returncode
     how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"failed with exit code {code}"
+    if code == -signal.SIGABRT:
+        how += " (JAX gave up on another process, which died or hangs)"
     running = [str(other) for other, child in enumerate(children) if child.poll() is None]
     rest = f"; stopping process {', '.join(running)}, still running" if running else ""
     _say(f"process {index} {how}{rest}")
@@ -149,13 +154,13 @@ def _start(process: Process) -> subprocess.Popen:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         start_new_session=True,  # its workers end with it, and Ctrl-C reaches it through us only
-        preexec_fn=_end_with_parent if sys.platform == "linux" else None,
+        preexec_fn=_end_with_parent if LIBC else None,
     )
 
 
 def _end_with_parent() -> None:
     """A launcher that is killed outright takes its processes along, so that none writes on unseen."""
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # 1: PR_SET_PDEATHSIG
+    LIBC.prctl(1, signal.SIGKILL)  # 1: PR_SET_PDEATHSIG
 
 
 def _show(child: subprocess.Popen, prefix: str) -> threading.Thread:

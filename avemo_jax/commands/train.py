@@ -7,6 +7,7 @@ exits with 143. As one process of several (`avemo launch`), it joins the others 
 from __future__ import annotations
 
 import argparse
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -36,12 +37,13 @@ def run(args: argparse.Namespace) -> int:
     from avemo_jax.training import stopping
     from avemo_jax.training.loop import train
 
-    mesh = mesh_lib.make_mesh(config.mesh)
-    loader = make_loader(config, *mesh_lib.data_process(mesh))
     try:
-        ending = train(make_task(config), loader, config, args.workdir, mesh)
-    finally:
-        loader.close()
+        mesh = mesh_lib.make_mesh(config.mesh)
+        with contextlib.closing(make_loader(config, *mesh_lib.data_process(mesh))) as loader:
+            ending = train(make_task(config), loader, config, args.workdir, mesh)
+    except BaseException as error:
+        distributed.leave_after(error)
+        raise
     said = f"done: step {ending.step}; results are in {args.workdir}"
     if ending.preempted:
         said = f"stopped at step {ending.step} and saved: run the same command again to go on"

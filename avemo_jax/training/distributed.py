@@ -7,10 +7,13 @@ A launcher names the group in the environment; on a cluster that JAX knows (SLUR
 from __future__ import annotations
 
 import os
+import sys
+import traceback
 
 import jax
 
 from avemo_jax.errors import UserError
+from input_pipeline.errors import DataError
 
 COORDINATOR = "AVEMO_COORDINATOR"  # host:port of process 0
 PROCESSES = "AVEMO_PROCESSES"
@@ -18,7 +21,7 @@ PROCESS_ID = "AVEMO_PROCESS_ID"
 MODE = "AVEMO_DISTRIBUTED"  # "auto": ask the cluster
 HEARTBEAT_S = "AVEMO_HEARTBEAT_S"
 
-_SHUTDOWN_S = 20  # how long a process that failed waits for the others before it leaves
+_SHUTDOWN_S = 60  # how long a process that is done waits for the others
 
 
 def initialize() -> None:
@@ -55,6 +58,27 @@ def initialize() -> None:
             else "the cluster"
         )
         raise UserError(f"could not join {whom}: {str(error).splitlines()[0]}") from error
+
+
+def leave_after(error: BaseException) -> None:
+    """In a group: says what went wrong and ends this process at once. Alone: does nothing.
+
+    An ordinary exit would first wait for the other processes, which are waiting for this one in a collective.
+    """
+    if jax.process_count() == 1:
+        return
+    if isinstance(error, (UserError, DataError)):
+        code = getattr(error, "exit_code", 2)
+        print(f"avemo: error: {error}", file=sys.stderr)
+    elif isinstance(error, KeyboardInterrupt):
+        code = 130
+        print("avemo: interrupted", file=sys.stderr)
+    else:
+        code = 1
+        traceback.print_exception(error)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def is_first() -> bool:
