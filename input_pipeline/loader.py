@@ -8,6 +8,8 @@ an example takes from a record (examples); normalising, log-mel and masks, which
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import logging
 import sys
 from collections.abc import Iterator, Sequence
@@ -290,11 +292,26 @@ def _batches(rows, batch_size, first_batch, workers, prefetch) -> Iterator[Batch
         dataset = dataset.mp_prefetch(options, worker_init_fn=_start_grain_worker)
     iterator = iter(dataset)
     try:
-        for batch in iterator:
-            # Copied out of the worker's shared memory, which is then free at once and not when Python exits.
-            yield {key: np.array(value) for key, value in batch.items()}
+        yield from map(_copied, iterator)
     finally:
         iterator.close()
+        del iterator
+        if workers:
+            _free_shared_memory()
+
+
+def _copied(batch):
+    """Out of the worker's shared memory, which is then free at once and not when Python exits."""
+    return {key: np.array(value) for key, value in batch.items()}
+
+
+def _free_shared_memory():
+    """Batches that were made but not taken: grain frees them in a thread, which Python's exit would cut short."""
+    gc.collect()
+    with contextlib.suppress(ImportError, AttributeError):  # not public: another grain may do without it
+        from grain._src.python.ipc.shared_memory_array import SharedMemoryArray
+
+        SharedMemoryArray._del_thread_pool.apply(int)  # after all that it was asked before
 
 
 def _start_grain_worker(worker_index: int, worker_count: int) -> None:

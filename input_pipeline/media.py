@@ -23,6 +23,7 @@ AUDIO_RATE = 16_000  # Hz: what the log-mel of the models is defined for
 _SEEK_MARGIN_S = 1.0  # decode from a little before a window: containers seek coarsely
 _REORDER_MARGIN_S = 0.5  # AVI stamps frames in decoding order, up to a few frames away from their own time
 _SOUND_GAP_S = 0.1  # a jump in the sound's time stamps longer than this is filled with silence
+_LONGEST_GAP_S = 60.0  # but this one is a damaged time stamp
 _USUAL_RATE = 25.0  # where neither container nor time stamps tell
 _STAMP_ERROR_S = 0.002  # containers with millisecond clocks round their stamps
 _PLAYLISTS = {"hls", "dash", "concat", "sdp", "rtsp"}  # these name further files, which may lie anywhere
@@ -160,7 +161,7 @@ def _decode(container, video, sound, first, last, on_frame):
             packet = next(packets)
         except StopIteration:
             break
-        except av.FFmpegError:
+        except (av.FFmpegError, IndexError):  # IndexError: a packet of a stream that was not announced
             break  # the file is cut or damaged here: what came before still counts
         if done[packet.stream.index]:
             continue
@@ -273,7 +274,7 @@ def _mono(heard, at, last):
             pieces.extend(out.to_ndarray()[0] for out in resampler.resample(None))
 
     for time, frame in heard:
-        if time is not None and time - clock > _SOUND_GAP_S:
+        if time is not None and _SOUND_GAP_S < time - clock < _LONGEST_GAP_S:
             flush()
             resampler, setup = None, None
             pieces.append(np.zeros(round((time - clock) * AUDIO_RATE), np.int16))
@@ -288,6 +289,8 @@ def _mono(heard, at, last):
     audio = np.concatenate(pieces) if pieces else np.zeros(0, np.int16)
 
     at = begins if at is None else at
+    if begins - at > _LONGEST_GAP_S:
+        return np.zeros(0, np.int16)
     skip = round((at - begins) * AUDIO_RATE)
     audio = audio[skip:] if skip >= 0 else np.concatenate([np.zeros(-skip, np.int16), audio])
     return audio if np.isinf(last) else audio[: max(0, round((last - at) * AUDIO_RATE))]

@@ -11,8 +11,10 @@ from multiprocessing import connection
 
 
 def start_worker() -> None:
-    """Call first in a worker: it leaves Ctrl-C and the accelerator to its parent, and ends with it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to every process; the parent decides
+    """Call first in a worker: it leaves signals and the accelerator to its parent, and ends with it."""
+    # Terminals send SIGINT, and schedulers SIGTERM before a preemption, to every process: the parent decides.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     os.environ["JAX_PLATFORMS"] = "cpu"
     if "jax" in sys.modules:  # grain and TFDS import it, and it has read the environment already
         sys.modules["jax"].config.update("jax_platforms", "cpu")

@@ -295,16 +295,24 @@ def test_the_rows_of_all_hosts_are_the_rows_of_one(share, processes, step):
 
 
 WORKERS_PROGRAM = """
-import sys, time
+import os, signal, sys, time
 from types import SimpleNamespace
 from input_pipeline.loader import make_loader
 if __name__ == "__main__":
     data = SimpleNamespace(path=sys.argv[1], workers=2, prefetch=1, frame_stride=2, crop="none", flip=False)
     loader = make_loader(data, frames=4, image_size=32, audio_frames=64, batch_size=2, seed=0)
     stream = iter(loader)
-    next(stream)
+    for _ in range(4):  # each worker has given one
+        next(stream)
     print("ready", flush=True)
-    if sys.argv[2] == "end":
+    if sys.argv[2] == "signals":
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)
+            os.killpg(os.getpid(), number)
+        for _ in range(8):
+            next(stream)
+        loader.close()
+    elif sys.argv[2] == "end":
         loader.close()
     else:
         time.sleep(60)
@@ -333,6 +341,13 @@ def test_workers_end_with_a_killed_parent_and_leave_no_shared_memory(prepared_fo
         process.stdout.close()
     left = {name for name in set(os.listdir("/dev/shm")) - before if name.startswith("psm_")}
     assert not left
+
+
+@pytest.mark.slow
+def test_workers_go_on_when_a_scheduler_signals_the_whole_job(prepared_folder):
+    command = [sys.executable, "-c", WORKERS_PROGRAM, str(prepared_folder), "signals"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, start_new_session=True)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.slow
