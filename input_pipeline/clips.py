@@ -10,7 +10,7 @@ from PIL import Image
 
 from input_pipeline import records
 from input_pipeline.errors import DataError, MediaError
-from input_pipeline.manifests import Row
+from input_pipeline.manifests import Row, fragment
 from input_pipeline.media import AUDIO_RATE, Clip, read_clip
 
 CROPS = ("none", "fixed")
@@ -97,7 +97,7 @@ def make_record(job: tuple[Path, Row, ClipOptions]) -> Outcome:
         text=row.text,
         labels=row.labels,
         metadata=row.metadata,
-        source=row.path,
+        source=fragment(row.path, row.start_s, row.end_s),
         prepare_version=records.VERSION,
     )
     return Outcome(records.encode(record), len(clip.frames), len(clip.audio))

@@ -306,7 +306,7 @@ def _copied(batch):
 
 
 def _free_shared_memory():
-    """Batches that were made but not taken: grain frees them in a thread, which Python's exit would cut short."""
+    """Frees batches that nobody took: grain does so in a thread, which Python's exit would cut short."""
     gc.collect()
     with contextlib.suppress(ImportError, AttributeError):  # not public: another grain may do without it
         from grain._src.python.ipc.shared_memory_array import SharedMemoryArray

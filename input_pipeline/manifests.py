@@ -63,6 +63,13 @@ def read_manifest(path: str | os.PathLike) -> list[Row]:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from None
 
 
+def fragment(path: str, start_s: float | None, end_s: float | None) -> str:
+    """What a row reads, in one text: its path, and a window as `#t=start,end` (a W3C media fragment)."""
+    if start_s is None and end_s is None:
+        return path
+    return f"{path}#t={start_s or 0.0:g}{'' if end_s is None else f',{end_s:g}'}"
+
+
 def _rows(reader, name):
     columns = [column.strip() for column in next(reader, [])]
     if "path" not in columns:
@@ -102,7 +109,7 @@ def _row(cells, line):
         raise DataError(f"{line}, column end_s: {end:g} is not after start_s ({start or 0.0:g})")
     if not _SPLIT_NAME.fullmatch(text["split"]):
         raise DataError(f"{line}, column split: {text['split']!r} may hold letters, digits and _ only")
-    text["clip_id"] = text["clip_id"] or _default_clip_id(path, start, end)
+    text["clip_id"] = text["clip_id"] or fragment(path, start, end)
     labels = {
         k.removeprefix(LABEL_PREFIX): _value(v) for k, v in cells.items() if k.startswith(LABEL_PREFIX) and v
     }
@@ -129,15 +136,6 @@ def _seconds(text, where):
     if not (math.isfinite(value) and value >= 0):
         raise DataError(f"{where}: {text!r} is not a time in seconds")
     return value
-
-
-def _default_clip_id(path, start, end):
-    """The path, with its suffix: the same recording may lie there in two containers."""
-    return (
-        path
-        if start is None and end is None
-        else f"{path}#t={start or 0.0:g},{'' if end is None else f'{end:g}'}"
-    )
 
 
 def _value(text):

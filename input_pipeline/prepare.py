@@ -136,9 +136,9 @@ def _claim(out, plan):
                 f"{out} was begun with something else: {what}; choose another --out, or delete it"
             )
         return
-    strangers = [name for name in os.listdir(out) if name not in ("prepare", ".lock")]
+    strangers = sorted(name for name in os.listdir(out) if name != "prepare")
     if strangers:
-        raise DataError(f"{out} is not empty (it holds {sorted(strangers)[0]}); choose an empty or new --out")
+        raise DataError(f"{out} is not empty (it holds {strangers[0]}); choose an empty or new --out")
     _write_json(noted, plan)
 
 

@@ -6,7 +6,7 @@ import sys
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from input_pipeline.errors import DataError
@@ -75,6 +75,7 @@ def folder(path, lengths, split="train"):
     return path
 
 
+@settings(max_examples=25)
 @given(lengths=st.lists(st.integers(0, 3), min_size=1, max_size=5).filter(any))
 def test_every_index_finds_its_record_whatever_the_shards_hold(tmp_path_factory, lengths):
     records = open_records(folder(tmp_path_factory.mktemp("ds"), lengths))
