@@ -28,9 +28,7 @@ Batch = dict[str, np.ndarray]
 
 _log = logging.getLogger(__name__)
 _ATTEMPTS = 8  # clips tried for one row; all unreadable means that the data is gone, not damaged
-_UNREADABLE = (
-    "unreadable"  # a worker's report: positions it could not read, −1 for none; never leaves the loader
-)
+_UNREADABLE = "unreadable"  # a worker's report, taken out again: positions it could not read, or −1
 
 
 class Loader:
@@ -105,16 +103,14 @@ class Loader:
     def _account(self, reported):
         for position in np.unique(reported[reported >= 0]).tolist():
             if position not in self.unreadable:
-                reason = _reason(self._records, position)
+                (name,), reason = self.clip_ids([position]), _reason(self._records, position)
                 self.unreadable[position] = reason
-                _log.warning(
-                    "clip %s is unreadable, another takes its place: %s", *self.clip_ids([position]), reason
-                )
+                _log.warning("clip %s is unreadable, another takes its place: %s", name, reason)
         if len(self.unreadable) > self._max_unreadable:
             names = ", ".join(self.clip_ids(list(self.unreadable)[:5]))
             raise DataError(
                 f"{self._records.path}: {len(self.unreadable)} of {self.dataset_size} clips are unreadable "
-                f"({names}, …), more than guard.max_unreadable_share allows; prepare the folder again"
+                f"({names}, …), more than data.max_unreadable_share allows; prepare the folder again"
             )
 
 
@@ -203,9 +199,8 @@ def eval_batches(
     rows = _EvaluationRows(records, positions, cut, chosen, batch_size, (process_index, process_count))
     for batch in _batches(rows, batch_size // process_count, 0, workers, prefetch):
         for position in batch["position"][~batch["valid"] & (batch["position"] >= 0)].tolist():
-            _log.warning(
-                "clip %s is unreadable: %s", *_names(records, [position]), _reason(records, position)
-            )
+            (name,) = _names(records, [position])
+            _log.warning("clip %s is unreadable: %s", name, _reason(records, position))
         yield batch
 
 
@@ -293,6 +288,13 @@ def _batches(rows, batch_size, first_batch, workers, prefetch) -> Iterator[Batch
     iterator = iter(dataset)
     try:
         yield from map(_copied, iterator)
+    except RuntimeError as error:
+        if "terminated unexpectedly" not in str(error):
+            raise
+        what = str(error).split(". Search")[0]
+        raise DataError(
+            f"a loader process died ({what}); if memory is short, lower data.workers or batch_size"
+        ) from error
     finally:
         iterator.close()
         del iterator

@@ -1,12 +1,14 @@
 """Batches from real prepared clips: the same for any number of hosts and workers, exact after a restart, and
 going on past damaged records."""
 
-import os
+import multiprocessing
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -319,28 +321,35 @@ if __name__ == "__main__":
 """
 
 
-def group(pid):
-    """Processes of the session that `pid` leads."""
-    listed = subprocess.run(["ps", "-o", "pid=,stat=", "-s", str(pid)], capture_output=True, text=True).stdout
-    return [line for line in listed.splitlines() if "Z" not in line.split()[1]]
+def group(session):
+    """Process ids of a session."""
+    listed = subprocess.run(["ps", "-o", "pid=,stat=", "-s", str(session)], capture_output=True, text=True)
+    lines = (line.split() for line in listed.stdout.splitlines())
+    return [int(pid) for pid, state in lines if "Z" not in state]
+
+
+def shared_memory_of(pids):
+    """Files of shared memory that these processes have open now."""
+    maps = "".join(Path(f"/proc/{pid}/maps").read_text() for pid in pids)
+    return {Path(name) for name in re.findall(r"/dev/shm/psm_\w+", maps)}
 
 
 @pytest.mark.slow
 def test_workers_end_with_a_killed_parent_and_leave_no_shared_memory(prepared_folder):
-    before = set(os.listdir("/dev/shm"))
     command = [sys.executable, "-c", WORKERS_PROGRAM, str(prepared_folder), "sleep"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
         assert process.stdout.readline() == "ready\n"
-        assert len(group(process.pid)) >= 3
+        processes = group(process.pid)
+        assert len(processes) >= 3
+        files = shared_memory_of(processes)
         process.send_signal(signal.SIGKILL)
         process.wait()
-        deadline = time.monotonic() + 15
-        while group(process.pid) and time.monotonic() < deadline:
+        deadline = time.monotonic() + 20
+        while (group(process.pid) or any(file.exists() for file in files)) and time.monotonic() < deadline:
             time.sleep(0.1)
         assert group(process.pid) == []
+        assert not [file for file in files if file.exists()]
         process.stdout.close()
-    left = {name for name in set(os.listdir("/dev/shm")) - before if name.startswith("psm_")}
-    assert not left
 
 
 @pytest.mark.slow
@@ -348,6 +357,18 @@ def test_workers_go_on_when_a_scheduler_signals_the_whole_job(prepared_folder):
     command = [sys.executable, "-c", WORKERS_PROGRAM, str(prepared_folder), "signals"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, start_new_session=True)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_killed_is_one_clear_error(prepared_folder):
+    a = loader(prepared_folder, workers=1)
+    stream = iter(a)
+    next(stream)
+    for child in multiprocessing.active_children():
+        child.kill()
+    with pytest.raises(DataError, match=r"a loader process died .*exit code -9.* data.workers"):
+        for _ in range(20):
+            next(stream)
 
 
 @pytest.mark.slow
