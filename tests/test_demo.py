@@ -1,0 +1,199 @@
+"""`avemo demo`: which clips, which commands, what is skipped; and, slowly, the whole of it on real clips."""
+
+import csv
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from avemo_jax import demo
+from avemo_jax.demo import Clips, Stage
+from avemo_jax.errors import UserError
+from input_pipeline.manifests import Row, read_manifest
+from tests import real_clips
+
+
+def rows(*cells):
+    """Rows of (label, speaker, fold, split)."""
+    return [
+        Row(
+            f"{i}.mp4",
+            str(i),
+            split,
+            speaker,
+            labels={"face": label},
+            metadata={"fold": fold} if fold else {},
+        )
+        for i, (label, speaker, fold, split) in enumerate(cells)
+    ]
+
+
+def test_a_probe_is_split_by_the_manifest_if_it_says_how_and_else_by_speaker():
+    both = [
+        ("a", "s1", "0", "train"),
+        ("b", "s1", "0", "train"),
+        ("a", "s2", "1", "test"),
+        ("b", "s2", "1", "test"),
+    ]
+    assert "split" in demo.choose_probe(rows(*both))
+    assert "folds" in demo.choose_probe(rows(*[(a, s, f, "") for a, s, f, _ in both]))
+    assert "leave_one_speaker_out" in demo.choose_probe(rows(*[(a, s, "", "") for a, s, _, _ in both]))
+    assert demo.choose_probe(rows(*[(a, "", "", "") for a, *_ in both])) == []
+
+
+def test_a_class_that_is_in_one_group_only_is_not_probed():
+    cells = [
+        (name, "", fold, "") for name, fold in (("a", "0"), ("a", "1"), ("b", "0"), ("b", "1"), ("c", "1"))
+    ]
+    flags = demo.choose_probe(rows(*cells))
+    assert flags == ["--label", "face", "--protocol", "folds", "--classes", "a,b"]
+
+
+def test_labels_that_are_numbers_on_a_scale_are_not_probed():
+    assert (
+        demo.choose_probe(
+            rows((0.5, "s1", "", ""), (0.5, "s2", "", ""), (1, "s1", "", ""), (1, "s2", "", ""))
+        )
+        == []
+    )
+
+
+def test_without_labels_the_probe_is_left_out_and_that_is_said(tmp_path):
+    clips = Clips(tmp_path / "m.csv", tmp_path)
+    stages = demo.plan(tmp_path, clips, [Row("a.mp4", "a"), Row("b.mp4", "b")], steps=5)
+    assert [stage.words[0] for stage in stages] == ["prepare", "train", "export"]
+    assert "no probe" in demo.closing(tmp_path, stages)
+
+
+def test_all_media_files_of_a_folder_are_listed_and_nothing_else(tmp_path):
+    folder = tmp_path / "videos"
+    for name in ("b.MP4", "sub/a.avi", "notes.txt"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"x")
+    clips = demo.find_clips(tmp_path / "work", folder, None)
+    assert [row.path for row in read_manifest(clips.manifest)] == ["b.MP4", "sub/a.avi"]
+    shutil.rmtree(folder / "sub")
+    (folder / "b.MP4").unlink()
+    with pytest.raises(UserError, match="no media files in it"):
+        demo.find_clips(tmp_path / "work", folder, None)
+
+
+def test_of_a_large_folder_some_files_are_taken_spread_over_it(tmp_path):
+    for index in range(450):
+        (tmp_path / f"{index:03d}.mp4").touch()
+    chosen = [row.path for row in read_manifest(demo.find_clips(tmp_path / "work", tmp_path, None).manifest)]
+    assert len(chosen) == 150 and chosen[0] == "000.mp4" and chosen[-1] == "447.mp4"
+
+
+@pytest.fixture
+def played(tmp_path, monkeypatch):
+    """Three stages that only write their results; `calls` lists those that ran, `codes` makes one fail."""
+    calls, codes = [], {}
+    (tmp_path / "m.csv").write_text("path\na.mp4\n")
+    stages = [Stage(name, [name], tmp_path / f"{name}.out", may_refuse=name == "b") for name in "abc"]
+
+    def call(words):
+        calls.append(words[0])
+        if words[0] not in codes:
+            (tmp_path / f"{words[0]}.out").touch()
+        return codes.get(words[0], 0)
+
+    monkeypatch.setattr(demo, "_call", call)
+
+    def play():
+        calls.clear()
+        return demo.run(stages, Clips(tmp_path / "m.csv", tmp_path), tmp_path), "".join(calls)
+
+    play.stages, play.codes, play.folder = stages, codes, tmp_path
+    return play
+
+
+def test_what_is_done_is_not_done_again(played):
+    assert played() == (0, "abc")
+    assert played() == (0, "")
+
+
+def test_a_stage_whose_command_or_result_changed_is_done_again_with_all_after_it(played):
+    played()
+    played.stages[1] = played.stages[1]._replace(words=["b", "--steps=9"])
+    assert played() == (0, "bc")
+    (played.folder / "a.out").unlink()
+    assert played() == (0, "abc")
+
+
+def test_other_clips_begin_from_the_start(played):
+    played()
+    (played.folder / "m.csv").write_text("path\nb.mp4\n")
+    assert played() == (0, "abc")
+
+
+def test_a_failed_stage_ends_the_demo_with_its_exit_code_and_is_where_it_goes_on(played):
+    played.codes["a"] = 2
+    assert played() == (2, "a")
+    played.codes.clear()
+    played.codes["c"] = 1
+    assert played() == (1, "abc")
+    played.codes.clear()
+    assert played() == (0, "c")
+
+
+def test_a_probe_that_these_clips_cannot_be_split_for_does_not_end_the_demo(played):
+    played.codes["b"] = 2
+    assert played() == (0, "abc")
+
+
+def avemo(*words, timeout=900, **environment):
+    # Without what other tests set for this process: a person's shell has neither fake devices nor caches.
+    kept = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS" and not k.startswith("JAX_")}
+    return subprocess.run(
+        [sys.executable, "-m", "avemo_jax", *map(str, words)],
+        env={**kept, "JAX_PLATFORMS": "cpu", **environment},
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+    )
+
+
+@pytest.mark.slow
+def test_the_demo_ends_with_a_probe_and_verified_weights_and_does_nothing_twice(tmp_path):
+    done = avemo("demo", "--workdir", tmp_path, "--steps", 2)
+    assert done.returncode == 0, done.stdout + done.stderr
+    for name in ("data/dataset_info.json", "run/metrics.jsonl", "probe/rows.json", "hicmae.pth"):
+        assert (tmp_path / name).exists(), name
+    assert list((tmp_path / "run" / "samples").glob("*.png"))
+    assert "largest difference" in done.stdout and "FAIL" not in done.stdout
+    began = time.monotonic()
+    again = avemo("demo", "--workdir", tmp_path, "--steps", 2)
+    assert again.returncode == 0 and again.stdout.count("done already") == 4
+    assert time.monotonic() - began < 60
+
+
+@pytest.mark.slow
+def test_the_demo_takes_ones_own_clips_and_says_that_without_labels_there_is_no_probe(tmp_path):
+    folder = tmp_path / "videos"
+    folder.mkdir()
+    for row in real_clips.talking_rows()[:3]:
+        shutil.copy(real_clips.root() / row.path, folder / Path(row.path).name)
+    done = avemo("demo", "--workdir", tmp_path / "demo", "--steps", 1, "--clips", folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "no probe" in done.stdout and (tmp_path / "demo" / "hicmae.pth").exists()
+    with open(tmp_path / "demo" / "clips.csv", newline="") as file:
+        assert len(list(csv.DictReader(file))) == len(list(folder.iterdir()))
+
+
+@pytest.mark.slow
+def test_without_a_package_index_the_demo_says_so_in_one_line(tmp_path):
+    offline = {
+        "XDG_CACHE_HOME": str(tmp_path),
+        "PIP_CONFIG_FILE": "/dev/null",
+        "PIP_NO_INDEX": "1",
+        "PIP_FIND_LINKS": "",
+    }
+    done = avemo("demo", "--workdir", tmp_path / "demo", **offline)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert "connect to a package index, or use clips of your own" in line
