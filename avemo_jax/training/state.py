@@ -50,7 +50,10 @@ def create_state(task: Any, optimizer: optax.GradientTransformation, key: Array,
     Random numbers do not depend on the layout, so every mesh starts from the same parameters.
     """
     init = lambda key: _at_start(split(task.init_model(key))[1], optimizer)  # noqa: E731
-    return jax.jit(init, out_shardings=mesh_lib.shardings(jax.eval_shape(init, key), mesh))(key)
+    # On the CPU a program of many random draws takes minutes to optimise, and it runs once.
+    options = {"xla_backend_optimization_level": 0} if mesh.devices.flat[0].platform == "cpu" else None
+    places = mesh_lib.shardings(jax.eval_shape(init, key), mesh)
+    return jax.jit(init, out_shardings=places, compiler_options=options)(key)
 
 
 def start_from(params: Params, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:

@@ -107,12 +107,13 @@ class TensorBoardWriter:
             raise UserError(
                 "log.tensorboard=True needs tensorboardX: pip install 'avemo_jax[tensorboard]'"
             ) from error
-        self._open = lambda purge_step: SummaryWriter(str(workdir / "tensorboard"), purge_step=purge_step)
+        self._make, self._folder = SummaryWriter, str(workdir / "tensorboard")
         self._events = None
 
     def rewind(self, step: int) -> None:
         self.close()
-        self._events = self._open(step + 1)
+        # The suffix: two files of one second would otherwise have the same name.
+        self._events = self._make(self._folder, purge_step=step + 1, filename_suffix=f".{step}")
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         for name, value in values.items():

@@ -31,7 +31,17 @@ def python(local, *programs: str):
 
 
 def test_a_dry_run_prints_the_command_and_settings_of_every_process(capsys):
-    words = [*FLAGS, "--port", "1234", "--dry_run", "--", "train", "--config", "hicmae:demo", "--config.seed=1"]
+    words = [
+        *FLAGS,
+        "--port",
+        "1234",
+        "--dry_run",
+        "--",
+        "train",
+        "--config",
+        "hicmae:demo",
+        "--config.seed=1",
+    ]
     assert avemo_main(["launch", "local", *words]) == 0
     first, second = capsys.readouterr().out.splitlines()
     for line in (first, second):
@@ -47,7 +57,9 @@ def test_one_process_needs_no_group_and_a_named_platform_is_kept(local):
     assert process.environment == {"JAX_PLATFORMS": "cuda"}
 
 
-@pytest.mark.parametrize("words", [["--processes", "2"], ["--processes", "0", "--", "train"], ["--what", "--", "train"]])
+@pytest.mark.parametrize(
+    "words", [["--processes", "2"], ["--processes", "0", "--", "train"], ["--what", "--", "train"]]
+)
 def test_wrong_flags_exit_with_2(words, local):
     with pytest.raises(SystemExit) as caught:
         local.main(words)
@@ -93,7 +105,9 @@ def test_processes_that_ignore_sigterm_are_ended_after_their_grace(local, capfd)
 
 @pytest.mark.slow
 def test_two_processes_of_four_devices_give_the_losses_of_one_device(local, tmp_path, uninterrupted):
-    assert local.run_together(tiny_processes(local, tmp_path, "mesh.fsdp=2", "mesh.tensor=2"), grace_s=60) == 0
+    assert (
+        local.run_together(tiny_processes(local, tmp_path, "mesh.fsdp=2", "mesh.tensor=2"), grace_s=60) == 0
+    )
     assert losses_of(tmp_path / "run") == pytest.approx(uninterrupted, rel=1e-5)
 
 
