@@ -13,7 +13,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from ml_collections import ConfigDict
+from flax import nnx
+from ml_collections import ConfigDict, FrozenConfigDict
 
 from avemo_jax import frontend, models
 from avemo_jax.batch import Batch
@@ -45,8 +46,8 @@ class Network(NamedTuple):
 
 def random_networks(config: ConfigDict, seeds: Sequence[int]) -> list[Network]:
     """The config's model as it is before training, once for each seed."""
-    draw = jax.jit(lambda key: split(models.build(config, key))[1])
-    return [Network("random", seed, draw(jax.random.key(seed))) for seed in seeds]
+    frozen = FrozenConfigDict(config)
+    return [Network("random", seed, _draw(jax.random.key(seed), config=frozen)) for seed in seeds]
 
 
 def device_count() -> int:
@@ -74,15 +75,7 @@ def extract(
     graphdef, _ = split(jax.eval_shape(partial(models.build, config), jax.random.key(0)))
     placed = [(net, jax.device_put(net.params, replicated(mesh))) for net in networks]
 
-    @jax.jit
-    def encode(params: Params, batch: Batch, gain: jax.Array) -> dict[str, jax.Array]:
-        clip = frontend.to_clip(batch, mels=config.model.mel_bins, gain=gain)
-        weights = features.layer_weights(params, config.model.depth)
-        return features.pool(merge(graphdef, params).encode(clip), weights, wanted, config.model)
-
-    @jax.jit
-    def measure(batch: Batch, gain: jax.Array) -> dict[str, jax.Array]:
-        return baselines.statistics(batch, config.model.mel_bins, gain)
+    encode = partial(_encode, graphdef=graphdef, wanted=tuple(wanted), model=FrozenConfigDict(config.model))
 
     positions: list[np.ndarray] = []
     parts: dict[Source, list[np.ndarray]] = {}
@@ -94,7 +87,7 @@ def extract(
         results = {}
         for level in loudness:
             gain = _gain(on_device, level)
-            for name, values in measure(on_device, gain).items():
+            for name, values in _measure(on_device, gain, mels=config.model.mel_bins).items():
                 results[Source(name, "none", 0, level)] = values
             for net, params in placed:
                 for name, values in encode(params, on_device, gain).items():
@@ -102,6 +95,32 @@ def extract(
         for source, values in results.items():
             parts.setdefault(source, []).append(np.asarray(values)[valid])
     return np.concatenate(positions), {source: np.concatenate(rows) for source, rows in parts.items()}
+
+
+# Used a few times only, so it is compiled without optimisation: on a CPU that takes seconds instead of a minute.
+@partial(jax.jit, static_argnames="config", compiler_options={"xla_backend_optimization_level": 0})
+def _draw(key: jax.Array, *, config: FrozenConfigDict) -> Params:
+    return split(models.build(config, key))[1]
+
+
+@partial(jax.jit, static_argnames=("graphdef", "wanted", "model"))
+def _encode(
+    params: Params,
+    batch: Batch,
+    gain: jax.Array,
+    *,
+    graphdef: nnx.GraphDef,
+    wanted: tuple[str, ...],
+    model: FrozenConfigDict,
+) -> dict[str, jax.Array]:
+    clip = frontend.to_clip(batch, mels=model.mel_bins, gain=gain)
+    weights = features.layer_weights(params, model.depth)
+    return features.pool(merge(graphdef, params).encode(clip), weights, wanted, model)
+
+
+@partial(jax.jit, static_argnames="mels")
+def _measure(batch: Batch, gain: jax.Array, *, mels: int) -> dict[str, jax.Array]:
+    return baselines.statistics(batch, mels, gain)
 
 
 @partial(jax.jit, static_argnames="loudness")

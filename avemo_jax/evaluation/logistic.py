@@ -86,8 +86,9 @@ def _fit(inputs, labels, row_weight, penalty, classes, theta):
 
         direction = _conjugate_gradients(curve, -gradient, curvature)
         change = design @ direction
-        losses = jnp.stack([loss(theta + s * direction, logits + s * change) for s in _STEPS])
-        size = jnp.asarray(_STEPS, inputs.dtype)[jnp.argmin(losses)]
+        steps = jnp.asarray(_STEPS, inputs.dtype)
+        losses = jax.vmap(lambda size: loss(theta + size * direction, logits + size * change))(steps)
+        size = steps[jnp.argmin(losses)]
         theta = theta + size * direction
         logits = logits_of(theta)
         gradient = gradient_at(theta, logits)

@@ -68,6 +68,8 @@ def run(checkpoint: str, data: str, options: ProbeOptions, say: Callable[[str], 
     splits = make_splits(options.protocol, clips, folds=options.folds, inner_folds=options.inner_folds)
     if splits.left_out:
         left_out["in no fold"] = splits.left_out
+        clips = clips.at(splits.rows)
+        splits = make_splits(options.protocol, clips, folds=options.folds, inner_folds=options.inner_folds)
 
     networks = [Network("checkpoint", config.seed, params)]
     networks += extraction.random_networks(config, range(options.random_seeds))

@@ -63,6 +63,11 @@ class Splits:
     speaker_disjoint: bool
     split_hash: str
 
+    @property
+    def rows(self) -> np.ndarray:
+        """Row numbers that some split trains or tests on, ascending."""
+        return np.unique(np.concatenate([np.concatenate([split.train, split.test]) for split in self.splits]))
+
 
 def make_splits(protocol: str, clips: LabelledClips, *, folds: int = 5, inner_folds: int = 5) -> Splits:
     """Split `clips` by the protocol's name (see `PROTOCOLS`).
@@ -73,7 +78,7 @@ def make_splits(protocol: str, clips: LabelledClips, *, folds: int = 5, inner_fo
     if protocol not in PROTOCOLS:
         raise UserError(f"unknown protocol {protocol!r}; choose one of {', '.join(PROTOCOLS)}")
     group, tested = PROTOCOLS[protocol](clips, folds)
-    names = _natural(np.unique(group[group != ""]))
+    names = _natural(np.unique(group[group != ""]).tolist())
     used = group != ""
     pairs = set(zip(clips.speaker[used], group[used], strict=True))
     disjoint = "" not in clips.speaker[used] and len(pairs) == len(np.unique(clips.speaker[used]))

@@ -29,8 +29,8 @@ def summary(checkpoint: str, result: ProbeResult) -> str:
     rows, clips = result.rows, result.clips
     first = rows[0]
     lines = [
-        f"label {first['label']}: {first['n']} clips, {first['speakers']} speakers, "
-        f"{len(clips.classes)} classes, chance {100 * first['chance']:.1f} %",
+        f"label {first['label']}: {first['n']} clips tested, speakers: {first['speakers']}, "
+        f"classes: {len(clips.classes)}, chance {100 * first['chance']:.1f} %",
         f"protocol {first['split']}, {len(result.splits.splits)} test parts, hash {first['split_hash'][:12]}",
         f"regularisation chosen inside the training part, by {first['inner_unit']}",
         f"checkpoint {checkpoint}, step {result.step}; linear probe, per cent",
@@ -144,10 +144,10 @@ def _notes(result: ProbeResult) -> list[str]:
         notes.append(
             "left out: " + ", ".join(f"{count} {reason}" for reason, count in result.left_out.items())
         )
-    if not result.splits.speaker_disjoint:
-        notes.append("speakers are on both sides of the split: these scores say nothing about new speakers")
     if any(row["ci_unit"] == "clip" for row in result.rows):
-        notes.append("one speaker only: intervals are by clip and say nothing about other speakers")
+        notes.append("one speaker only: intervals are by clip, and nothing is said about other speakers")
+    elif not result.splits.speaker_disjoint:
+        notes.append("speakers are on both sides of the split: nothing is said about new speakers")
     slow = sum(not row["converged"] for row in result.rows)
     if slow:
         notes.append(f"{slow} of {len(result.rows)} rows hold a fit that did not fully converge")

@@ -1,0 +1,81 @@
+"""For whole probe runs: a small prepared folder with labels known by construction, and a tiny checkpoint."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+
+from avemo_jax.config import load_config
+from avemo_jax.evaluation.extraction import random_networks
+from avemo_jax.training.checkpoints import save_params
+from input_pipeline import records
+
+SPEAKERS, CLIPS_EACH, SECONDS, FPS, RATE = 4, 12, 1.2, 25, 16000
+TINY = [
+    "model.dim=16",
+    "model.heads=2",
+    "model.depth=2",
+    "model.fusion_depth=1",
+    "model.decoder_dim=16",
+    "model.decoder_heads=2",
+    "model.decoder_depth=3",
+    "model.skip_layers=0,1",
+    "model.frames=4",
+    "model.image_size=32",
+    "model.audio_frames=64",
+]
+
+
+def write_folder(path) -> None:
+    """48 clips of four speakers. Labels: `tone` (pitch of the sound), `level` (its loudness), `shade` (of the
+    picture), `rating` (a number), `rare` (value "b" for one speaker only), `half` (empty for every other
+    clip), `constant`. Metadata: `fold`, blank for the last speaker."""
+    rng = np.random.default_rng(0)
+    encoded, clips = [], []
+    for number in range(SPEAKERS * CLIPS_EACH):
+        speaker, turn = divmod(number, CLIPS_EACH)
+        tone, level, shade = turn % 3, turn // 3 % 2, rng.integers(2)
+        time = np.arange(int(SECONDS * RATE)) / RATE
+        wave = np.sin(2 * np.pi * (300, 900, 2700)[tone] * (1 + 0.05 * rng.standard_normal()) * time)
+        wave = (wave + 0.1 * rng.standard_normal(len(time))) * (0.03, 0.3)[level] * rng.uniform(0.9, 1.1)
+        pixels = rng.integers(0, 60, (int(SECONDS * FPS), 36, 48, 3)) + (40, 140)[shade]
+        record = records.Record(
+            clip_id=f"clip{number:02d}",
+            frames=[records.encode_picture(frame.astype(np.uint8), 90) for frame in pixels],
+            fps=FPS,
+            audio=(wave * 32767).astype(np.int16),
+            audio_rate=RATE,
+            duration_s=SECONDS,
+            speaker=f"p{speaker}",
+            split="test" if speaker == 0 else "train",
+            labels={
+                "tone": ("low", "middle", "high")[tone],
+                "level": ("quiet", "loud")[level],
+                "shade": ("dark", "bright")[shade],
+                "rating": float(turn) / 7,
+                "rare": "b" if speaker == 1 and turn < 3 else "ac"[turn % 2],
+                "half": "xy"[turn // 2 % 2] if number % 2 else "",
+                "constant": "same",
+            },
+            metadata={"fold": str(number % 5 % 3) if speaker < SPEAKERS - 1 else ""},
+        )
+        encoded.append(records.encode(record))
+        clips.append(
+            {
+                "position": number,
+                "clip_id": record.clip_id,
+                "split": record.split,
+                "frames": len(record.frames),
+                "samples": len(record.audio),
+            }
+        )
+    path.mkdir(parents=True)
+    records.write_shard(path / records.shard_name("clips", 0, 1), encoded)
+    records.write_dataset(path, {"clips": ([len(encoded)], sum(map(len, encoded)))}, clips)
+
+
+def write_checkpoint(path, overrides=()) -> None:
+    """Freshly initialised parameters of a tiny model, as a checkpoint of step 7."""
+    config = load_config("hicmae:demo", [*TINY, *overrides])
+    (network,) = random_networks(config, [123])
+    save_params(path, config, jax.tree.map(np.asarray, network.params), step=7)

@@ -1,0 +1,158 @@
+"""`avemo probe` as a person calls it, on clips whose labels are known by construction."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from avemo_jax.cli import main
+from tests.evaluation import synthetic
+
+REQUIRED = {"feature", "weights", "seed", "head", "split", "split_hash", "n", "uar", "war", "wf1", "ci95"}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with the prepared `data` and the checkpoint `run`."""
+    place = tmp_path_factory.mktemp("probe")
+    synthetic.write_folder(place / "data")
+    synthetic.write_checkpoint(place / "run")
+    return place
+
+
+def _words(place, out, label, **flags):
+    flags = {"features": "cat4", "random_seeds": 0, "batch_size": 16} | flags
+    words = ["probe", "--checkpoint", place / "run", "--data", place / "data", "--label", label, "--out", out]
+    words += [word for name, value in flags.items() for word in (f"--{name}", value)]
+    return [str(word) for word in words]
+
+
+def _rows(place, out, label, **flags):
+    assert main(_words(place, out, label, **flags)) == 0
+    return json.loads((out / "rows.json").read_text())
+
+
+def _by_name(rows):
+    return {(row["feature"], row["weights"], row["seed"], row["loudness"]): row for row in rows}
+
+
+def test_every_feature_stands_beside_random_weights_and_plain_statistics(place, tmp_path, capsys):
+    flags = {"features": "default", "random_seeds": 2, "json": tmp_path / "copy.json"}
+    rows = _rows(place, tmp_path / "out", "tone", **flags)
+    features = ["cat4", "video", "audio", "fused_video", "fused_audio", "audio_rows", "video_cells"]
+    expected = [(f, w, s) for f in features for w, s in (("checkpoint", 0), ("random", 0), ("random", 1))]
+    expected += [(f, "none", 0) for f in ("log_mel", "pixels", "log_mel+pixels")]
+    assert {(row["feature"], row["weights"], row["seed"]) for row in rows} == set(expected)
+    assert len(rows) == len(expected)
+    for row in rows:
+        assert row.keys() >= REQUIRED and row.keys() == rows[0].keys()
+        assert row["n"] == 48 and row["split"] == "leave_one_speaker_out" and row["head"] == "linear"
+        assert row["ci95"][0] <= row["uar"] <= row["ci95"][1] and row["ci_unit"] == "speaker"
+        assert np.sum(row["confusion"]) == 48 and len(row["folds"]) == 4
+        assert (row["step"] == 7) == (row["weights"] == "checkpoint")
+    assert json.loads((tmp_path / "copy.json").read_text()) == rows
+    printed = capsys.readouterr().out
+    assert "random, 2 seeds" in printed and "[" in printed and "confusion" in printed
+    assert printed.splitlines()[-1].startswith("results: ") and str(tmp_path / "out") in printed
+    assert (tmp_path / "out" / "table.txt").read_text().strip() in printed
+    with open(tmp_path / "out" / "predictions.csv", newline="") as file:
+        predictions = list(csv.DictReader(file))
+    assert len(predictions) == 48 * len(rows)
+    log_mel = [line for line in predictions if line["feature"] == "log_mel"]
+    right = sum(line["label"] == line["predicted"] for line in log_mel)
+    assert right / 48 == pytest.approx(_by_name(rows)["log_mel", "none", 0, "as_recorded"]["war"])
+
+
+def test_sound_is_found_in_sound_and_picture_in_the_picture(place, tmp_path):
+    tone = _by_name(_rows(place, tmp_path / "tone", "tone"))
+    shade = _by_name(_rows(place, tmp_path / "shade", "shade"))
+    assert tone["log_mel", "none", 0, "as_recorded"]["uar"] > 0.95
+    assert tone["pixels", "none", 0, "as_recorded"]["uar"] < 0.6
+    assert shade["pixels", "none", 0, "as_recorded"]["uar"] > 0.95
+    assert shade["log_mel", "none", 0, "as_recorded"]["uar"] < 0.75
+
+
+def test_at_equal_loudness_what_only_loudness_told_is_gone(place, tmp_path):
+    rows = _by_name(_rows(place, tmp_path, "level", loudness="both"))
+    assert rows["log_mel", "none", 0, "as_recorded"]["uar"] > 0.95
+    assert rows["log_mel", "none", 0, "normalised"]["uar"] < 0.7
+    assert ("cat4", "checkpoint", 0, "normalised") in rows
+
+
+def test_clips_without_the_label_are_left_out_and_counted(place, tmp_path, capsys):
+    rows = _rows(place, tmp_path, "half")
+    assert rows[0]["n"] == 24
+    assert "left out: 24 no label" in capsys.readouterr().out
+
+
+def test_folds_and_split_of_the_manifest_are_used(place, tmp_path, capsys):
+    folds = _rows(place, tmp_path / "folds", "tone", protocol="folds")[0]
+    assert folds["n"] == 36 and not folds["speaker_disjoint"]
+    assert "left out: 12 in no fold" in capsys.readouterr().out
+    split = _rows(place, tmp_path / "split", "tone", protocol="split")[0]
+    assert split["n"] == 12 and split["ci_unit"] == "clip" and split["fold_uar_std"] is None
+
+
+def test_classes_can_be_chosen_so_that_what_one_speaker_has_alone_is_left_out(place, tmp_path, capsys):
+    assert main(_words(place, tmp_path, "rare")) == 2
+    assert "class 'b' is only among the test clips of 'p1'" in capsys.readouterr().err
+    rows = _rows(place, tmp_path, "rare", classes="a,c")
+    assert rows[0]["classes"] == ["a", "c"] and rows[0]["n"] == 45
+
+
+@pytest.mark.parametrize(
+    ("label", "flags", "message"),
+    [
+        ("emotion", {}, "no clip has the label 'emotion'; it has: constant (48 clips), half (24 clips)"),
+        ("rating", {}, "a probe needs classes"),
+        ("constant", {}, "has one class, 'same'"),
+        ("tone", {"classes": "low,shrill"}, "--classes shrill: label 'tone' has only high, low, middle"),
+        ("tone", {"features": "cat5"}, "no feature 'cat5'"),
+        ("tone", {"protocol": "leave_one_out"}, "unknown protocol 'leave_one_out'"),
+        ("tone", {"random_seeds": -1}, "--random_seeds is -1"),
+        ("tone", {"checkpoint": "/nowhere"}, "no usable checkpoint in /nowhere"),
+        ("tone", {"data": "/nowhere"}, "/nowhere: no prepared dataset"),
+    ],
+)
+def test_bad_input_is_one_clear_line_and_exit_code_2(place, tmp_path, capsys, label, flags, message):
+    assert main(_words(place, tmp_path / "out", label, **flags)) == 2
+    error = capsys.readouterr().err.strip()
+    assert message in error and len(error.splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_place_that_cannot_be_written_to_is_named(place, tmp_path, capsys):
+    (tmp_path / "out").write_text("a file, not a folder")
+    assert main(_words(place, tmp_path / "out", "tone")) == 2
+    assert "cannot be written" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_network_with_values_that_are_not_finite_is_refused(place, tmp_path, capsys):
+    from avemo_jax.training.checkpoints import load_params, save_params
+
+    config, params, _ = load_params(place / "run")
+    params["audio"]["norm"]["scale"] = np.full_like(params["audio"]["norm"]["scale"], np.nan)
+    save_params(tmp_path / "run", config, params)
+    assert main(_words(place, tmp_path / "out", "tone", checkpoint=tmp_path / "run")) == 2
+    assert "not finite" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_several_devices_give_the_scores_of_one(place, tmp_path):
+    one = _rows(place, tmp_path / "one", "tone", random_seeds=1, batch_size=10)
+    devices = 3 if jax.device_count() != 3 else 2
+    environment = os.environ | {
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "JAX_PLATFORMS": "cpu",
+    }
+    words = _words(place, tmp_path / "many", "tone", random_seeds=1, batch_size=10)
+    subprocess.run([sys.executable, "-m", "avemo_jax", *words], env=environment, check=True, timeout=300)
+    many = json.loads((tmp_path / "many" / "rows.json").read_text())
+    assert [row["feature"] for row in many] == [row["feature"] for row in one]
+    for a, b in zip(one, many, strict=True):
+        assert abs(a["uar"] - b["uar"]) <= 1 / 48 + 1e-9 and a["split_hash"] == b["split_hash"]
