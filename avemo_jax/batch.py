@@ -6,7 +6,7 @@ Host → device, a plain dict of arrays (`Batch`):
   video            uint8   [B, T, H, W, 3]  RGB, cropped and resized
   waveform         int16   [B, S]           mono, 16 kHz, zero after `waveform_length`
   waveform_length  int32   [B]              valid samples
-  waveform_mean    float32 [B]              mean of the whole sampled window, before it was cut to S, in [-1, 1)
+  waveform_mean    float32 [B]              mean of the whole sampled window, before the cut to S, in [-1, 1)
   position         int32   [B]              the clip's place in the dataset
   label            int32   [B]              fine-tuning only
 """

@@ -105,7 +105,9 @@ def _overview() -> str:
     width = max(map(len, VERBS))
     lines = [avemo_jax.__doc__ or "", "", "usage: avemo VERB [--flags]", ""]
     lines += [f"  {verb:<{width}}  {text}" for verb, text in VERBS.items()]
-    return "\n".join([*lines, "", "avemo VERB --help tells a verb's flags; --debug shows the traceback of an error."])
+    return "\n".join(
+        [*lines, "", "avemo VERB --help tells a verb's flags; --debug shows the traceback of an error."]
+    )
 
 
 class _Parser(argparse.ArgumentParser):

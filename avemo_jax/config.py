@@ -33,6 +33,7 @@ def load_config(name: str, overrides: Sequence[str] = ()) -> ConfigDict:
     file, _, argument = name.partition(":")
     path = find_config(file)
     spec = importlib.util.spec_from_file_location(f"avemo_config_{path.stem}", path)
+    assert spec and spec.loader  # a .py file always has them
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
@@ -149,7 +150,11 @@ def parse_argument(arg: str, sizes: Iterable[str], variants: Iterable[str]) -> t
     for word, known, kind in ((size, tuple(sizes), "size"), (variant, ("", *variants), "variant")):
         if word not in known:
             near = difflib.get_close_matches(word, known, n=1)
-            hint = f"did you mean '{near[0]}'?" if near and near[0] else f"there are {', '.join(filter(None, known)) or 'none'}"
+            hint = (
+                f"did you mean '{near[0]}'?"
+                if near and near[0]
+                else f"there are {', '.join(filter(None, known)) or 'none'}"
+            )
             raise UserError(f"no {kind} '{word}': {hint}")
     return size, bool(variant)
 

@@ -8,6 +8,7 @@ fastest.
 from __future__ import annotations
 
 import functools
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -32,6 +33,9 @@ VIDEO_PATCH = TUBELET * PATCH * PATCH * CHANNELS  # numbers in a video patch
 AUDIO_PATCH = PATCH * PATCH
 IMAGENET_MEAN = np.array([0.485, 0.456, 0.406], np.float32)
 IMAGENET_STD = np.array([0.229, 0.224, 0.225], np.float32)
+AnyArray = TypeVar(
+    "AnyArray", Array, np.ndarray
+)  # patches are cut on the device and for pictures on the host
 _TARGET_EPSILON = 1e-6  # added to the standard deviation of a patch, not to its variance
 
 
@@ -109,7 +113,7 @@ def audio_grid(frames: int, mels: int) -> tuple[int, int]:
     return frames // PATCH, mels // PATCH
 
 
-def patchify_video(video: Array) -> Array:
+def patchify_video(video: AnyArray) -> AnyArray:
     """[B, T, H, W, 3] → [B, N, 2·16·16·3]; a patch is ordered (frame, row, column, channel)."""
     batch, frames, height, width, channels = video.shape
     grid = frames // TUBELET, height // PATCH, width // PATCH
@@ -117,7 +121,7 @@ def patchify_video(video: Array) -> Array:
     return cut.transpose(0, 1, 3, 5, 2, 4, 6, 7).reshape(batch, -1, VIDEO_PATCH)
 
 
-def unpatchify_video(patches: Array, grid: tuple[int, int, int]) -> Array:
+def unpatchify_video(patches: AnyArray, grid: tuple[int, int, int]) -> AnyArray:
     """Inverse of `patchify_video`; `grid` is (time, height, width) in tokens."""
     times, rows, columns = grid
     cut = patches.reshape(-1, times, rows, columns, TUBELET, PATCH, PATCH, CHANNELS)
@@ -126,14 +130,14 @@ def unpatchify_video(patches: Array, grid: tuple[int, int, int]) -> Array:
     )
 
 
-def patchify_audio(spectrogram: Array) -> Array:
+def patchify_audio(spectrogram: AnyArray) -> AnyArray:
     """[B, frames, mels] → [B, N, 16·16]; a patch is ordered (time, mel)."""
     batch, frames, mels = spectrogram.shape
     cut = spectrogram.reshape(batch, frames // PATCH, PATCH, mels // PATCH, PATCH)
     return cut.transpose(0, 1, 3, 2, 4).reshape(batch, -1, AUDIO_PATCH)
 
 
-def unpatchify_audio(patches: Array, grid: tuple[int, int]) -> Array:
+def unpatchify_audio(patches: AnyArray, grid: tuple[int, int]) -> AnyArray:
     """Inverse of `patchify_audio`; `grid` is (time, frequency) in tokens."""
     times, bands = grid
     cut = patches.reshape(-1, times, bands, PATCH, PATCH)

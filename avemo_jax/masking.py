@@ -47,9 +47,13 @@ def from_boolean(mask: np.ndarray) -> TokenMask:
     hidden = np.asarray(mask).reshape(len(mask), -1) != 0
     counts = hidden.sum(1)
     if len(set(counts.tolist())) != 1:
-        raise UserError(f"mask hides {counts.tolist()} tokens of its clips: the counts must be equal in a batch")
+        raise UserError(
+            f"mask hides {counts.tolist()} tokens of its clips: the counts must be equal in a batch"
+        )
     if not 0 < counts[0] < hidden.shape[1]:
-        raise UserError(f"mask hides {counts[0]} of {hidden.shape[1]} tokens: hide at least one and leave one")
+        raise UserError(
+            f"mask hides {counts[0]} of {hidden.shape[1]} tokens: hide at least one and leave one"
+        )
 
     def indices(chosen):
         return jnp.asarray(np.nonzero(chosen)[1].reshape(len(chosen), -1), jnp.int32)

@@ -66,7 +66,9 @@ def run(prefix: str) -> tuple[list[Row], Arrays]:
     noise = info.get("grad_fp64", {})
     for key, expected in _read_tensors(f"{prefix}_grads.safetensors", optional=True).items():
         if f"grad/{key}" not in computed:
-            raise UserError(f"{prefix}_grads.safetensors holds a gradient for '{key}', which the model does not have")
+            raise UserError(
+                f"{prefix}_grads.safetensors holds a gradient for '{key}', which the model does not have"
+            )
         peak = _peak(expected)
         recorded = noise.get(key, {}).get("max_abs_fp32_minus_fp64")
         limit = 1e-5 * peak if recorded is None else 8 * recorded + 2e-6 * peak
@@ -89,7 +91,7 @@ def _pretraining(prefix: str, info: dict, arrays: Arrays) -> Arrays:
         {
             "normalize_video": engine.get("normlize_target", True),
             "normalize_audio": engine.get("normlize_target_audio", True),
-            "frame_difference": engine.get("use_frame_diff_as_target", False),
+            "frame_difference": engine.get("use_frame_diff_as_target", True),
             "frame_group": engine.get("frame_diff_group_size", 2),
             "difference_weight": -1.0 if weight is None else float(weight),
         }
@@ -152,7 +154,9 @@ def _classifier(prefix: str, info: dict, arrays: Arrays) -> Arrays:
     config = _shared_config(prefix, settings)
     config.task = "finetune"
     activation = settings.get("head_act", info.get("head_act")) or ""
-    config.model.update(classes=settings["classes"], head_activation="" if activation == "identity" else activation)
+    config.model.update(
+        classes=settings["classes"], head_activation="" if activation == "identity" else activation
+    )
     graphdef, params = _load(prefix, config)
     clip = _clip(prefix, arrays)
     target = arrays.get("target")
@@ -163,7 +167,9 @@ def _classifier(prefix: str, info: dict, arrays: Arrays) -> Arrays:
         return outputs, feature, model.head(feature), model.encode(clip)
 
     def criterion(outputs, target, **options):
-        return mean_squared_error(outputs, target) if regression else cross_entropy(outputs, target, **options)
+        return (
+            mean_squared_error(outputs, target) if regression else cross_entropy(outputs, target, **options)
+        )
 
     outputs, feature, head, tokens = jax.jit(forward)(params)
     computed = {
@@ -178,11 +184,11 @@ def _classifier(prefix: str, info: dict, arrays: Arrays) -> Arrays:
     }
     if target is None:
         return _host(computed)
-    target = jnp.asarray(target, jnp.float32 if regression else jnp.int32)
-    loss, grads = jax.jit(jax.value_and_grad(lambda params: criterion(forward(params)[0], target)))(params)
+    wanted = jnp.asarray(target, jnp.float32 if regression else jnp.int32)
+    loss, grads = jax.jit(jax.value_and_grad(lambda params: criterion(forward(params)[0], wanted)))(params)
     computed["loss"] = loss
     if not regression:
-        slope = jax.grad(lambda outputs: criterion(outputs, target, smoothing=0.1))
+        slope = jax.grad(lambda outputs: criterion(outputs, wanted, smoothing=0.1))
         computed["dlogits_label_smoothing_0p1"] = slope(outputs)
         if "soft_target_lam0p37_smooth0p1" in arrays:
             soft = jnp.asarray(arrays["soft_target_lam0p37_smooth0p1"])
@@ -264,7 +270,9 @@ def _read_info(prefix: str) -> dict:
     if not isinstance(info.get("config"), dict) or ("ddim" in info["config"] and "engine" not in info):
         raise UserError(f"{prefix}_info.json has no 'config' (and for pretraining 'engine'): not a fixture")
     if "ddim" not in info["config"] and "classes" not in info["config"]:
-        raise UserError(f"{prefix}_info.json: 'config' has neither 'ddim' (pretraining) nor 'classes' (fine-tuning)")
+        raise UserError(
+            f"{prefix}_info.json: 'config' has neither 'ddim' (pretraining) nor 'classes' (fine-tuning)"
+        )
     return info
 
 

@@ -35,7 +35,9 @@ def part_of(module):
     return pieces[1] if pieces[0] == "avemo_jax" and len(pieces) > 1 and pieces[1] in RANK else None
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "avemo_jax").rglob("*.py")), ids=lambda p: str(p.relative_to(ROOT)))
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "avemo_jax").rglob("*.py")), ids=lambda p: str(p.relative_to(ROOT))
+)
 def test_a_part_imports_only_what_lies_below_it(path):
     own = part_of("avemo_jax." + ".".join(path.relative_to(ROOT / "avemo_jax").with_suffix("").parts))
     if own is None:
@@ -48,7 +50,9 @@ def test_a_part_imports_only_what_lies_below_it(path):
 
 def test_training_knows_tasks_by_their_protocol_only():
     for path in (ROOT / "avemo_jax" / "training").rglob("*.py"):
-        assert not [m for m in imports(path) if m.startswith(("avemo_jax.tasks", "avemo_jax.models.hicmae"))], path
+        assert not [
+            m for m in imports(path) if m.startswith(("avemo_jax.tasks", "avemo_jax.models.hicmae"))
+        ], path
 
 
 def test_the_input_pipeline_knows_neither_jax_nor_the_rest():
@@ -58,5 +62,9 @@ def test_the_input_pipeline_knows_neither_jax_nor_the_rest():
 
 
 def test_help_does_not_import_jax():
-    code = "import sys; from avemo_jax.cli import main; main(['--help']); main(['--version']); sys.exit('jax' in sys.modules)"
+    code = """if True:
+        import sys
+        from avemo_jax.cli import main
+        main(["--help"]); main(["--version"])
+        sys.exit("jax" in sys.modules)"""
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, cwd=ROOT).returncode == 0

@@ -53,7 +53,9 @@ def test_device_and_host_agree_on_any_length():
 
 def test_video_is_normalised_with_imagenet_statistics():
     white = frontend.normalise_video(jnp.full((1, 2, 16, 16, 3), 255, jnp.uint8))
-    np.testing.assert_allclose(white[0, 0, 0, 0], (1 - frontend.IMAGENET_MEAN) / frontend.IMAGENET_STD, rtol=1e-6)
+    np.testing.assert_allclose(
+        white[0, 0, 0, 0], (1 - frontend.IMAGENET_MEAN) / frontend.IMAGENET_STD, rtol=1e-6
+    )
 
 
 @pytest.mark.parametrize(("frames", "size"), [(15, 160), (16, 150)])

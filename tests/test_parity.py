@@ -24,16 +24,33 @@ def fixture_copy(name, folder):
         shutil.copy(file, folder)
     grads = load_file(GOLDEN / f"{name}_grads.safetensors")
     salt = json.loads((GOLDEN / f"{name}_info.json").read_text())["config"]["salt"]
-    save_file(golden_weights({k: g.shape for k, g in grads.items()}, salt), folder / f"{name}_weights.safetensors")
+    save_file(
+        golden_weights({k: g.shape for k, g in grads.items()}, salt), folder / f"{name}_weights.safetensors"
+    )
     return folder / name
 
 
 def test_every_required_array_and_gradient_passes(fixture, tmp_path, capsys):
-    assert main(["parity", "--fixture", str(fixture), "--json", str(tmp_path / "p.json"), "--dump", str(tmp_path / "d.npz")]) == 0
+    assert (
+        main(
+            [
+                "parity",
+                "--fixture",
+                str(fixture),
+                "--json",
+                str(tmp_path / "p.json"),
+                "--dump",
+                str(tmp_path / "d.npz"),
+            ]
+        )
+        == 0
+    )
     report = json.loads((tmp_path / "p.json").read_text())
     compared = {row["name"] for row in report["arrays"]}
     io = np.load(f"{fixture}_io.npz").files
-    required = {n for n in io if n.startswith(("pred_", "target_", "logits", "loss")) or n == "feature_fc_norm"}
+    required = {
+        n for n in io if n.startswith(("pred_", "target_", "logits", "loss")) or n == "feature_fc_norm"
+    }
     grads = {f"grad/{key}" for key in load_file(f"{fixture}_grads.safetensors")}
     assert compared >= required | grads
     assert report["failed"] == 0 and report["passed"] == len(report["arrays"])

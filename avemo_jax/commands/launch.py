@@ -38,6 +38,7 @@ def run(args: argparse.Namespace) -> int:
         known = ", ".join(sorted(other.stem.replace("_", "-") for other in root.glob("*.py")))
         raise UserError(f"no launcher '{args.launcher}': there are {known}")
     spec = importlib.util.spec_from_file_location(f"avemo_launch_{path.stem}", path)
+    assert spec and spec.loader  # a .py file always has them
     launcher = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(launcher)
     return launcher.main(args.words)

@@ -27,11 +27,17 @@ def run(args: argparse.Namespace) -> int:
     rows, computed = parity.run(args.fixture)
     width = max((len(row.name) for row in rows), default=0)
     for row in rows:
-        print(f"{row.name:<{width}}  abs {row.max_abs:.2e}  rel {row.max_rel:.2e}  {'pass' if row.ok else 'FAIL'}")
+        print(
+            f"{row.name:<{width}}  abs {row.max_abs:.2e}  rel {row.max_rel:.2e}  {'pass' if row.ok else 'FAIL'}"
+        )
     failed = sum(not row.ok for row in rows)
-    print(f"{len(rows) - failed} passed, {failed} failed" if rows else "nothing to compare: the fixture expects no array")
+    print(
+        f"{len(rows) - failed} passed, {failed} failed"
+        if rows
+        else "nothing to compare: the fixture expects no array"
+    )
     if args.dump:
-        np.savez(args.dump, **computed)
+        np.savez(args.dump, **computed)  # type: ignore[arg-type]  # numpy types them as flags
         print(f"arrays: {args.dump}")
     if args.json:
         report = {"passed": len(rows) - failed, "failed": failed, "arrays": [row._asdict() for row in rows]}

@@ -8,7 +8,7 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from avemo_jax.errors import UserError
-from avemo_jax.models.hicmae import HiCMAE, HiCMAEClassifier
+from avemo_jax.models.hicmae import HEAD_ACTIVATIONS, HiCMAE, HiCMAEClassifier
 
 _MODELS = {("hicmae", "pretrain"): HiCMAE, ("hicmae", "finetune"): HiCMAEClassifier}
 
@@ -23,9 +23,13 @@ def build(config: ConfigDict, key: jax.Array) -> nnx.Module:
         make = _MODELS[config.method, config.task]
     except KeyError:
         known = ", ".join(f"{method} ({task})" for method, task in _MODELS)
-        raise UserError(f"no model for method '{config.method}', task '{config.task}': there are {known}") from None
+        raise UserError(
+            f"no model for method '{config.method}', task '{config.task}': there are {known}"
+        ) from None
     _check_sizes(config)
-    return make(config.model, dtype=compute_dtype(config), remat_policy=config.remat, rngs=nnx.Rngs(params=key))
+    return make(
+        config.model, dtype=compute_dtype(config), remat_policy=config.remat, rngs=nnx.Rngs(params=key)
+    )
 
 
 def compute_dtype(config: ConfigDict) -> jnp.dtype:
@@ -46,7 +50,12 @@ def _check_sizes(config: ConfigDict) -> None:
     if config.remat not in ("none", "dots", "full"):
         complaints.append(f"remat is '{config.remat}', not none, dots or full")
     if model.depth < 1 or model.fusion_depth < 1:
-        complaints.append(f"model.depth {model.depth} and model.fusion_depth {model.fusion_depth} must be at least 1")
+        complaints.append(
+            f"model.depth {model.depth} and model.fusion_depth {model.fusion_depth} must be at least 1"
+        )
+    if config.task == "finetune" and model.head_activation not in HEAD_ACTIVATIONS:
+        known = ", ".join(repr(name) for name in HEAD_ACTIVATIONS)
+        complaints.append(f"model.head_activation is '{model.head_activation}', not one of {known}")
     if config.task == "pretrain":
         if model.decoder_dim % model.decoder_heads:
             complaints.append(
@@ -58,6 +67,8 @@ def _check_sizes(config: ConfigDict) -> None:
                 f"{model.decoder_depth - 1} encoder layers"
             )
         if any(not 0 <= layer < model.depth for layer in model.skip_layers):
-            complaints.append(f"model.skip_layers {tuple(model.skip_layers)} must lie in 0 … {model.depth - 1}")
+            complaints.append(
+                f"model.skip_layers {tuple(model.skip_layers)} must lie in 0 … {model.depth - 1}"
+            )
     if complaints:
         raise UserError("config does not make a model: " + "; ".join(complaints))

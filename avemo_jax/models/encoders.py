@@ -5,6 +5,8 @@ Sizes: B clips, N tokens, P numbers in a patch, C width, L layers, F fusion laye
 
 from __future__ import annotations
 
+from typing import overload
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -116,6 +118,10 @@ class Fusion(nnx.Module):
         return self.video_norm(video), self.audio_norm(audio)
 
 
+@overload
+def fold_keys(keys: Array, data: Array | int) -> Array: ...
+@overload
+def fold_keys(keys: None, data: Array | int) -> None: ...
 def fold_keys(keys: Array | None, data: Array | int) -> Array | None:
     """Each clip's key folded with `data`; None stays None."""
     return None if keys is None else jax.vmap(jax.random.fold_in, (0, None))(keys, data)

@@ -20,6 +20,8 @@ from avemo_jax.models.decoders import SkipDecoder
 from avemo_jax.models.encoders import Encoder, Fusion, fold_keys
 from avemo_jax.models.layers import LayerNorm, Linear, glorot, torch_uniform
 
+HEAD_ACTIVATIONS = {"": lambda x: x, "sigmoid": jax.nn.sigmoid, "relu": jax.nn.relu, "tanh": jnp.tanh}
+
 
 class AudioVisualEncoder(nnx.Module):
     """The part that pretraining hands on: a video encoder, an audio encoder and their fusion.
@@ -92,7 +94,9 @@ class HiCMAEClassifier(AudioVisualEncoder):
             model,
             dtype=dtype,
             remat_policy=remat_policy,
-            init=lambda in_axes: initializers.normal(0.02),  # the reference cuts at ±2, which is 100 deviations
+            init=lambda in_axes: initializers.normal(
+                0.02
+            ),  # the reference cuts at ±2, which is 100 deviations
             rngs=rngs,
         )
         uniform = torch_uniform(4 * model.dim)
@@ -111,8 +115,7 @@ class HiCMAEClassifier(AudioVisualEncoder):
         feature = self.feature_norm(
             pooled(self.encode(clip, keys), self.video_layer_weights[...], self.audio_layer_weights[...])
         )
-        activation = {"": lambda x: x, "sigmoid": jax.nn.sigmoid, "relu": jax.nn.relu, "tanh": jnp.tanh}
-        return activation[self.head_activation](self.head(feature)), feature
+        return HEAD_ACTIVATIONS[self.head_activation](self.head(feature)), feature
 
 
 def pooled(features: Features, video_layer_weights: Array, audio_layer_weights: Array) -> Array:

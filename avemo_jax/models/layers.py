@@ -21,7 +21,6 @@ from jax.nn import initializers
 EPSILON = 1e-6  # of every layer norm
 
 
-
 def torch_uniform(fan_in: int):
     """PyTorch's default for linear and convolution layers: uniform ± 1/√fan_in, weight and bias alike."""
     bound = fan_in**-0.5
@@ -41,8 +40,8 @@ def glorot(in_axes: int):
 
 def truncated_normal(std: float, limit: float):
     """Normal with standard deviation `std`, cut at ± `limit` (absolute), not rescaled."""
-    return lambda key, shape, dtype=jnp.float32: std * jax.random.truncated_normal(
-        key, -limit / std, limit / std, shape, dtype
+    return lambda key, shape, dtype=jnp.float32: (
+        std * jax.random.truncated_normal(key, -limit / std, limit / std, shape, dtype)
     )
 
 
@@ -144,7 +143,7 @@ class Mlp(nnx.Module):
 
 
 class DropPath:
-    """Stochastic depth (Huang et al. 2016): a residual branch is dropped for a whole clip, else scaled up.
+    """Stochastic depth (Huang et al. 2016): a residual branch is dropped for a whole clip, or scaled up.
 
     Every branch of every layer has its own draw per clip; `keys` are per clip, so that a draw does not depend
     on the row a clip has in its batch.
@@ -208,12 +207,12 @@ class CrossBlock(Block):
         super().__init__(dim, heads, bias=bias, layer_scale=layer_scale, init=init, rngs=rngs)
         self.cross_norm = LayerNorm(dim)
         self.context_norm = LayerNorm(context_dim)
-        self.cross_attn = CrossAttention(
-            dim, heads, context_dim=context_dim, bias=bias, init=init, rngs=rngs
-        )
+        self.cross_attn = CrossAttention(dim, heads, context_dim=context_dim, bias=bias, init=init, rngs=rngs)
         self.gamma_0 = nnx.Param(jnp.full(dim, layer_scale)) if layer_scale else None
 
-    def __call__(self, x: Array, context: Array, drop_path: DropPath = NO_DROP) -> Array:
+    def __call__(  # type: ignore[override]  # it needs a context as well
+        self, x: Array, context: Array, drop_path: DropPath = NO_DROP
+    ) -> Array:
         attended = self.cross_attn(self.cross_norm(x), self.context_norm(context))
         x = x + drop_path(_gated(attended, self.gamma_0))
         return super().__call__(x, drop_path)

@@ -1,4 +1,4 @@
-"""Parameters as a plain nested dict of arrays: what optimiser, checkpoint, sharding and conversion work on."""
+"""Parameters as a nested dict of arrays: what optimiser, checkpoint, sharding and conversion work on."""
 
 from __future__ import annotations
 

@@ -10,7 +10,12 @@ from avemo_jax.errors import UserError
 
 
 def hierarchical_contrast(
-    video_levels: Array, audio_levels: Array, *, temperature: float, negatives: str = "global", group_size: int = 0
+    video_levels: Array,
+    audio_levels: Array,
+    *,
+    temperature: float,
+    negatives: str = "global",
+    group_size: int = 0,
 ) -> tuple[Array, dict[str, Array]]:
     """HiCMAE's hierarchical cross-modal contrast: symmetric InfoNCE, summed over levels.
 

@@ -39,7 +39,7 @@ class Task(Protocol):
 
 def make_task(config: ConfigDict) -> Task:
     """The task that `config.task` names."""
-    tasks = {"pretrain": Pretrain, "finetune": Finetune}
+    tasks: dict[str, type[Pretrain] | type[Finetune]] = {"pretrain": Pretrain, "finetune": Finetune}
     if config.task not in tasks:
         raise UserError(f"config.task is '{config.task}': there are {', '.join(tasks)}")
     return tasks[config.task](config)

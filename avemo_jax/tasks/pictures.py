@@ -22,7 +22,7 @@ def reconstruction_grid(
     is added to the predicted first frame of its group.
     """
     clip, masks, outputs = (_first(tree, clips) for tree in (clip, masks, outputs))
-    pixels = np.asarray(clip.video) * frontend.IMAGENET_STD + frontend.IMAGENET_MEAN
+    pixels = clip.video * frontend.IMAGENET_STD + frontend.IMAGENET_MEAN
     video = np.asarray(frontend.patchify_video(pixels))
     prediction = _place(outputs.video_prediction, masks.video, video.shape)
     if target.frame_difference:
@@ -55,7 +55,7 @@ def _first(tree, count: int):
     """The first clips of a named tuple of arrays (or of named tuples), on the host."""
     if isinstance(tree, tuple):
         return type(tree)(*(_first(leaf, count) for leaf in tree))
-    return np.asarray(tree[:count], np.float32 if tree.dtype.kind == "f" or tree.dtype.itemsize == 2 else None)
+    return np.asarray(tree[:count])
 
 
 def _place(prediction: Array, mask: TokenMask, shape) -> np.ndarray:

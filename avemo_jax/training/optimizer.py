@@ -71,7 +71,9 @@ def learning_rate(config: ConfigDict, total_steps: int) -> optax.Schedule:
     """Step → learning rate; the config gives rates for 256 clips, scaled linearly with the batch."""
     options, scale = config.optimizer, config.batch_size / 256
     warmup = round(options.warmup_share * total_steps)
-    return warmup_cosine(options.learning_rate * scale, options.min_learning_rate * scale, total_steps, warmup)
+    return warmup_cosine(
+        options.learning_rate * scale, options.min_learning_rate * scale, total_steps, warmup
+    )
 
 
 def decay_mask(params: Params, *, decay_audio_mask_token: bool) -> Params:
@@ -96,7 +98,9 @@ def layer_scales(params: Params, layer_decay: float) -> Params:
     encoder; everything else, the encoders' and the fusion's final norms included, has the last id and factor 1.
     """
     flat = flatten(params)
-    encoder_depth = max(leaf.shape[0] for path, leaf in flat.items() if re.match(r"(video|audio)/blocks/", path))
+    encoder_depth = max(
+        leaf.shape[0] for path, leaf in flat.items() if re.match(r"(video|audio)/blocks/", path)
+    )
     fusion_depth = max(leaf.shape[0] for path, leaf in flat.items() if re.match(r"fusion/\w+_blocks/", path))
     last = encoder_depth + fusion_depth + 1
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from avemo_jax.convert import layout
 from avemo_jax.convert.hicmae import BLOCK, CROSS_BLOCK
 from avemo_jax.frontend import patchify_audio, patchify_video
-from avemo_jax.convert import layout
 from avemo_jax.models.layers import (
     Block,
     CrossAttention,
@@ -52,7 +52,11 @@ MODULES = {
 
 
 def recorded(tag, part):
-    return {key.removeprefix(f"{tag}/{part}/"): RECORDED[key] for key in RECORDED.files if key.startswith(f"{tag}/{part}/")}
+    return {
+        key.removeprefix(f"{tag}/{part}/"): RECORDED[key]
+        for key in RECORDED.files
+        if key.startswith(f"{tag}/{part}/")
+    }
 
 
 @pytest.mark.parametrize("tag", MODULES)

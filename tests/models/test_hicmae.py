@@ -15,11 +15,20 @@ from avemo_jax.models.layers import DropPath, drop_path_rates
 from avemo_jax.models.params import flatten, split
 from tests.golden_weights import GOLDEN
 
-TINY = ("model.dim=32", "model.heads=2", "model.decoder_dim=16", "model.decoder_heads=2", "model.image_size=32", "batch_size=4")
+TINY = (
+    "model.dim=32",
+    "model.heads=2",
+    "model.decoder_dim=16",
+    "model.decoder_heads=2",
+    "model.image_size=32",
+    "batch_size=4",
+)
 INIT = json.loads((GOLDEN / "init_stats.json").read_text())
 
 
-@pytest.mark.parametrize(("table", "name"), [("pretrain_dim384", "hicmae:small"), ("finetune_dim384", "finetune/crema_d:small")])
+@pytest.mark.parametrize(
+    ("table", "name"), [("pretrain_dim384", "hicmae:small"), ("finetune_dim384", "finetune/crema_d:small")]
+)
 def test_initial_weights_have_the_statistics_of_the_reference(table, name):
     config = load_config(name)
     params = jax.jit(lambda: split(models.build(config, jax.random.key(0)))[1])()
@@ -29,9 +38,13 @@ def test_initial_weights_have_the_statistics_of_the_reference(table, name):
         tensor = state[key]
         error = recorded["std"] / np.sqrt(tensor.size)  # of a mean
         assert abs(tensor.mean() - recorded["mean"]) <= 9 * error + 1e-9, key
-        assert tensor.std() == pytest.approx(recorded["std"], rel=6 / np.sqrt(tensor.size) + 0.01, abs=1e-9), key
+        assert tensor.std() == pytest.approx(
+            recorded["std"], rel=6 / np.sqrt(tensor.size) + 0.01, abs=1e-9
+        ), key
         bound = max(abs(recorded["min"]), abs(recorded["max"]))
-        assert np.abs(tensor).max() <= bound * (1.5 if recorded["std"] and tensor.size < 1000 else 1.15) + 1e-9, key
+        assert (
+            np.abs(tensor).max() <= bound * (1.5 if recorded["std"] and tensor.size < 1000 else 1.15) + 1e-9
+        ), key
 
 
 def random_batch(config):
@@ -39,7 +52,9 @@ def random_batch(config):
     batch = {}
     for name, struct in tasks.make_task(config).batch_shapes().items():
         shape = struct.shape
-        batch[name] = np.asarray(rng.integers(0, 200, shape) if struct.dtype != jnp.float32 else np.zeros(shape), struct.dtype)
+        batch[name] = np.asarray(
+            rng.integers(0, 200, shape) if struct.dtype != jnp.float32 else np.zeros(shape), struct.dtype
+        )
     batch["waveform_length"][:] = batch["waveform"].shape[1]
     batch["position"] = np.arange(config.batch_size, dtype=np.int32)
     if "label" in batch:
@@ -50,7 +65,9 @@ def random_batch(config):
 def loss_of(config):
     task = tasks.make_task(config)
     batch = random_batch(config)
-    loss, metrics = jax.jit(lambda batch: task.loss(task.init_model(jax.random.key(1)), batch, jax.random.key(2)))(batch)
+    loss, metrics = jax.jit(
+        lambda batch: task.loss(task.init_model(jax.random.key(1)), batch, jax.random.key(2))
+    )(batch)
     return float(loss), metrics
 
 
@@ -103,7 +120,10 @@ def test_parameters_are_float32_whatever_the_activations_are():
     assert {leaf.dtype for leaf in flatten(params).values()} == {jnp.dtype("float32")}
 
 
-@pytest.mark.parametrize("override", ["model.heads=5", "model.skip_layers=(1,2)", "model.skip_layers=(1,3,9)", "remat=some", "dtype=half"])
+@pytest.mark.parametrize(
+    "override",
+    ["model.heads=5", "model.skip_layers=(1,2)", "model.skip_layers=(1,3,9)", "remat=some", "dtype=half"],
+)
 def test_sizes_that_make_no_model_are_refused(override):
     with pytest.raises(UserError, match="does not make a model"):
         models.build(load_config("hicmae:demo", (override,)), jax.random.key(0))

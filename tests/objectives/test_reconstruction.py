@@ -35,7 +35,9 @@ def test_every_loss_setting_gives_the_recorded_losses(variant):
     engine = INFO["engine"] | recorded["settings"]
     targets = targets_for(engine)
     weight = engine["target_diff_weight"]
-    loss, metrics = masked_reconstruction(OUTPUTS, targets, difference_weight=-1.0 if weight is None else weight)
+    loss, metrics = masked_reconstruction(
+        OUTPUTS, targets, difference_weight=-1.0 if weight is None else weight
+    )
     total = loss + engine["loss_weight"] * recorded["loss_hcmcl"]
     assert float(total) == pytest.approx(recorded["loss_total"], rel=1e-6)
     names = {"loss_video": "loss_video", "loss_org": "loss_video_frame", "loss_diff": "loss_video_difference"}
