@@ -26,6 +26,7 @@ from typing import NamedTuple
 # Loaded here, since little is safe between fork and exec.
 LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 PREEMPTED = 128 + signal.SIGTERM
+GOOD_ENDINGS = (0, PREEMPTED, -signal.SIGTERM)  # the last: told to stop before there was anything to save
 POLL_S = 0.1
 INTERRUPT_GRACE_S = 5.0  # after Ctrl-C, which saves nothing
 
@@ -112,7 +113,9 @@ def run_together(processes: Sequence[Process], grace_s: float) -> int:
     try:
         while True:
             codes = [child.poll() for child in children]
-            failed = [index for index, code in enumerate(codes) if code not in (None, 0, PREEMPTED)]
+            failed = [
+                index for index, code in enumerate(codes) if code is not None and code not in GOOD_ENDINGS
+            ]
             if failed and not ends_at:
                 return _fail(failed[0], children)
             if None not in codes:
@@ -132,7 +135,7 @@ def run_together(processes: Sequence[Process], grace_s: float) -> int:
         return 0
     code = next((code for code in codes if code not in (0, PREEMPTED)), PREEMPTED)
     if code == PREEMPTED:
-        _say("stopped and saved: start the same command again to go on")
+        _say("stopped: start the same command again to go on")
     return code
 
 

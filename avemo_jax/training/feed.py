@@ -26,6 +26,7 @@ class Loader(Protocol):
     """What the loop knows of a loader: an endless stream of host batches with a position."""
 
     dataset_size: int
+    unreadable: Mapping[int, str]  # position → why that clip could not be read, so far
 
     def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
         """Batches (this process's rows) from the current state on."""

@@ -6,6 +6,7 @@ Knows the task by its protocol, the loader, the mesh, checkpoints and writers; k
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import time
 from collections.abc import Callable
@@ -122,10 +123,10 @@ def train(
     state, record = begin()
     run_bits = mesh_lib.put_everywhere(np.asarray(record.run_key, np.uint32), mesh)
     if record.step:
-        say(
-            f"resuming at step {record.step} of {total_steps}"
-            + (": nothing left to do" * (record.step >= total_steps))
-        )
+        say(f"resuming at step {record.step} of {total_steps}")
+    if record.step >= total_steps:
+        say("nothing left to do; for more, raise total_steps")
+        return Ending(record.step, preempted=False)
 
     # 4. The step, compiled before any clock starts.
     began = time.monotonic()
@@ -133,6 +134,10 @@ def train(
     step_fn = step_fn.lower(target, batch_shapes, run_bits).compile()
     million = sum(leaf.size for leaf in jax.tree.leaves(params)) / 1e6
     say(f"{million:.2f} M parameters, {mesh.size} devices, step compiled in {time.monotonic() - began:.1f} s")
+
+    def offenders(of: _Flight) -> str:
+        batch, names = of.fed.batch, loader.clip_ids
+        return describe_offenders(task, graphdef, state.params, batch, of.step, run_bits, mesh, names)
 
     # 5. The loop. One step is always in flight: its numbers are read while the next one is computed.
     reporter = Reporter(
@@ -160,28 +165,20 @@ def train(
                 saving = stopping or step == total_steps or step % config.checkpoint.every_steps == 0
                 before, flight = flight, _Flight(step, metrics, fed)
                 landed = [each for each in (before, flight if saving else None) if each is not None]
-                bad_steps = [
-                    reporter.read(each.step, each.metrics, feed.idle_s)["bad_steps"] for each in landed
+                reports = [
+                    reporter.read(each.step, each.metrics, feed.idle_s, len(loader.unreadable))
+                    for each in landed
                 ]
                 checkpoints.check()
 
                 # 5c. Loss or gradients not finite, too often in a row: back to where they were, once.
-                too_bad = [each for each, bad in zip(landed, bad_steps, strict=True) if bad >= max_bad_steps]
+                too_bad = [i for i, report in enumerate(reports) if report["bad_steps"] >= max_bad_steps]
                 if too_bad and not stopping:
-                    culprit = too_bad[0]
+                    culprit = landed[too_bad[0]]
                     trouble = (
-                        f"loss or gradients were not finite for {max_bad_steps} steps up to {culprit.step}; "
+                        f"loss or gradients were not finite for {max_bad_steps} steps up to {culprit.step}"
                     )
-                    trouble += describe_offenders(
-                        task,
-                        graphdef,
-                        state.params,
-                        culprit.fed.batch,
-                        culprit.step,
-                        run_bits,
-                        mesh,
-                        loader.clip_ids,
-                    )
+                    trouble = f"{trouble}; {offenders(culprit)}"
                     if record.rollbacks:
                         raise UserError(f"{trouble} (after a rollback to step {record.step}): stopped")
                     feed.close()
@@ -202,14 +199,13 @@ def train(
                 # 5e. A checkpoint.
                 if saving:
                     flight = None
-                    now = dataclasses.replace(
-                        record, step=step, loader=fed.loader_state, bad_steps=bad_steps[-1]
-                    )
+                    bad_steps = int(reports[-1]["bad_steps"])
+                    now = dataclasses.replace(record, step=step, loader=fed.loader_state, bad_steps=bad_steps)
                     checkpoints.save(state, now)
 
-        # 6. The end: nothing is left unwritten, in any process.
-        checkpoints.wait()
-        multihost_utils.sync_global_devices("run ended")
+            # 6. The end: nothing is left unwritten, in any process.
+            checkpoints.wait()
+            multihost_utils.sync_global_devices("run ended")
         return Ending(step, preempted=step < total_steps)
     finally:
         feed.close()
@@ -254,16 +250,21 @@ def _draw(
     task: Any, graphdef: nnx.GraphDef, params: Params, batch: Batch, key: jax.Array, mesh: Mesh
 ) -> dict[str, np.ndarray]:
     """The task's pictures of some clips of the batch, drawn by the first process on its own device."""
-    take = jax.jit(
-        lambda params, batch: (params, jax.tree.map(lambda field: field[:_PICTURED_CLIPS], batch)),
-        out_shardings=mesh_lib.replicated(mesh),
-    )
-    whole = take(params, batch)
+    whole = _gather(mesh)(params, batch)
     if jax.process_index() != 0:
         return {}
     params, batch = jax.tree.map(lambda leaf: jnp.asarray(leaf.addressable_data(0)), whole)
     return task.figures(
         merge(graphdef, params), batch, jax.device_put(jax.device_get(key), jax.local_devices()[0])
+    )
+
+
+@functools.cache
+def _gather(mesh: Mesh) -> Callable[[Params, Batch], tuple[Params, Batch]]:
+    """All parameters and some clips, whole on every device."""
+    return jax.jit(
+        lambda params, batch: (params, jax.tree.map(lambda field: field[:_PICTURED_CLIPS], batch)),
+        out_shardings=mesh_lib.replicated(mesh),
     )
 
 

@@ -41,7 +41,9 @@ class Reporter:
         for writer in self._writers:
             writer.rewind(step)
 
-    def read(self, step: int, metrics: dict[str, Array], idle_s: float) -> dict[str, float]:
+    def read(
+        self, step: int, metrics: dict[str, Array], idle_s: float, unreadable_clips: int
+    ) -> dict[str, float]:
         """Waits for a step's numbers and, where a row is due, writes it. `idle_s` counts from `start` on."""
         numbers = {name: value.item() for name, value in jax.device_get(metrics).items()}
         values = {"loss": numbers.pop("loss"), **numbers}
@@ -49,6 +51,7 @@ class Reporter:
             now = time.monotonic()
             elapsed, steps = max(now - self._since, 1e-9), step - self._step
             values["rollbacks"] = self._rollbacks
+            values["unreadable_clips"] = unreadable_clips
             values["clips_per_s"] = steps * self._batch_size / elapsed
             values["step_s"] = elapsed / steps
             values["input_wait_share"] = min((idle_s - self._idle_s) / elapsed, 1.0)
