@@ -8,6 +8,7 @@ Scores are those of all test predictions together, with 95 % intervals from resa
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 EXAMPLE = "avemo probe --checkpoint runs/first --data data/clips --label emotion --out runs/first/probe"
 
@@ -54,6 +55,8 @@ def run(args: argparse.Namespace) -> int:
         batch_size=args.batch_size,
         workers=args.workers,
     )
+    for place in (Path(args.out), *([Path(args.json).parent] if args.json else [])):
+        report.check_place(place)
     result = probing.run(args.checkpoint, args.data, options)
     text = report.summary(args.checkpoint, result)
     print(text)

@@ -6,6 +6,7 @@ The folder gets `table.txt`, `rows.json` (every row with its confusion matrix an
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
@@ -58,6 +59,15 @@ def write(
     return [folder / name for name in files]
 
 
+def check_place(folder: str | os.PathLike) -> None:
+    """Raise a UserError when `folder` can be neither written to nor made: better before the work than after."""
+    folder = Path(folder).absolute()
+    nearest = next(path for path in (folder, *folder.parents) if path.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+        reason = "no write permission there" if nearest.is_dir() else f"{nearest} is a file"
+        raise UserError(f"{folder} cannot be written: {reason}; choose another place")
+
+
 def write_file(path: str | os.PathLike, text: str) -> None:
     """Write a whole file or none; an earlier one stays until the new one is complete."""
     path = Path(path)
@@ -67,7 +77,8 @@ def write_file(path: str | os.PathLike, text: str) -> None:
         part.write_text(text, encoding="utf-8")
         os.replace(part, path)
     except OSError as error:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
         reason = f"{error.strerror or error} ({len(text.encode()):,} bytes)"
         raise UserError(
             f"{path} cannot be written: {reason}; choose another place or free some space"

@@ -5,12 +5,15 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 
 from avemo_jax.cli import main
+from avemo_jax.errors import UserError
+from avemo_jax.evaluation import report
 from tests.evaluation import synthetic
 
 REQUIRED = {"feature", "weights", "seed", "head", "split", "split_hash", "n", "uar", "war", "wf1", "ci95"}
@@ -126,10 +129,25 @@ def test_bad_input_is_one_clear_line_and_exit_code_2(place, tmp_path, capsys, la
     assert not (tmp_path / "out").exists()
 
 
-def test_a_place_that_cannot_be_written_to_is_named(place, tmp_path, capsys):
+def test_a_place_that_cannot_be_written_to_is_named_before_any_work(place, tmp_path, capsys):
     (tmp_path / "out").write_text("a file, not a folder")
     assert main(_words(place, tmp_path / "out", "tone")) == 2
-    assert "cannot be written" in capsys.readouterr().err.splitlines()[-1]
+    error = capsys.readouterr().err.strip()
+    assert error.endswith("out is a file; choose another place") and len(error.splitlines()) == 1
+
+
+def test_an_interrupted_write_leaves_the_earlier_file_whole(tmp_path, monkeypatch):
+    report.write_file(tmp_path / "rows.json", "first")
+
+    def full(path, text, **more):
+        path.touch()
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(UserError, match=r"rows.json cannot be written: No space left on device \(6 bytes\)"):
+        report.write_file(tmp_path / "rows.json", "second")
+    assert [path.name for path in tmp_path.iterdir()] == ["rows.json"]
+    assert (tmp_path / "rows.json").read_text() == "first"
 
 
 def test_a_network_with_values_that_are_not_finite_is_refused(place, tmp_path, capsys):
