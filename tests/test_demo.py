@@ -3,6 +3,7 @@
 import csv
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -146,16 +147,31 @@ def test_a_probe_that_these_clips_cannot_be_split_for_does_not_end_the_demo(play
     assert played() == (0, "abc")
 
 
-def avemo(*words, timeout=900, **environment):
+def start(*words, **environment):
     # Without what other tests set for this process: a person's shell has neither fake devices nor caches.
     kept = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS" and not k.startswith("JAX_")}
-    return subprocess.run(
+    return subprocess.Popen(
         [sys.executable, "-m", "avemo_jax", *map(str, words)],
         env={**kept, "JAX_PLATFORMS": "cpu", **environment},
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=timeout,
+        start_new_session=True,
     )
+
+
+def avemo(*words, **environment):
+    process = start(*words, **environment)
+    out, err = process.communicate(timeout=1200)
+    return subprocess.CompletedProcess(words, process.returncode, out, err)
+
+
+def group_is_empty(process):
+    try:
+        os.killpg(process.pid, 0)
+    except ProcessLookupError:
+        return True
+    return False
 
 
 @pytest.mark.slow
@@ -183,6 +199,22 @@ def test_the_demo_takes_ones_own_clips_and_says_that_without_labels_there_is_no_
     assert "no probe" in done.stdout and (tmp_path / "demo" / "hicmae.pth").exists()
     with open(tmp_path / "demo" / "clips.csv", newline="") as file:
         assert len(list(csv.DictReader(file))) == len(list(folder.iterdir()))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_demo_that_is_stopped_leaves_no_process_behind(number, code, tmp_path):
+    process = start("demo", "--workdir", tmp_path)
+    while not process.stdout.readline().startswith("$"):
+        assert process.poll() is None, process.stderr.read()
+    time.sleep(1)  # into the stage
+    process.send_signal(number)
+    process.communicate(timeout=60)
+    assert process.returncode == code
+    ends = time.monotonic() + 10
+    while not group_is_empty(process) and time.monotonic() < ends:
+        time.sleep(0.1)
+    assert group_is_empty(process)
 
 
 @pytest.mark.slow
