@@ -30,7 +30,7 @@ class BuildWithConfigs(build_py):
 
 TORCH = ["torch>=2.13.0"]
 EXTRAS = {
-    "demo": TORCH,  # its last stage compares the exported weights in PyTorch
+    "demo": ["pip>=23.2", *TORCH],  # fetches its clips; compares the exported weights in PyTorch
     "torch": TORCH,
     "tensorboard": ["tensorboardX>=2.6.4"],
     "wandb": ["wandb>=0.28.0"],
@@ -39,7 +39,7 @@ EXTRAS = {
     "test": [
         "hypothesis>=6.170.15",
         "librosa>=0.11.0",
-        "pip>=26.3",
+        "pip>=23.2",
         "pytest>=9.2.0",
         "scikit-learn>=1.9.1",
         "scipy>=1.17.1",

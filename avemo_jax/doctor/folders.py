@@ -45,8 +45,9 @@ def check_data(path: Path) -> Iterator[Finding]:
         text = f"{len(damaged)} of {len(chosen)} records that were read are damaged: {some}"
         yield wrong("data", text, "delete the folder and prepare it again")
     else:
-        hours = seconds / max(1, len(chosen)) * len(opened) / 3600
-        yield ok("data", f"{path}: {len(opened)} clips, about {hours:.1f} h; {len(chosen)} were read")
+        minutes = seconds / max(1, len(chosen)) * len(opened) / 60
+        length = f"{minutes / 60:.1f} h" if minutes >= 60 else f"{minutes:.1f} min"
+        yield ok("data", f"{path}: {len(opened)} clips, about {length}; {len(chosen)} were read")
     if versions - {records.VERSION}:
         other = ", ".join(sorted(versions - {records.VERSION}))
         yield note("data", f"records of version {other or 'unknown'}, this package writes {records.VERSION}")
