@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,7 @@ from ml_collections import ConfigDict, FrozenConfigDict
 from avemo_jax import frontend, models
 from avemo_jax.batch import Batch
 from avemo_jax.evaluation import baselines, features
+from avemo_jax.models.hicmae import AudioVisualEncoder
 from avemo_jax.models.params import Params, merge, split
 from avemo_jax.training.mesh import BATCH_RULES, make_mesh, replicated, rows_divisor, shardings
 
@@ -115,7 +116,8 @@ def _encode(
 ) -> dict[str, jax.Array]:
     clip = frontend.to_clip(batch, mels=model.mel_bins, gain=gain)
     weights = features.layer_weights(params, model.depth)
-    return features.pool(merge(graphdef, params).encode(clip), weights, wanted, model)
+    encoder = cast(AudioVisualEncoder, merge(graphdef, params))
+    return features.pool(encoder.encode(clip), weights, wanted, model)
 
 
 @partial(jax.jit, static_argnames="mels")

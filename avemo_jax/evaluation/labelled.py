@@ -25,7 +25,9 @@ def read_labelled(path: str, label: str, classes: Sequence[str] = ()) -> tuple[L
       UserError: no record has the label, its values are numbers rather than classes, or `classes` names one
         that no record has.
     """
-    rows, left_out, keys = [], Counter(), Counter()
+    rows: list[tuple] = []
+    left_out: Counter[str] = Counter()
+    keys: Counter[str] = Counter()
     records = open_records(path)
     for position in range(records.count):
         try:
@@ -49,19 +51,22 @@ def read_labelled(path: str, label: str, classes: Sequence[str] = ()) -> tuple[L
     if not rows:
         raise UserError(f"{path}: no clip has the label '{label}'; {_there_are(keys)}")
 
-    position, clip_id, speaker, fold, part, value = (np.array(column) for column in zip(*rows, strict=True))
-    found = sorted(set(value.tolist()))
+    positions, clip_ids, speakers, folds, parts, values = (
+        np.array(column) for column in zip(*rows, strict=True)
+    )
+    found = sorted(set(values.tolist()))
     unknown = [name for name in classes if name not in found]
     if unknown:
         raise UserError(f"{path}: --classes {','.join(unknown)}: label '{label}' has only {', '.join(found)}")
     chosen = tuple(classes) or tuple(found)
     if len(chosen) < 2:
         raise UserError(f"{path}: label '{label}' has one class, '{chosen[0]}'; a probe needs two")
-    kept = np.isin(value, chosen)
+    kept = np.isin(values, chosen)
     left_out["other class"] = int((~kept).sum())
     number = {name: index for index, name in enumerate(chosen)}
-    index = np.array([number.get(name, -1) for name in value.tolist()])
-    return LabelledClips(position, clip_id, speaker, fold, part, index, chosen).at(kept), +left_out
+    labels = np.array([number.get(name, -1) for name in values.tolist()])
+    clips = LabelledClips(positions, clip_ids, speakers, folds, parts, labels, chosen)
+    return clips.at(kept), +left_out
 
 
 def _there_are(keys: Counter) -> str:

@@ -104,7 +104,7 @@ def _features(
         frame_stride=config.data.frame_stride,
         crop=config.data.crop,
         workers=options.workers,
-        positions=clips.position,
+        positions=clips.position.tolist(),
     )
     with Progress(-(-len(clips) // size), "batches", "features") as progress:
 
