@@ -45,7 +45,7 @@ class Record:
 
     step: int
     config: dict[str, Any]  # resolved
-    loader: dict[str, Any] | None = None  # the loader's state after the batch of this step
+    loader: dict[str, Any] = field(default_factory=dict)  # its state; empty without a run
     dataset_size: int | None = None  # clips
     run_key: list[int] | None = None  # raw bits of the run's random key
     bad_steps: int = 0  # skipped steps in a row just before it; 0 = good to roll back to

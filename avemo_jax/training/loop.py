@@ -57,7 +57,8 @@ class _Flight(NamedTuple):
     fed: Fed
 
     def computing(self) -> bool:
-        return not self.metrics["loss"].is_ready()
+        loss: Any = self.metrics["loss"]  # is_ready() is not in the stubs of jax
+        return not loss.is_ready()
 
 
 def train(
@@ -114,7 +115,7 @@ def train(
         if restored is None:
             return state_lib.create_state(task, optimizer, init_key, mesh), beginning
         state, record = restored
-        if record.loader is None:
+        if not record.loader:
             say("the checkpoint holds parameters only: starting at step 0 with a fresh optimiser")
             return state_lib.start_from(state.params, optimizer, mesh), beginning
         _check_dataset(record, loader)
@@ -130,8 +131,8 @@ def train(
 
     # 4. The step, compiled before any clock starts.
     began = time.monotonic()
-    step_fn = make_step(task, graphdef, optimizer, schedule, target, batch_shapes, mesh)
-    step_fn = step_fn.lower(target, batch_shapes, run_bits).compile()
+    stepping = make_step(task, graphdef, optimizer, schedule, target, batch_shapes, mesh)
+    step_fn = stepping.lower(target, batch_shapes, run_bits).compile()
     million = sum(leaf.size for leaf in jax.tree.leaves(params)) / 1e6
     say(f"{million:.2f} M parameters, {mesh.size} devices, step compiled in {time.monotonic() - began:.1f} s")
 
@@ -155,7 +156,7 @@ def train(
         with StopRequest() as stop:
             while step < total_steps and not stopping:
                 # 5a. The next step. Everything it takes is on the devices: a hidden transfer is a mistake.
-                fed = feed.next(computing=lambda flight=flight: flight is not None and flight.computing())
+                fed = feed.next(computing=flight.computing if flight else _nothing_computing)
                 with jax.transfer_guard("disallow"):
                     state, metrics = step_fn(state, fed.batch, run_bits)
                 step += 1
@@ -266,6 +267,10 @@ def _gather(mesh: Mesh) -> Callable[[Params, Batch], tuple[Params, Batch]]:
         lambda params, batch: (params, jax.tree.map(lambda field: field[:_PICTURED_CLIPS], batch)),
         out_shardings=mesh_lib.replicated(mesh),
     )
+
+
+def _nothing_computing() -> bool:
+    return False
 
 
 def _say_nothing(_: str) -> None:

@@ -6,7 +6,6 @@ them is decided by the loop.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -32,7 +31,7 @@ def make_step(
     state: TrainState,
     batch: Batch,
     mesh: Mesh,
-) -> Callable[[TrainState, Batch, Array], tuple[TrainState, Metrics]]:
+) -> jax.stages.Wrapped:
     """`step(state, batch, run_bits) -> (state, metrics)`, jitted; the old state is given away.
 
     Metrics are float32 or int32 scalars, the same on every device: the loss, the task's terms, `grad_norm`,

@@ -11,7 +11,7 @@ import math
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -59,7 +59,7 @@ class FolderWriter:
 
     def __init__(self, workdir: Path):
         self._path, self._samples = workdir / METRICS, workdir / SAMPLES
-        self._file = None
+        self._file: Any = None  # open from `rewind` to `close`
 
     def rewind(self, step: int) -> None:
         self.close()
@@ -108,7 +108,7 @@ class TensorBoardWriter:
                 "log.tensorboard=True needs tensorboardX: pip install 'avemo_jax[tensorboard]'"
             ) from error
         self._make, self._folder = SummaryWriter, str(workdir / "tensorboard")
-        self._events = None
+        self._events: Any = None  # open from `rewind` to `close`
 
     def rewind(self, step: int) -> None:
         self.close()
