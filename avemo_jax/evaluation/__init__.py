@@ -1,10 +1,10 @@
 """Judging representations: scores and their intervals, splits, probes, and the table they end in.
 
 metrics, intervals    predictions → scores, 95 % intervals by speaker
-protocols             clips → who is trained on, who is tested
-features, statistics  clips → frozen features of a network, or plain statistics of sound and picture
-logistic, probes      features → predictions of a linear classifier
-labelled              a prepared folder → labelled clips
-probing               all of it: a checkpoint and a folder → rows
+labelled, protocols   a prepared folder → labelled clips → who is trained on, who is tested
+features, baselines   one batch of clips → named vectors of a network, or plain statistics without one
+extraction            every clip once → feature matrices of several networks
+logistic, probes      a feature matrix → predictions of a linear classifier
+judging, probing      → one row of results; a checkpoint and a folder → all rows
 report                rows → a printed table and files
 """
