@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 import hypothesis
+import os
+
 import pytest
 
 from tests import real_clips
+
+# Eight fake devices, for the tests of layouts. The flag counts only before JAX first looks for devices, which
+# some test files do while they are imported.
+_FLAG = "--xla_force_host_platform_device_count"
+if _FLAG not in os.environ.get("XLA_FLAGS", ""):
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_FLAG}=8".strip()
 
 hypothesis.settings.register_profile("shared_machine", deadline=None)  # CI machines pause at will
 hypothesis.settings.load_profile("shared_machine")

@@ -1,14 +1,10 @@
-"""Training is tested on eight fake devices; the flag counts only if it is set before JAX looks for devices."""
+"""What the tests of training share: programs compiled once, and the run that nothing disturbed."""
 
 from __future__ import annotations
 
 import os
 
 import pytest
-
-_FLAG = "--xla_force_host_platform_device_count"
-if _FLAG not in os.environ.get("XLA_FLAGS", ""):
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_FLAG}=8".strip()
 
 
 @pytest.fixture(scope="session", autouse=True)

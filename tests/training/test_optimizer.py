@@ -96,8 +96,8 @@ def test_five_adamw_steps_are_the_recorded_ones(source):
     reference_grads = load_file(GOLDEN / f"{source}_grads.safetensors")
     shapes = shapes_of(FIXTURES[source][0], *FIXTURES[source][1])
     start = golden_weights({key: grad.shape for key, grad in reference_grads.items()}, salt)
-    params = hicmae.from_reference(start, shapes)
-    grads = hicmae.from_reference(reference_grads, shapes)
+    params = hicmae.from_reference(start, shapes, source)
+    grads = hicmae.from_reference(reference_grads, shapes, source)
     rates, decays = jnp.asarray(recorded["lr"]), jnp.asarray(recorded["weight_decay"])
     b1, b2 = recorded["betas"]
     scales = optimizer.layer_scales(shapes, recorded["layer_decay"]) if recorded["layer_decay"] else None
