@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import hypothesis
 import os
 
+import hypothesis
 import pytest
 
 from tests import real_clips
