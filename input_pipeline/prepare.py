@@ -13,18 +13,16 @@ from __future__ import annotations
 
 import csv
 import errno
-import fcntl
 import hashlib
 import json
 import os
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from input_pipeline import records
+from input_pipeline import folders, records
 from input_pipeline.clips import ClipOptions, Outcome, make_record
 from input_pipeline.errors import DataError
 from input_pipeline.manifests import Row
@@ -32,6 +30,7 @@ from input_pipeline.pool import results_in_order
 from input_pipeline.progress import Progress
 
 REJECTED_LIST = "rejected.csv"
+_VERB = "prepare"  # and the name of the folder of notes
 _NO_SPLIT = "clips"  # TFDS keeps "all" for itself
 _SPACE_FOR_METADATA = 1 << 20
 
@@ -80,8 +79,9 @@ def prepare(
     if not root.is_dir():
         raise DataError(f"{root}: no such folder (--root)")
     shards = _shards(rows, clips_per_shard)
-    with _clear_about_disk(out), _locked(out):
-        _claim(out, _plan(rows, options, clips_per_shard))
+    with folders.clear_about_disk(out), folders.locked(out, _VERB):
+        plan = _plan(rows, options, clips_per_shard)
+        folders.claim(out, _VERB, plan, names={"manifest": "the manifest"})
         finished = {shard.number: note for shard in shards if (note := _note(out, shard)) is not None}
         todo = [shard for shard in shards if shard.number not in finished]
         done = len(rows) - sum(len(shard.rows) for shard in todo)
@@ -113,33 +113,10 @@ def _plan(rows, options, clips_per_shard) -> dict:
     digest = hashlib.sha256(json.dumps([asdict(row) for row in rows]).encode()).hexdigest()
     return {
         "manifest": digest,
-        "clips": len(rows),
         "clips_per_shard": clips_per_shard,
         "prepare_version": records.VERSION,
         **asdict(options),
     }
-
-
-def _claim(out, plan):
-    """Notes the plan in `out`, or checks that it is the one noted there."""
-    noted = out / "prepare" / "plan.json"
-    if noted.exists():
-        before = json.loads(noted.read_text())
-        changed = [key for key in plan if before.get(key) != plan[key]]
-        if changed:
-            what = ", ".join(
-                "the manifest" if key == "manifest" else f"{key} (was {before.get(key)}, now {plan[key]})"
-                for key in changed
-                if key != "clips" or "manifest" not in changed
-            )
-            raise DataError(
-                f"{out} was begun with something else: {what}; choose another --out, or delete it"
-            )
-        return
-    strangers = sorted(name for name in os.listdir(out) if name != "prepare")
-    if strangers:
-        raise DataError(f"{out} is not empty (it holds {strangers[0]}); choose an empty or new --out")
-    _write_json(noted, plan)
 
 
 def _finish_shard(out, shard, outcomes: Iterator[Outcome], progress) -> dict:
@@ -155,7 +132,7 @@ def _finish_shard(out, shard, outcomes: Iterator[Outcome], progress) -> dict:
         progress.advance(f"{len(rejected)} rejected in this shard" if rejected else "")
     size = sum(map(len, encoded))
     path, part = out / shard.name, out / f"{shard.name}.part"
-    with _clear_about_disk(path, size):
+    with folders.clear_about_disk(path, size):
         if shutil.disk_usage(out).free < size + _SPACE_FOR_METADATA:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         records.write_shard(part, encoded)
@@ -168,7 +145,7 @@ def _finish_shard(out, shard, outcomes: Iterator[Outcome], progress) -> dict:
             "rejected": rejected,
         }
         os.replace(part, path)
-        _write_json(_note_path(out, shard), note)
+        folders.write_json(_note_path(out, shard), note)
     return note
 
 
@@ -182,13 +159,13 @@ def _note(out, shard) -> dict | None:
 
 
 def _note_path(out, shard):
-    return out / "prepare" / f"shard-{shard.number:05d}.json"
+    return out / _VERB / f"shard-{shard.number:05d}.json"
 
 
 def _finish(out, shards, notes):
     """Writes rejected.csv, and unless nothing is left, the files that make the folder a dataset."""
     rejected = [row for shard in shards for row in notes[shard.number]["rejected"]]
-    with _whole_file(out / REJECTED_LIST) as file:
+    with folders.whole_file(out / REJECTED_LIST) as file:
         writer = csv.DictWriter(file, ("path", "clip_id", "reason"))
         writer.writeheader()
         writer.writerows(rejected)
@@ -213,46 +190,3 @@ def _summary(out, rows, notes) -> Summary:
 
 def _crashed(job) -> Outcome:
     return Outcome(reason="the decoder crashed on it")
-
-
-@contextmanager
-def _locked(out):
-    """Two `prepare` in one folder would take each other's half-written files for their own."""
-    (out / "prepare").mkdir(parents=True, exist_ok=True)
-    with open(out / "prepare" / "lock", "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise DataError(
-                f"{out}: another `avemo prepare` is writing there; wait for it or stop it"
-            ) from None
-        yield
-
-
-@contextmanager
-def _clear_about_disk(path, size=None):
-    """Turns a full disk or a missing permission into one line with the path and the size that was needed."""
-    try:
-        yield
-    except OSError as error:
-        needed = "" if size is None else f", {size / 1e6:.1f} MB were needed"
-        where = error.filename or path
-        raise DataError(
-            f"{where}: cannot write ({error.strerror or error}){needed}; what is finished stays"
-        ) from error
-
-
-@contextmanager
-def _whole_file(path):
-    """A text file that appears at its place whole or not at all."""
-    part = path.with_name(path.name + ".part")
-    with open(part, "w", newline="", encoding="utf-8") as file:
-        yield file
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)
-
-
-def _write_json(path, value):
-    with _whole_file(path) as file:
-        json.dump(value, file, indent=1)

@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from avemo_jax import cli
+from input_pipeline import folders
 from input_pipeline import prepare as prepare_module
 from input_pipeline.clips import ClipOptions, store_frame
 from input_pipeline.errors import DataError, MediaError
@@ -302,7 +303,7 @@ def _alive(session):
 def test_two_runs_into_one_folder_at_once_are_refused(root, rows, tmp_path):
     (tmp_path / "out").mkdir()
     with (
-        prepare_module._locked(tmp_path / "out"),
+        folders.locked(tmp_path / "out", "prepare"),
         pytest.raises(DataError, match="another `avemo prepare` is writing there"),
     ):
         prepare(rows, root, tmp_path / "out", SMALL, workers=0)
