@@ -29,8 +29,11 @@ class BuildWithConfigs(build_py):
 
 
 TORCH = ["torch>=2.13.0"]
+# Speaks the sentences of `avemo generate`. It carries espeak-ng, which is under the GPL 3, and is therefore only
+# in extras: the library itself does not need it.
+SPEECH = ["espeakng-loader>=0.2.4"]
 EXTRAS = {
-    "demo": ["pip>=23.2", *TORCH],  # fetches its clips; compares the exported weights in PyTorch
+    "demo": ["pip>=23.2", *SPEECH, *TORCH],  # fetches its clips; compares the exported weights in PyTorch
     "torch": TORCH,
     "tensorboard": ["tensorboardX>=2.6.4"],
     "wandb": ["wandb>=0.28.0"],
@@ -44,6 +47,7 @@ EXTRAS = {
         "scikit-learn>=1.9.1",
         "scipy>=1.17.1",
         "setuptools>=84.2.1",
+        *SPEECH,
         *TORCH,
     ],
 }

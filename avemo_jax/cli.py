@@ -19,6 +19,7 @@ from avemo_jax.errors import UserError
 from input_pipeline.errors import DataError
 
 VERBS = {
+    "generate": "a labelled talking-face corpus, spoken and drawn on this machine, to try things out",
     "prepare": "raw videos → face crops and sound → sharded records, and a list of what was left out",
     "train": "run the task of a config file; resumes by itself",
     "launch": "run a command as several processes: local",

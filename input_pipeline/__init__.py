@@ -8,5 +8,6 @@ sampling      which frames and which samples of sound a training example takes
 augment       where a frame is cut, and the resize
 audio         waveform → log-mel filter bank
 loader        a prepared folder → endless training batches, or one pass for evaluation
+talking_faces a corpus of drawn faces that speak, made on the spot; every factor known
 wheel_clips   a few real talking-face clips for trying things out
 """
