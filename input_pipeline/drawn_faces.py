@@ -6,6 +6,7 @@ Not here: who has which face, and what it does when (talking_faces).
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -126,6 +127,7 @@ def draw(face: Face, moment: Moment, background: Image.Image) -> Image.Image:
 _EYE_Y = -0.06
 _MOUTH_Y = 0.56
 _TURN = np.linspace(0, 2 * np.pi, 36, endpoint=False)
+_CIRCLE = np.stack([np.cos(_TURN), np.sin(_TURN)], 1)
 _ACROSS = np.linspace(-1, 1, 17)
 _ARCH = 1 - _ACROSS**2
 
@@ -156,20 +158,24 @@ class _Pen:
         return (turned @ self._roll) * self._size + self._at
 
 
-def _oval(x, y, rx, ry, power=2.0):
-    """A superellipse, [N, 2]."""
-    turn = np.stack([np.cos(_TURN), np.sin(_TURN)], 1)
-    return np.sign(turn) * np.abs(turn) ** (2 / power) * (rx, ry) + (x, y)
+def _oval(x, y, rx, ry):
+    return _CIRCLE * (rx, ry) + (x, y)
 
 
 def _curve(points):
-    """A smooth closed line (a Catmull-Rom spline) through points [N, 2]."""
-    p = np.asarray(points, float)
+    """A smooth closed line through points [N, 2]: [6 N, 2]."""
+    return _spline(len(points)) @ np.asarray(points)
+
+
+@functools.cache
+def _spline(count):
+    """What makes `count` points a closed Catmull-Rom spline: a matrix [6 count, count]."""
+    p = np.eye(count)
     before, after, beyond = np.roll(p, 1, 0), np.roll(p, -1, 0), np.roll(p, -2, 0)
     t = np.linspace(0, 1, 6, endpoint=False)[:, None, None]
     line = p + t / 2 * (after - before) + t**2 / 2 * (2 * before - 5 * p + 4 * after - beyond)
     line = line + t**3 / 2 * (3 * p - before - 3 * after + beyond)
-    return line.transpose(1, 0, 2).reshape(-1, 2)
+    return line.transpose(1, 0, 2).reshape(-1, count)
 
 
 def _mirrored(half):
@@ -191,7 +197,7 @@ def _blend(one, other, share):
 
 
 def _head(face, drop):
-    cos, sin = np.cos(_TURN), np.sin(_TURN)
+    cos, sin = _CIRCLE.T
     power = np.where(sin > 0, face.jaw, 2.2)
     radius = (np.abs(cos) ** power + np.abs(sin) ** power) ** (-1 / power)
     x, y = radius * cos * face.width, radius * sin
@@ -308,7 +314,7 @@ def _brow(pen, face, e, side):
 def _glasses(pen, face):
     frame = (45, 42, 48)
     for side in (-1, 1):
-        ring = _oval(side * face.eye_distance, _EYE_Y + 0.03, 0.25, 0.21, 2.6)
+        ring = _oval(side * face.eye_distance, _EYE_Y + 0.03, 0.24, 0.22)
         pen.line(np.concatenate([ring, ring[:2]]), frame, 0.5, 0.03)
-    nose = face.eye_distance - 0.25
+    nose = face.eye_distance - 0.24
     pen.line(np.array([(-nose, _EYE_Y), (nose, _EYE_Y)]), frame, 0.5, 0.03)

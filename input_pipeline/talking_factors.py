@@ -81,7 +81,7 @@ def draw_speaker(seed: int, number: int) -> Speaker:
     skin = np.array([np.interp(4 * darkness, range(5), channel) for channel in np.transpose(_SKINS)])
     face = Face(
         width=about(0.755, 0.79, 0.045, 0.015),
-        jaw=about(2.0, 2.35, 0.25, 0.15),
+        jaw=about(2.05, 2.35, 0.3, 0.15),
         eye_distance=about(0.335, 0.34, 0.03),
         eye_size=about(0.165, 0.152, 0.015),
         brow_thickness=about(0.026, 0.038, 0.008),

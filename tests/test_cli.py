@@ -71,6 +71,8 @@ def test_a_verb_like_no_other_is_answered_with_all_of_them(capsys):
     [
         ("prepare --manifest nowhere.csv --root . --out new", "nowhere.csv: no such manifest"),
         ("prepare --root . --out new", "--manifest"),
+        ("generate --clips 10", "--out"),
+        ("generate --out new --speakers 2", "--speakers is 2"),
         ("train --config hicmea:demo --workdir new", "did you mean 'hicmae'?"),
         ("train --config hicmae:dmeo --workdir new", "did you mean 'demo'?"),
         ("train --config hicmae:demo --workdir new --config.batchsize=8", "'batch_size'"),
