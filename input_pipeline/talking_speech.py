@@ -82,7 +82,7 @@ class Speech(NamedTuple):
 
 
 def deliver(own: Delivery, emotion: str, intensity: float, jitter: np.ndarray) -> Delivery:
-    """A speaker's own delivery with an emotion in it. jitter [5], about 1: chance, in steps of each value."""
+    """A speaker's own delivery with an emotion in it. jitter [5]: chance, standard normal."""
     manner = MANNERS[emotion]
     return Delivery(
         _bounded(own.pitch + intensity * manner.pitch + 4 * jitter[0], 0, 99),
@@ -101,9 +101,12 @@ def speak(text: str, voice: str, delivery: Delivery) -> Speech:
     loader = _loader()
     # What espeak-ng says depends on what it said before: counters of its flutter, echo and noise are never set
     # back. A library that was unloaded starts anew; that takes 3 ms.
-    library = ctypes.CDLL(loader.get_library_path())
     try:
-        return _speak(library, Path(loader.get_data_path()).parent, text, voice, delivery)
+        library, data = ctypes.CDLL(loader.get_library_path()), Path(loader.get_data_path())
+    except (OSError, RuntimeError) as error:
+        raise DataError(f"espeak-ng cannot be loaded ({error}); install espeakng-loader again") from None
+    try:
+        return _speak(library, data, text, voice, delivery)
     finally:
         library.espeak_Terminate()
         ctypes.CDLL(None).dlclose(ctypes.c_void_p(library._handle))
@@ -211,12 +214,12 @@ def _loader():
     return espeakng_loader
 
 
-def _speak(library, folder, text, voice, delivery):
-    if (
-        library.espeak_Initialize(_SYNCHRONOUS, 0, str(folder).encode(), _PHONEME_EVENTS | _DO_NOT_EXIT)
-        != RATE
-    ):
-        raise DataError(f"espeak-ng does not start with its data in {folder}; install espeakng-loader again")
+def _speak(library, data, text, voice, delivery):
+    options = _PHONEME_EVENTS | _DO_NOT_EXIT
+    if library.espeak_Initialize(_SYNCHRONOUS, 0, str(data.parent).encode(), options) != RATE:
+        raise DataError(f"espeak-ng does not start with its data in {data}; install espeakng-loader again")
+    if not (data / "voices" / "!v" / voice).is_file():  # espeak-ng would take its plain voice without a word
+        raise DataError(f"there is no voice {voice!r} in {data}")
     library.espeak_ng_SetRandSeed(ctypes.c_long(1))  # of its breath noise
     pieces: list[np.ndarray] = []
     phonemes: list[tuple[float, str]] = []
@@ -238,8 +241,8 @@ def _speak(library, folder, text, voice, delivery):
         library.espeak_SetParameter(number, getattr(delivery, name), 0)
         for name, number in _PARAMETERS.items()
     ]
-    data = text.encode()
-    codes.append(library.espeak_Synth(data, ctypes.c_size_t(len(data) + 1), 0, 1, 0, _UTF8, None, None))
+    spoken = text.encode()
+    codes.append(library.espeak_Synth(spoken, ctypes.c_size_t(len(spoken) + 1), 0, 1, 0, _UTF8, None, None))
     if any(codes) or not pieces:
         raise DataError(f"espeak-ng cannot say {text!r} with the voice {voice!r} (codes {codes})")
     return Speech(np.concatenate(pieces).astype(np.float32) / 32768, phonemes)

@@ -103,3 +103,21 @@ def test_a_missing_espeak_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "espeakng_loader", None)
     with pytest.raises(DataError, match=r"not installed: pip install 'avemo_jax\[demo\]'"):
         speak("A boat.", "f1", PLAIN)
+
+
+@pytest.mark.parametrize(
+    ("broken", "said"),
+    [("get_library_path", "cannot be loaded"), ("get_data_path", "does not start with its data")],
+)
+def test_a_damaged_espeak_is_one_line(broken, said, monkeypatch, tmp_path):
+    import espeakng_loader
+
+    monkeypatch.setattr(espeakng_loader, broken, lambda: str(tmp_path / "nowhere" / "file"))
+    with pytest.raises(DataError, match=said) as caught:
+        speak("A boat.", "f1", PLAIN)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unknown_voice_is_refused():
+    with pytest.raises(DataError, match="there is no voice 'f99'"):
+        speak("A boat.", "f99", PLAIN)
