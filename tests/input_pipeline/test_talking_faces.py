@@ -289,7 +289,6 @@ def test_plain_statistics_find_the_labels_across_speakers_but_far_from_always(se
     assert summary.kept == count
     vectors = _statistics(tmp_path / "out")
     scores = {label: _probe(tmp_path / "out", vectors, label) for label in ("emotion", "sentence", "sex")}
-    print({label: {name: round(score, 3) for name, score in by.items()} for label, by in scores.items()})
 
     emotion = scores["emotion"]
     assert 0.33 < emotion["log_mel+pixels"] < 0.65
