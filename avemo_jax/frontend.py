@@ -27,12 +27,11 @@ from input_pipeline.audio import (
     PRE_EMPHASIS,
     mel_filter_bank,
 )
+from input_pipeline.video import IMAGENET_MEAN, IMAGENET_STD
 
 PATCH, TUBELET, CHANNELS = 16, 2, 3
 VIDEO_PATCH = TUBELET * PATCH * PATCH * CHANNELS  # numbers in a video patch
 AUDIO_PATCH = PATCH * PATCH
-IMAGENET_MEAN = np.array([0.485, 0.456, 0.406], np.float32)
-IMAGENET_STD = np.array([0.229, 0.224, 0.225], np.float32)
 AnyArray = TypeVar(
     "AnyArray", Array, np.ndarray
 )  # patches are cut on the device and for pictures on the host

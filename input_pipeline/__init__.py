@@ -2,11 +2,13 @@
 
 media         open a video or sound file: frames on an even time grid, mono sound at 16 kHz
 manifests     a CSV file of clips → rows
-records       the stored clip: its fields, encode, decode, random access
+storing       a media file → the clip as it is stored: size, compression, common length
+record        the stored clip: its fields and its pictures
+records       its bytes, and random access to a folder of them
 prepare       rows → a folder of shards that TFDS can read, and a list of what was left out
 sampling      which frames and which samples of sound a training example takes
 augment       where a frame is cut, and the resize
-audio         waveform → log-mel filter bank
+audio, video  waveform → log-mel filter bank, pixels → normalised pixels
 loader        a prepared folder → endless training batches, or one pass for evaluation
 talking_faces a corpus of drawn faces that speak, made on the spot; every factor known
 wheel_clips   a few real talking-face clips for trying things out

@@ -12,10 +12,20 @@ from typing import Any
 
 import numpy as np
 
-from input_pipeline import augment, sampling
 from input_pipeline.audio import samples_for
+from input_pipeline.augment import centre_box, crop_and_resize, draw_multi_scale_box
 from input_pipeline.errors import DataError
-from input_pipeline.records import Record
+from input_pipeline.record import Record
+from input_pipeline.sampling import (
+    centre_start,
+    finetune_frames,
+    finetune_starts,
+    pretrain_frames,
+    pretrain_sound,
+    pretrain_starts,
+    relative_sound,
+    test_frames,
+)
 
 # video uint8 [T, H, W, 3]; waveform int16 [S], zero after `waveform_length`; waveform_mean, of the whole
 # slice of sound before it is cut to S, in [−1, 1); label where there is one. Scalars are int32 and float32.
@@ -44,17 +54,17 @@ class Cut:
         need_both(record)
         count, frames, stride = len(record.frames), self.frames, self.frame_stride
         if self.label:
-            start = int(rng.integers(sampling.finetune_starts(count, frames, stride)))
-            indices = sampling.finetune_frames(count, start, frames, stride)
+            start = int(rng.integers(finetune_starts(count, frames, stride)))
+            indices = finetune_frames(count, start, frames, stride)
             sound = _relative_sound(record, start, start + frames * stride)
         else:
-            start = int(rng.integers(sampling.pretrain_starts(count, frames, stride)))
-            indices = sampling.pretrain_frames(count, start, frames, stride)
-            sound = sampling.pretrain_sound(indices, count, stride, record.fps)
+            start = int(rng.integers(pretrain_starts(count, frames, stride)))
+            indices = pretrain_frames(count, start, frames, stride)
+            sound = pretrain_sound(indices, count, stride, record.fps)
         pictures = record.pictures(indices)
         box = None
         if self.crop == "multi_scale":
-            box = augment.draw_multi_scale_box(rng, *pictures[0].size, self.image_size)
+            box = draw_multi_scale_box(rng, *pictures[0].size, self.image_size)
         flip = self.flip and rng.random() < 0.5
         return self._arrays(record, pictures, sound, box, flip)
 
@@ -64,15 +74,15 @@ class Cut:
         if not count:
             wanted = samples_for(self.audio_frames)
             return self._arrays(record, [], (max(0, (len(record.audio) - wanted) // 2), wanted), None)
-        start = sampling.centre_start(count, self.frames, self.frame_stride)
-        indices = sampling.pretrain_frames(count, start, self.frames, self.frame_stride)
-        sound = sampling.pretrain_sound(indices, count, self.frame_stride, record.fps)
+        start = centre_start(count, self.frames, self.frame_stride)
+        indices = pretrain_frames(count, start, self.frames, self.frame_stride)
+        sound = pretrain_sound(indices, count, self.frame_stride, record.fps)
         return self._fixed(record, indices, sound)
 
     def segment(self, record: Record, segment: int, segments: int) -> Example:
         """One of the reference's test views."""
         need_both(record)
-        indices = sampling.test_frames(len(record.frames), segment, segments, self.frames, self.frame_stride)
+        indices = test_frames(len(record.frames), segment, segments, self.frames, self.frame_stride)
         sound = _relative_sound(record, indices[0], indices[-1] + self.frame_stride)
         return self._fixed(record, indices, sound)
 
@@ -105,14 +115,14 @@ class Cut:
 
     def _fixed(self, record, indices, sound):
         pictures = record.pictures(indices)
-        box = augment.centre_box(*pictures[0].size) if self.crop == "multi_scale" else None
+        box = centre_box(*pictures[0].size) if self.crop == "multi_scale" else None
         return self._arrays(record, pictures, sound, box)
 
     def _arrays(self, record, pictures, sound, box, flip=False) -> Example:
         """See `Example`."""
         example = self.empty()
         if pictures:
-            example["video"] = augment.crop_and_resize(pictures, box, self.image_size, flip)
+            example["video"] = crop_and_resize(pictures, box, self.image_size, flip)
         first, length = sound
         slice_ = record.audio[first : first + length]
         kept = slice_[: len(example["waveform"])]
@@ -130,4 +140,4 @@ def need_both(record: Record) -> None:
 
 
 def _relative_sound(record, first, last):
-    return sampling.relative_sound(int(first), int(last), len(record.frames), len(record.audio))
+    return relative_sound(int(first), int(last), len(record.frames), len(record.audio))

@@ -1,11 +1,9 @@
-"""The record: its fields, encode, decode, and the folder of shards that holds them.
+"""Records as bytes, and the folder of shards that holds them.
 
-The ONE place that knows the bytes. A prepared folder is a TFDS dataset of ArrayRecord shards
+The ONE place that knows how a `record` lies on disk. A prepared folder is a TFDS dataset of ArrayRecord shards
 (`tfds.builder_from_directory(folder).as_data_source()` reads it, without TensorFlow), plus `clips.csv`, which
-names the clip at each position. Not here: where records come from (prepare), how one is used (examples).
-
-Frames are JPEG pictures, so that a reader decodes only those it needs. Sound is raw PCM and not FLAC: next to
-the frames it is a tenth of the bytes, and a window of it is then a slice instead of a decoder run.
+names the clip at each position. Not here: a record's own fields (record), where records come from (prepare),
+how one is used (examples).
 """
 
 from __future__ import annotations
@@ -14,24 +12,25 @@ import bisect
 import csv
 import errno
 import functools
-import io
 import itertools
 import json
 import os
 import shutil
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
 from array_record.python import array_record_module
-from PIL import Image
 from tensorflow_datasets.core import example_parser, example_serializer, file_adapters, naming
 
+from input_pipeline.audio import SAMPLE_RATE
 from input_pipeline.errors import DataError
+from input_pipeline.record import Record
+from input_pipeline.record import encode_picture as encode_picture  # who makes records finds all of it here
 
 DATASET = "avemo_clips"
 VERSION = "1.0.0"  # of the layout: raise it when a field changes
@@ -42,36 +41,6 @@ CLIP_LIST_COLUMNS = ("position", "clip_id", "split", "frames", "samples")
 _WRITER_OPTIONS = "group_size:1,uncompressed"
 _READER_OPTIONS = "readahead_buffer_size:0,max_parallelism:0"
 _OPEN_SHARDS = 128  # files open at once in one process; the usual limit of a process is 1024
-
-
-@dataclass
-class Record:
-    """One clip. A value that the corpus does not give is empty, never invented.
-
-    frames: JPEG pictures; frame k is shown at k / fps seconds.
-    audio: int16 [S], mono; sample 0 is at the time of frame 0.
-    labels: {"emotion": "ANG", "valence": 0.2, …}; metadata: the manifest's further columns, as text.
-    """
-
-    clip_id: str
-    frames: Sequence[bytes]
-    fps: float
-    audio: np.ndarray
-    audio_rate: int
-    duration_s: float
-    speaker: str = ""
-    gender: str = ""
-    split: str = ""
-    text: str = ""
-    labels: dict[str, Any] = field(default_factory=dict)
-    metadata: dict[str, str] = field(default_factory=dict)
-    source: str = ""
-    prepare_version: str = ""
-
-    def pictures(self, indices: Sequence[int] | np.ndarray) -> list[Image.Image]:
-        """The frames at `indices`, decoded; a repeated index is decoded once."""
-        decoded = {i: _decode_picture(self.frames[i]) for i in sorted(set(indices))}
-        return [decoded[i] for i in indices]
 
 
 def features() -> tfds.features.FeaturesDict:
@@ -124,22 +93,6 @@ def decode(data: bytes) -> Record:
         return Record(**values)
     except Exception as error:  # protobuf, NumPy and json each have their own
         raise DataError(f"damaged record ({type(error).__name__})") from error
-
-
-def encode_picture(frame: np.ndarray | Image.Image, quality: int) -> bytes:
-    """JPEG bytes of a picture, uint8 [H, W, 3]."""
-    picture = frame if isinstance(frame, Image.Image) else Image.fromarray(frame)
-    buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=quality)
-    return buffer.getvalue()
-
-
-def _decode_picture(data):
-    picture = Image.open(io.BytesIO(data))
-    if picture.mode != "RGB":  # not of our making
-        return picture.convert("RGB")
-    picture.load()
-    return picture
 
 
 def open_records(path: str | os.PathLike, split: str = "") -> Records:
@@ -222,12 +175,26 @@ class Records:
     @functools.cached_property
     def clip_ids(self) -> list[str]:
         """The clip_id of every index: from `clips.csv`, so that damaged records have a name too."""
-        clips = self.path / CLIP_LIST
-        if not clips.exists():  # a folder that another program wrote
+        if self._listed is None:
             return [record.clip_id for record in self]
+        return [row["clip_id"] for row in self._listed]
+
+    @property
+    def sound_s(self) -> float | None:
+        """Seconds of sound in all records, from `clips.csv`; None where there is no such list."""
+        if self._listed is None:
+            return None
+        return sum(int(row["samples"]) for row in self._listed) / SAMPLE_RATE
+
+    @functools.cached_property
+    def _listed(self) -> list[dict[str, str]] | None:
+        """The lines of `clips.csv`; None in a folder that another program wrote."""
+        clips = self.path / CLIP_LIST
+        if not clips.exists():
+            return None
         with open(clips, newline="", encoding="utf-8") as file:
-            ids = [row["clip_id"] for row in csv.DictReader(file)]
-        return ids[self.first_position : self.first_position + self.count]
+            rows = list(csv.DictReader(file))
+        return rows[self.first_position : self.first_position + self.count]
 
     def _reader(self, shard):
         if shard in self._open:

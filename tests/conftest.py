@@ -22,8 +22,8 @@ hypothesis.settings.load_profile("shared_machine")
 @pytest.fixture(scope="session")
 def prepared_folder(tmp_path_factory):
     """A folder prepared from real clips with picture and sound, in small shards; do not write to it."""
-    from input_pipeline.clips import ClipOptions
     from input_pipeline.prepare import prepare
+    from input_pipeline.storing import ClipOptions
 
     rows = real_clips.talking_rows()
     out = tmp_path_factory.mktemp("prepared") / "clips"

@@ -51,9 +51,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from avemo_jax.errors import UserError
-    from input_pipeline.clips import ClipOptions
     from input_pipeline.manifests import read_manifest
     from input_pipeline.prepare import REJECTED_LIST, prepare
+    from input_pipeline.storing import ClipOptions
 
     if args.workers < 0 or args.clips_per_shard < 1:
         raise UserError("--workers must be 0 or more and --clips_per_shard 1 or more")

@@ -18,13 +18,13 @@ from hypothesis import strategies as st
 from avemo_jax import cli
 from input_pipeline import folders
 from input_pipeline import prepare as prepare_module
-from input_pipeline.clips import ClipOptions, store_frame
 from input_pipeline.errors import DataError, MediaError
 from input_pipeline.manifests import Row
 from input_pipeline.media import read_clip
 from input_pipeline.pool import results_in_order
 from input_pipeline.prepare import prepare
 from input_pipeline.records import open_records
+from input_pipeline.storing import ClipOptions, store_frame
 from tests import real_clips
 from tests.input_pipeline.containers import tone, write
 

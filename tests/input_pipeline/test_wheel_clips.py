@@ -5,11 +5,11 @@ import shutil
 import pytest
 
 from input_pipeline import wheel_clips
-from input_pipeline.clips import ClipOptions
 from input_pipeline.errors import DataError
 from input_pipeline.manifests import read_manifest
 from input_pipeline.prepare import prepare
 from input_pipeline.records import open_records
+from input_pipeline.storing import ClipOptions
 
 
 @pytest.fixture(scope="module")

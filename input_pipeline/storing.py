@@ -1,0 +1,130 @@
+"""A clip as it is stored: frames cut, scaled down and compressed, picture and sound of one length.
+
+The one way from a media file, or from frames and sound that were decoded elsewhere, to what models see in
+training and evaluation. Not here: which clips (manifests), and what becomes of them (clips, prepare).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from input_pipeline.errors import DataError, MediaError
+from input_pipeline.media import AUDIO_RATE, Clip, read_clip
+from input_pipeline.record import Record, encode_picture
+
+CROPS = ("none", "fixed")
+MIN_SAMPLES = 1024  # 64 ms: the reference refuses shorter sound
+
+# The reference's crop of the 224 × 224 faces of VoxCeleb2, by input size: (left, top, right, bottom).
+_FIXED_CROP = {160: (32, 0, 192, 160), 192: (16, 0, 208, 192)}
+_FIXED_CROP_OF = 224
+
+
+@dataclass(frozen=True)
+class ClipOptions:
+    """How frames and sound are stored.
+
+    crop: "none", or "fixed" for VoxCeleb2's 224 × 224 frames (the box for sizes up to 160, or for 192).
+    short_side: larger frames are scaled down to this short side (pixels). 160 is what the reference's
+      multi-scale crop starts from and the input size of its models; smaller frames are kept as they are.
+    jpeg_quality: 95 is hard to tell from the source; targets are normalised per patch, which would bring out
+      the artefacts of lower ones.
+    allow_missing: "none", "sound", "picture": a clip may lack it (for instance a corpus of speech only).
+    min_s: shorter clips are rejected.
+    max_gap_s: picture and sound whose ends lie further apart are both cut to the shorter one.
+    """
+
+    crop: str = "none"
+    short_side: int = 160
+    jpeg_quality: int = 95
+    allow_missing: str = "none"
+    min_s: float = 0.2
+    max_gap_s: float = 0.5
+
+    def __post_init__(self):
+        if self.crop not in CROPS:
+            raise DataError(f"--crop {self.crop}: there are {', '.join(CROPS)}")
+        if self.crop == "fixed" and self.short_side > 160 and self.short_side not in _FIXED_CROP:
+            raise DataError(
+                f"--crop fixed is known for --short_side up to 160 and for 192, not {self.short_side}"
+            )
+        if not 1 <= self.jpeg_quality <= 100:
+            raise DataError(f"--jpeg_quality {self.jpeg_quality}: must be 1 to 100")
+        if self.short_side < 16:
+            raise DataError(f"--short_side {self.short_side}: must be at least 16 pixels")
+
+
+def stored_clip(
+    path: str | os.PathLike,
+    options: ClipOptions,
+    *,
+    start_s: float | None = None,
+    end_s: float | None = None,
+) -> Clip:
+    """The file between two times (seconds from its start), its frames as JPEG bytes.
+
+    Raises:
+      MediaError: with a short reason, when it cannot be read or `options` rule it out.
+    """
+    clip = read_clip(path, start_s=start_s, end_s=end_s, on_frame=lambda frame: _compressed(frame, options))
+    return _checked(clip, options)
+
+
+def stored_arrays(frames: Iterable[np.ndarray], fps: float, audio: np.ndarray, options: ClipOptions) -> Clip:
+    """As `stored_clip`, of what was decoded already: frames uint8 [H, W, 3], sound int16 [S] at 16 kHz."""
+    return _checked(Clip([_compressed(frame, options) for frame in frames], fps, audio), options)
+
+
+def as_record(clip: Clip, clip_id: str, **more: Any) -> Record:
+    """The record of a stored clip; `more` are further fields."""
+    fps: Any = np.float32(clip.fps)  # as on disk: its rounding decides single samples of the sound
+    return Record(
+        clip_id=clip_id,
+        frames=clip.frames,
+        fps=fps,
+        audio=clip.audio,
+        audio_rate=AUDIO_RATE if len(clip.audio) else 0,
+        duration_s=clip.video_s or clip.audio_s,
+        **more,
+    )
+
+
+def store_frame(frame: np.ndarray, options: ClipOptions) -> Image.Image:
+    """A decoded frame, uint8 [H, W, 3], cropped and scaled down as it is stored."""
+    picture = Image.fromarray(frame)
+    if options.crop == "fixed":
+        if picture.size != (_FIXED_CROP_OF, _FIXED_CROP_OF):
+            width, height = picture.size
+            raise MediaError(f"--crop fixed is for frames of 224 × 224 pixels, not {width} × {height}")
+        picture = picture.crop(_FIXED_CROP[max(160, options.short_side)])
+    short = min(picture.size)
+    if short <= options.short_side:
+        return picture
+    width, height = (max(1, round(side * options.short_side / short)) for side in picture.size)
+    return picture.resize((width, height), Image.Resampling.BILINEAR)
+
+
+def _compressed(frame: np.ndarray, options: ClipOptions) -> bytes:
+    return encode_picture(store_frame(frame, options), options.jpeg_quality)
+
+
+def _checked(clip: Clip, options: ClipOptions) -> Clip:
+    """The clip, cut to what picture and sound share; raises the reason to leave it out."""
+    if not clip.frames and options.allow_missing != "picture":
+        raise MediaError("no picture")
+    if not len(clip.audio) and options.allow_missing != "sound":
+        raise MediaError("no sound")
+    if clip.frames and len(clip.audio) and abs(clip.video_s - clip.audio_s) > options.max_gap_s:
+        end_s = min(clip.video_s, clip.audio_s)
+        clip = Clip(clip.frames[: round(end_s * clip.fps)], clip.fps, clip.audio[: round(end_s * AUDIO_RATE)])
+    if max(clip.video_s, clip.audio_s) < options.min_s:
+        raise MediaError(f"shorter than {options.min_s:g} s")
+    if 0 < len(clip.audio) <= MIN_SAMPLES:
+        raise MediaError(f"its sound is shorter than {MIN_SAMPLES / AUDIO_RATE * 1000:g} ms")
+    return clip
