@@ -1,4 +1,4 @@
-"""HiCMAE in plain PyTorch: the pretraining model and the classifier, for people who have no JAX.
+"""HiCMAE in plain PyTorch: encoder, pretraining model and classifier, for people who have no JAX.
 
 This file stands alone (it needs `torch` only) and can be copied. Its modules are named so that `state_dict()`
 has the keys, shapes and order of the reference's checkpoints, and `load_state_dict` takes them strictly.
@@ -11,7 +11,7 @@ Sizes: B clips, T frames, H × W pixels, N tokens, C width, D decoder width, L l
 from __future__ import annotations
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -37,6 +37,29 @@ class Predictions(NamedTuple):
         """Similarity of every clip's video to every clip's audio, [levels, B, B]."""
         video, audio = (x / x.norm(dim=-1, keepdim=True) for x in (self.video_levels, self.audio_levels))
         return video @ audio.transpose(1, 2) / temperature
+
+
+class Features(NamedTuple):
+    """What the encoders make of whole clips; every token went through its stack's final norm."""
+
+    video_layers: list[Tensor]  # L times [B, N video, C]
+    audio_layers: list[Tensor]  # L times [B, N audio, C]
+    fused_video: Tensor  # [B, N video, C]
+    fused_audio: Tensor  # [B, N audio, C]
+
+
+class AudioVisualEncoder(nn.Module):
+    """The part that pretraining hands on: a video encoder, an audio encoder and their fusion."""
+
+    def __init__(self, *, dim: int = 512, heads: int = 8, depth: int = 10, fusion_depth: int = 2):
+        super().__init__()
+        self.encoder = Encoder(VideoPatches(dim), dim, heads, depth)
+        self.encoder_audio = Encoder(AudioPatches(dim), dim, heads, depth)
+        self.encoder_fusion = Fusion(dim, heads, fusion_depth)
+
+    def forward(self, video: Tensor, audio: Tensor) -> Features:
+        """All tokens of whole clips; `pooled`, `audio_rows` and `video_cells` make vectors of them."""
+        return encode(self, video, audio)
 
 
 class PretrainingModel(nn.Module):
@@ -87,7 +110,7 @@ class PretrainingModel(nn.Module):
         )
 
 
-class Classifier(nn.Module):
+class Classifier(AudioVisualEncoder):
     """The encoders and their fusion on whole clips, and a linear head on four pooled vectors."""
 
     def __init__(
@@ -100,12 +123,9 @@ class Classifier(nn.Module):
         classes: int = 6,
         head_activation: str = "",
     ):
-        super().__init__()
+        super().__init__(dim=dim, heads=heads, depth=depth, fusion_depth=fusion_depth)
         self.video_layer_weights = nn.Parameter(torch.full((depth,), 1 / depth))
         self.audio_layer_weights = nn.Parameter(torch.full((depth,), 1 / depth))
-        self.encoder = Encoder(VideoPatches(dim), dim, heads, depth)
-        self.encoder_audio = Encoder(AudioPatches(dim), dim, heads, depth)
-        self.encoder_fusion = Fusion(dim, heads, fusion_depth)
         self.fc_norm = LayerNorm(4 * dim)
         self.head = nn.Linear(4 * dim, classes)
         activations = {"": nn.Identity, "sigmoid": nn.Sigmoid, "relu": nn.ReLU, "tanh": nn.Tanh}
@@ -113,22 +133,59 @@ class Classifier(nn.Module):
 
     def forward(self, video: Tensor, audio: Tensor) -> tuple[Tensor, Tensor]:
         """Logits [B, K] (after the head's activation, if it has one) and the normed feature [B, 4C]."""
-        video_layers, audio_layers = self.encoder(video), self.encoder_audio(audio)
-        fused_video, fused_audio = self.encoder_fusion(video_layers[-1], audio_layers[-1])
-        pooled = [
-            _mixed(video_layers, self.video_layer_weights),
-            _mixed(audio_layers, self.audio_layer_weights),
-            fused_video.mean(1),
-            fused_audio.mean(1),
-        ]
-        feature = self.fc_norm(torch.cat(pooled, dim=-1))
-        return self.activation(self.head(feature)), feature
+        return classify(self, encode(self, video, audio))
 
 
-def _mixed(layers: list[Tensor], weights: Tensor) -> Tensor:
+def encode(parts: Any, video: Tensor, audio: Tensor) -> Features:
+    """Whole clips through the encoders and the fusion of `parts`: a model of this file, or a wrapper of one."""
+    video_layers, audio_layers = parts.encoder(video), parts.encoder_audio(audio)
+    return Features(video_layers, audio_layers, *parts.encoder_fusion(video_layers[-1], audio_layers[-1]))
+
+
+def classify(parts: Any, features: Features) -> tuple[Tensor, Tensor]:
+    """Logits [B, K] and the normed feature [B, 4C] by the layer weights, norm and head of `parts`."""
+    weights = parts.video_layer_weights, parts.audio_layer_weights
+    feature = parts.fc_norm(pooled(features, weights))
+    return parts.activation(parts.head(feature)), feature
+
+
+def pooled(features: Features, layer_weights: tuple[Tensor, Tensor] | None = None) -> Tensor:
+    """The clip vector [B, 4C]: video layers, audio layers, fused video, fused audio, each as its mean token.
+
+    layer_weights: of the video's and the audio's layers, [L] before the softmax; None weighs all equally.
+    """
+    video_weights, audio_weights = layer_weights or (None, None)
+    four = [
+        _mixed(features.video_layers, video_weights),
+        _mixed(features.audio_layers, audio_weights),
+        features.fused_video.mean(1),
+        features.fused_audio.mean(1),
+    ]
+    return torch.cat(four, dim=-1)
+
+
+def audio_rows(features: Features, rows: int) -> Tensor:
+    """The last audio layer averaged over time only: [B, rows · C], a vector for each frequency row.
+
+    rows: mel bins / 16.
+    """
+    return features.audio_layers[-1].unflatten(1, (-1, rows)).mean(1).flatten(1)
+
+
+def video_cells(features: Features, height: int, width: int) -> Tensor:
+    """The last video layer averaged over time, and over the picture in at most 4 × 4 cells: [B, 16 · C].
+
+    height, width: of a frame in pixels / 16. Where they are no multiples of 4, cells overlap.
+    """
+    tokens = features.video_layers[-1].unflatten(1, (-1, height, width)).mean(1).permute(0, 3, 1, 2)
+    cells = F.adaptive_avg_pool2d(tokens, (min(4, height), min(4, width)))
+    return cells.permute(0, 2, 3, 1).flatten(1)
+
+
+def _mixed(layers: list[Tensor], weights: Tensor | None) -> Tensor:
     """Softmax-weighted mean of the layers' mean tokens: L times [B, N, C] → [B, C]."""
     means = torch.stack([layer.mean(1) for layer in layers])
-    return torch.einsum("l,lbc->bc", weights.softmax(0), means)
+    return means.mean(0) if weights is None else torch.einsum("l,lbc->bc", weights.softmax(0), means)
 
 
 class VideoPatches(nn.Module):
