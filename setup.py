@@ -32,9 +32,11 @@ TORCH = ["torch>=2.13.0"]
 # Speaks the sentences of `avemo generate`. It carries espeak-ng, which is under the GPL 3, and is therefore only
 # in extras: the library itself does not need it.
 SPEECH = ["espeakng-loader>=0.2.4"]
+TRANSFORMERS = ["transformers>=5.24.0"]
 EXTRAS = {
     "demo": ["pip>=23.2", *SPEECH, *TORCH],  # fetches its clips; compares the exported weights in PyTorch
     "torch": TORCH,
+    "huggingface": [*TORCH, *TRANSFORMERS],  # to verify an exported folder; writing one needs neither
     "tensorboard": ["tensorboardX>=2.6.4"],
     "wandb": ["wandb>=0.28.0"],
     "tpu": ["jax[tpu]>=0.10.2"],
@@ -49,6 +51,7 @@ EXTRAS = {
         "setuptools>=84.2.1",
         *SPEECH,
         *TORCH,
+        *TRANSFORMERS,
     ],
 }
 EXTRAS["dev"] = [*EXTRAS["test"], "mypy>=2.4.1", "ruff>=0.17.6"]

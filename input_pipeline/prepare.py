@@ -19,7 +19,7 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from input_pipeline import folders, records
@@ -93,6 +93,16 @@ def prepare(
                     finished[shard.number] = _finish_shard(out, shard, outcomes, progress)
             _finish(out, shards, finished)
     return _summary(out, rows, [finished[shard.number] for shard in shards])
+
+
+def read_options(path: str | os.PathLike) -> ClipOptions:
+    """How the clips of a prepared folder were stored; raises DataError where the note of it is not there."""
+    noted = Path(path) / "prepare" / "plan.json"
+    try:
+        plan = json.loads(noted.read_text(encoding="utf-8"))
+        return ClipOptions(**{option.name: plan[option.name] for option in fields(ClipOptions)})
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{noted}: no note of how these clips were prepared") from error
 
 
 def _shards(rows, clips_per_shard) -> list[_Shard]:

@@ -122,27 +122,32 @@ def open_records(path: str | os.PathLike, split: str = "") -> Records:
     if split and split not in info.splits:
         raise DataError(f"{path}: no split {split!r}; it has: {', '.join(info.splits)}")
 
-    files, lengths, start, count = [], [], None, 0
+    files, lengths, splits, start, count = [], [], {}, None, 0
     for name, part in info.splits.items():
         if not split or name == split:
             start = count if start is None else start
+            splits[name] = part.num_examples
             files += [os.fspath(file) for file in part.filepaths]
             lengths += part.shard_lengths
         count += part.num_examples
     for file in files:
         if not os.path.exists(file):
             raise DataError(f"{file}: this shard is missing; prepare the folder again")
-    return Records(path, files, lengths, start or 0)
+    return Records(path, files, lengths, splits, start or 0)
 
 
 class Records:
     """The records of a prepared folder by index; can be sent to another process.
 
+    splits: {name: number of records} of the splits that were opened, in order.
     first_position: the position in the whole folder of the record with index 0.
     """
 
-    def __init__(self, path: Path, files: list[str], lengths: list[int], first_position: int):
+    def __init__(
+        self, path: Path, files: list[str], lengths: list[int], splits: dict[str, int], first_position: int
+    ):
         self.path = path
+        self.splits = splits
         self.first_position = first_position
         self._files = files
         self._ends = list(itertools.accumulate(lengths))

@@ -1,48 +1,81 @@
-"""A checkpoint → weights for PyTorch, under HiCMAE's own names and shapes.
+"""A checkpoint → weights for PyTorch: a file under HiCMAE's own names, or a folder for transformers.
 
 hicmae-pretrain and hicmae-finetune write a .pth as the reference does (weights under 'model'); which of
 the two fits depends on what was trained. HiCMAE's fine-tuning takes a pretraining file as it is. safetensors
-writes the same names without pickle. --verify loads the written file into a plain PyTorch model and compares
-it with this one on random clips; a file that differs is not kept.
+writes the same names without pickle. huggingface writes a folder with weights, code, preparation of video
+files and a model card, which transformers' AutoModel loads where there is no JAX. --verify loads what was
+written into PyTorch and compares it with this model; what differs is not kept.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # at run time they bring JAX, which --help does without
+    from avemo_jax.convert.hicmae import StateDict
+    from avemo_jax.convert.verify import Difference
 
 EXAMPLE = "avemo export --checkpoint runs/base --format hicmae-pretrain --out hicmae.pth --verify"
 
 _TASKS = {"hicmae-pretrain": "pretrain", "hicmae-finetune": "finetune"}
+_FOLDER = "huggingface"
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--checkpoint", required=True, metavar="D", help="work directory, or one step's folder")
-    add("--format", required=True, choices=[*_TASKS, "safetensors"])
-    add("--out", required=True, metavar="PATH", help="file to write; replaces an old one, and says so")
-    add("--verify", action="store_true", help="compare with PyTorch; needs avemo_jax[torch]")
+    add("--format", required=True, choices=[*_TASKS, "safetensors", _FOLDER])
+    add(
+        "--out",
+        required=True,
+        metavar="PATH",
+        help="file or folder to write; replaces an old one, and says so",
+    )
+    add(
+        "--verify", action="store_true", help="compare with PyTorch; needs avemo_jax[torch], or [huggingface]"
+    )
     add("--json", metavar="FILE", help="also write the differences to this file")
+    add(
+        "--license",
+        metavar="NAME",
+        help="huggingface: licence of the weights, the Hub's short name (unknown)",
+    )
+    add(
+        "--clip", metavar="FILE", type=Path, help="huggingface: video to --verify with, instead of a made one"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
-    import avemo_jax
-    from avemo_jax.config import to_json
-    from avemo_jax.convert import hicmae, weight_files
+    from avemo_jax.convert import weight_files
     from avemo_jax.training.checkpoint_files import load_params
 
+    _refuse_idle_flags(args)
+    if args.format == _FOLDER:
+        return _write_folder(args)
     if args.verify or args.format != "safetensors":
         weight_files.import_torch()
     config, params, step = load_params(args.checkpoint)
     _refuse_other_task(args.format, config.task)
+    return _write_file(args, config, params, step)
+
+
+def _write_file(args, config, params, step) -> int:
+    import avemo_jax
+    from avemo_jax.config import to_json
+    from avemo_jax.convert import hicmae, weight_files
+    from avemo_jax.convert.verify import verify
+
     state = hicmae.to_reference(params)
     about = {"written_by": f"avemo_jax {avemo_jax.__version__}", "step": str(step), "config": to_json(config)}
     replaced = Path(args.out).exists()
 
     def check(part: Path) -> None:
         if args.verify:
-            _verify(weight_files.read_weights(part), config, params, args.json)
+            _tell(verify(weight_files.read_weights(part), config, params), args.json)
 
     if args.format == "safetensors":
         metadata = {"format": "pt", "names": f"HiCMAE {config.task}"} | about
@@ -50,10 +83,44 @@ def run(args: argparse.Namespace) -> int:
     else:
         # The reference counts on from `epoch` only when it resumes, which needs its optimiser too.
         weight_files.write_pth(args.out, state, {"epoch": 0, "avemo": about}, check)
-    numbers = sum(array.size for array in state.values())
-    note = " (replaced)" if replaced else ""
-    print(f"{len(state)} tensors, {numbers:,} numbers of step {step}: {args.out}{note}")
+    _tell_written(args.out, state, step, replaced)
     return 0
+
+
+def _write_folder(args: argparse.Namespace) -> int:
+    from avemo_jax.convert.huggingface import card, facts, folder, verify
+    from avemo_jax.training.checkpoint_files import load_params
+
+    license_name, out = args.license or "unknown", Path(args.out).resolve()
+    card.check_license(license_name)
+    if args.verify:
+        verify.check_installed()
+    replaced = folder.check_place(out)
+    config, params, step = load_params(args.checkpoint)
+    state = folder.weights(params, config)
+    options, source = folder.prepare_options(config)
+    known = facts.gather(args.checkpoint, config, step)
+    print(f"preparation of clips: {source}")
+
+    def write_card(part: Path) -> str:
+        verified = verify.verify(part, config, params, options, args.clip) if args.verify else None
+        if verified:
+            _tell(verified.differences, args.json)
+        numbers = sum(array.size for array in state.values())
+        return card.write_card(config, known, options, numbers, license_name, verified)
+
+    folder.write_folder(out, config, options, state, step, write_card)
+    _tell_written(args.out, state, step, replaced)
+    return 0
+
+
+def _refuse_idle_flags(args: argparse.Namespace) -> None:
+    from avemo_jax.errors import UserError
+
+    if args.format != _FOLDER and (args.license or args.clip):
+        raise UserError(f"--license and --clip belong to --format {_FOLDER}")
+    if args.clip and not args.verify:
+        raise UserError("--clip is the video that --verify compares on: give --verify too")
 
 
 def _refuse_other_task(wanted: str, task: str) -> None:
@@ -69,14 +136,14 @@ def _refuse_other_task(wanted: str, task: str) -> None:
     raise UserError("the checkpoint is a classifier and has no decoders: use --format hicmae-finetune")
 
 
-def _verify(state, config, params, report: str | None) -> None:
-    from avemo_jax.convert.verify import verify
+def _tell(differences: Sequence[Difference], report: str | None) -> None:
+    """Prints and reports the comparison; raises a UserError when one output differs."""
     from avemo_jax.errors import UserError
 
-    differences = verify(state, config, params)
+    width = max(len(row.name) for row in differences)
     for row in differences:
         verdict = "ok" if row.ok else "FAIL"
-        print(f"{row.name:<16}  largest difference {row.max_abs:.1e}  limit {row.limit:.1e}  {verdict}")
+        print(f"{row.name:<{width}}  largest difference {row.max_abs:.1e}  limit {row.limit:.1e}  {verdict}")
     if report:
         rows = [{**row._asdict(), "ok": row.ok} for row in differences]
         Path(report).write_text(json.dumps({"differences": rows}, indent=2) + "\n", encoding="utf-8")
@@ -84,3 +151,9 @@ def _verify(state, config, params, report: str | None) -> None:
         raise UserError(
             "PyTorch computes something else from these weights; nothing was written", exit_code=1
         )
+
+
+def _tell_written(out: str, state: StateDict, step: int, replaced: bool) -> None:
+    numbers = sum(array.size for array in state.values())
+    note = " (replaced)" if replaced else ""
+    print(f"{len(state)} tensors, {numbers:,} numbers of step {step}: {out}{note}")

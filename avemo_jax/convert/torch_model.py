@@ -131,7 +131,9 @@ class Classifier(AudioVisualEncoder):
         activations = {"": nn.Identity, "sigmoid": nn.Sigmoid, "relu": nn.ReLU, "tanh": nn.Tanh}
         self.activation = activations[head_activation]()
 
-    def forward(self, video: Tensor, audio: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(  # type: ignore[override]  # it goes one step further
+        self, video: Tensor, audio: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Logits [B, K] (after the head's activation, if it has one) and the normed feature [B, 4C]."""
         return classify(self, encode(self, video, audio))
 

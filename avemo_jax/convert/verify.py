@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import math
-from typing import NamedTuple
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -42,17 +44,13 @@ def verify(state: StateDict, config: ConfigDict, params: Params) -> list[Differe
       params: ours.
     """
     torch = import_torch()
-    config = copy.deepcopy(config)
-    config.dtype = "float32"
     sizes = config.model
     rng = np.random.default_rng(0)
-    video = rng.standard_normal((_CLIPS, sizes.frames, sizes.image_size, sizes.image_size, 3), np.float32)
-    audio = rng.standard_normal((_CLIPS, sizes.audio_frames, sizes.mel_bins), np.float32)
-    their_clip = torch.from_numpy(video.transpose(0, 4, 1, 2, 3).copy()), torch.from_numpy(audio[:, None])
+    clip = random_clips(sizes, rng)
+    their_clip = [torch.from_numpy(array) for array in as_torch(clip)]
 
-    graphdef = split(jax.eval_shape(lambda: models.build(config, jax.random.key(0))))[0]
-    run = jax.jit(lambda params, *inputs: merge(graphdef, params)(*inputs))
-    our_clip = Clip(jnp.asarray(video), jnp.asarray(audio))
+    rebuild = model_in_float32(config)
+    run = jax.jit(lambda params, *inputs: rebuild(params)(*inputs))
     twin = torch_twin(config)
     twin.load_state_dict({name: torch.tensor(array) for name, array in state.items()}, strict=True)
     with jax.default_matmul_precision("highest"), torch.inference_mode():
@@ -63,13 +61,45 @@ def verify(state: StateDict, config: ConfigDict, params: Params) -> list[Differe
                 _random_mask(rng, video_tokens, config.mask.video_ratio),
                 _random_mask(rng, audio_tokens, config.mask.audio_ratio),
             )
-            ours = run(params, our_clip, Masks(*map(masking.from_boolean, masks)))._asdict()
+            ours = run(params, clip, Masks(*map(masking.from_boolean, masks)))._asdict()
             theirs = twin(*their_clip, *map(torch.from_numpy, masks))._asdict()
         else:
             names = ("logits", "feature")
-            ours = dict(zip(names, run(params, our_clip), strict=True))
+            ours = dict(zip(names, run(params, clip), strict=True))
             theirs = dict(zip(names, twin(*their_clip), strict=True))
-    return [_difference(name, np.asarray(ours[name]), theirs[name].numpy()) for name in ours]
+    return [difference(name, ours[name], theirs[name].numpy()) for name in ours]
+
+
+def random_clips(sizes: ConfigDict, rng: np.random.Generator) -> Clip:
+    """Some clips of noise of a model's sizes."""
+    video = rng.standard_normal((_CLIPS, sizes.frames, sizes.image_size, sizes.image_size, 3), np.float32)
+    audio = rng.standard_normal((_CLIPS, sizes.audio_frames, sizes.mel_bins), np.float32)
+    return Clip(jnp.asarray(video), jnp.asarray(audio))
+
+
+def as_torch(clip: Clip) -> tuple[np.ndarray, np.ndarray]:
+    """Video [B, 3, T, H, W] and audio [B, 1, frames, mels], as PyTorch's layers take them."""
+    video, audio = np.asarray(clip.video), np.asarray(clip.audio)
+    return video.transpose(0, 4, 1, 2, 3).copy(), audio[:, None].copy()  # JAX's own cannot be written to
+
+
+def model_in_float32(config: ConfigDict) -> Callable[[Params], Any]:
+    """Makes the model of a config from its parameters, to compute in float32 whatever the config says."""
+    config = copy.deepcopy(config)
+    config.dtype = "float32"
+    graphdef = split(jax.eval_shape(lambda: models.build(config, jax.random.key(0))))[0]
+    return partial(merge, graphdef)
+
+
+def difference(name: str, ours: Any, theirs: np.ndarray, limit: float = LIMIT) -> Difference:
+    """The largest difference of two arrays; another shape is an infinite one.
+
+    limit: of the difference, times the largest of `theirs` where that is above 1.
+    """
+    ours = np.asarray(ours)
+    if ours.shape != theirs.shape:
+        return Difference(name, float("inf"), limit)
+    return Difference(name, float(np.abs(ours - theirs).max()), limit * max(1.0, float(np.abs(theirs).max())))
 
 
 def torch_twin(config: ConfigDict):
@@ -89,9 +119,3 @@ def _random_mask(rng: np.random.Generator, tokens: int, ratio: float) -> np.ndar
     """Boolean [B, N], True where hidden, with one count for all clips."""
     hidden = np.arange(tokens) < min(max(int(ratio * tokens), 1), tokens - 1)
     return rng.permuted(np.tile(hidden, (_CLIPS, 1)), axis=1)
-
-
-def _difference(name: str, ours: np.ndarray, theirs: np.ndarray) -> Difference:
-    if ours.shape != theirs.shape:
-        return Difference(name, float("inf"), LIMIT)
-    return Difference(name, float(np.abs(ours - theirs).max()), LIMIT * max(1.0, float(np.abs(theirs).max())))

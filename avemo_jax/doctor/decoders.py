@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
-from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -14,6 +13,7 @@ import PIL.features
 from avemo_jax.doctor.findings import Finding, ok, wrong
 from input_pipeline.errors import MediaError
 from input_pipeline.media import AUDIO_RATE, read_clip
+from input_pipeline.writing import write_clip
 
 # What the containers mp4, mov, mkv, webm, avi, flv and mpg of talking-face corpora usually hold.
 VIDEO = ("h264", "hevc", "mpeg4", "mpeg1video", "mpeg2video", "vp8", "vp9", "av1", "flv", "mjpeg")
@@ -39,7 +39,7 @@ def _round_trip() -> Finding:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "clip.avi"
         try:
-            write_clip(path)
+            _write_clip(path)
             clip = read_clip(path)
         except (av.FFmpegError, MediaError, ValueError) as error:
             return wrong("decoders", f"a small video cannot be written and read ({error})", _REINSTALL)
@@ -50,19 +50,8 @@ def _round_trip() -> Finding:
     return ok("decoders", f"a small video was written and read: {_FRAMES} frames, {expected[1]} samples")
 
 
-def write_clip(path: Path) -> None:
+def _write_clip(path: Path) -> None:
     """A grey video of 0.4 s with a tone: MPEG-4 and PCM."""
-    with av.open(str(path), "w") as container:
-        video = container.add_stream("mpeg4", rate=_RATE)
-        video.width = video.height = 64
-        video.pix_fmt = "yuv420p"
-        sound = container.add_stream("pcm_s16le", rate=AUDIO_RATE, layout="mono")
-        for index in range(_FRAMES):
-            grey = np.full((64, 64, 3), 20 * index, np.uint8)
-            container.mux(video.encode(av.VideoFrame.from_ndarray(grey)))
-        tone = 8000 * np.sin(np.arange(AUDIO_RATE * _FRAMES // _RATE) * 0.17)
-        frame = av.AudioFrame.from_ndarray(tone.astype(np.int16)[None], format="s16", layout="mono")
-        frame.sample_rate, frame.time_base = AUDIO_RATE, Fraction(1, AUDIO_RATE)
-        container.mux(sound.encode(frame))
-        for stream in (video, sound):
-            container.mux(stream.encode(None))
+    greys = [np.full((64, 64, 3), 20 * index, np.uint8) for index in range(_FRAMES)]
+    tone = 8000 * np.sin(np.arange(AUDIO_RATE * _FRAMES // _RATE) * 0.17)
+    write_clip(path, greys, _RATE, tone.astype(np.int16), AUDIO_RATE)

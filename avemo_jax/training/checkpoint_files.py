@@ -92,6 +92,13 @@ def load_params(path: str | Path, *, say: Callable[[str], None] = print) -> tupl
     return from_json(json.dumps(record.config)), params, record.step
 
 
+def run_folder(path: str | Path) -> Path:
+    """The work directory of what `load_params` takes: itself, its checkpoints folder or one step's folder."""
+    path = Path(path).absolute()
+    inside = path.parent if (path / ARRAYS).is_dir() else path
+    return inside.parent if inside.name == FOLDER else inside
+
+
 def save_params(workdir: str | Path, config: ConfigDict, params: Params, step: int = 0) -> Path:
     """Writes parameters alone as a checkpoint, to evaluate or to go on from; returns its folder.
 

@@ -1,0 +1,273 @@
+"""The model card: what a folder holds, how it is used, where it came from and what it is not for.
+
+A template filled with what is known of the run; a part of which nothing is known is left out.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from datetime import timedelta
+
+from ml_collections import ConfigDict
+
+from avemo_jax import __version__
+from avemo_jax.convert.huggingface.facts import Facts, ProbeRows
+from avemo_jax.convert.huggingface.verify import SAME_FILE, SAME_TENSORS, Verified
+from avemo_jax.convert.verify import Difference
+from avemo_jax.errors import UserError
+from avemo_jax.evaluation import report
+from input_pipeline.audio import SAMPLE_RATE, samples_for
+from input_pipeline.storing import ClipOptions
+
+_PAPER = (
+    "HiCMAE (Licai Sun, Zheng Lian, Bin Liu, Jianhua Tao: Hierarchical Contrastive Masked Autoencoder for "
+    "Self-Supervised Audio-Visual Emotion Recognition, Information Fusion 108, 2024, "
+    "[arXiv:2401.05698](https://arxiv.org/abs/2401.05698))"
+)
+_SPLIT_OF_NO_SPLITS = "clips"
+
+
+def check_license(name: str) -> None:
+    """Raises a UserError for what the Hub would not take as a licence's short name."""
+    if not re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", name):
+        raise UserError(f"--license '{name}': the Hub takes short names like apache-2.0, cc-by-nc-4.0, other")
+
+
+def write_card(
+    config: ConfigDict,
+    facts: Facts,
+    options: ClipOptions,
+    parameters: int,
+    license_name: str,
+    verified: Verified | None,
+) -> str:
+    """Markdown with the Hub's metadata before it.
+
+    Args:
+      config: the run's.
+      facts: what is known of it.
+      options: how clips are stored.
+      parameters: numbers in the weight file.
+      license_name: of the weights.
+      verified: the comparison with the JAX model, where one was made.
+    """
+    parts = [
+        _metadata(config, license_name),
+        _what(config, facts, parameters),
+        _use(config),
+        _outputs(config),
+        _input(config, options),
+        _training(config, facts),
+        *(_probe(rows) for rows in facts.probes),
+        _limits(config),
+        _files(license_name, verified),
+    ]
+    return "\n\n".join(part.strip() for part in parts if part) + "\n"
+
+
+def _metadata(config: ConfigDict, license_name: str) -> str:
+    pipeline = "feature-extraction" if config.task == "pretrain" else "video-classification"
+    tags = ["audio-visual", "emotion-recognition", "hicmae", "avemo_jax"]
+    lines = [
+        "---",
+        f"license: {license_name}",
+        "library_name: transformers",
+        f"pipeline_tag: {pipeline}",
+        "tags:",
+    ]
+    return "\n".join([*lines, *(f"- {tag}" for tag in tags), "---"])
+
+
+def _what(config: ConfigDict, facts: Facts, parameters: int) -> str:
+    size = f"{parameters / 1e6:.1f} M parameters"
+    if config.task == "pretrain":
+        title = f"HiCMAE {config.size}, audio-visual encoder"
+        text = (
+            f"Clips of a speaking face → vectors. A video encoder, an audio encoder and their fusion, {size}; the "
+            f"method is {_PAPER}: masked autoencoding of both, with contrast between their layers. The decoders of "
+            "pretraining are not in this folder."
+        )
+    else:
+        names = ", ".join(f"`{name}`" for name in config.data.classes)
+        title = f"HiCMAE {config.size}, audio-visual classifier of `{config.data.label}`"
+        text = (
+            f"Clips of a speaking face → one of {config.model.classes} classes ({names}). HiCMAE's encoders, their "
+            f"fusion and a linear head, {size}; the method is {_PAPER}."
+        )
+    if facts.step:
+        origin = (
+            f"Trained with avemo_jax for {facts.step:,} steps, see below. "
+            "If training began from other weights, that is not recorded."
+        )
+    else:
+        origin = "The weights were not trained in this run (step 0): how they came about is not recorded."
+    return f"# {title}\n\n{text}\n\n{origin}"
+
+
+def _use(config: ConfigDict) -> str:
+    result = (
+        "embedding = model(**inputs).cat4"
+        if config.task == "pretrain"
+        else "label = model.config.id2label[int(model(**inputs).logits[0].argmax())]"
+    )
+    return f"""## Use
+
+`pip install torch transformers av pillow`, then, with FOLDER this folder or its name on the Hub:
+
+```python
+from transformers import AutoFeatureExtractor, AutoModel
+extractor = AutoFeatureExtractor.from_pretrained("FOLDER", trust_remote_code=True)
+model = AutoModel.from_pretrained("FOLDER", trust_remote_code=True).eval()
+inputs = extractor(["clip.mp4"])
+{result}
+```"""
+
+
+def _outputs(config: ConfigDict) -> str:
+    model = config.model
+    width, bands, cells = model.dim, model.mel_bins // 16, min(4, model.image_size // 16) ** 2
+    rows = [
+        ("cat4", 4 * width, "the next four, one behind the other"),
+        ("video, audio", width, "mean token of each encoder, averaged over its layers"),
+        ("fused_video, fused_audio", width, "mean token after the fusion"),
+        ("audio_rows", bands * width, f"last audio layer, a vector for each of {bands} frequency rows"),
+        (
+            "video_cells",
+            cells * width,
+            f"last video layer, a vector for each of {cells} parts of the picture",
+        ),
+        ("fused_video_tokens, fused_audio_tokens", f"N, {width}", "all tokens after the fusion"),
+        (
+            "video_hidden_states, audio_hidden_states",
+            f"N, {width}",
+            f"all tokens, {model.depth} layers, with `output_hidden_states=True`",
+        ),
+    ]
+    if config.task == "finetune":
+        rows = [
+            ("logits", model.classes, "in the order of `config.id2label`"),
+            ("feature", 4 * width, "the normed vector that the head reads"),
+        ]
+    lines = ["| output | shape | |", "|---|---|---|"]
+    for names, shape, text in rows:
+        lines.append(f"| {', '.join(f'`{name}`' for name in names.split(', '))} | [B, {shape}] | {text} |")
+    return "## Output\n\n" + "\n".join(lines)
+
+
+def _input(config: ConfigDict, options: ClipOptions) -> str:
+    model, data = config.model, config.data
+    seconds = samples_for(model.audio_frames) / SAMPLE_RATE
+    which = (
+        f"{model.frames} frames, every {_ordinal(data.frame_stride)}"
+        if data.frame_stride > 1
+        else model.frames
+    )
+    part = "the largest square in the middle of each" if data.crop == "multi_scale" else "each as a whole"
+    before = "cut by the fixed box for VoxCeleb2, " if options.crop == "fixed" else ""
+    return f"""## Input
+
+One clip is {which} from the middle of a file, {part}, at {model.image_size} × {model.image_size} pixels, and the \
+sound of that time, at most {seconds:.1f} s, as a log-mel of {model.audio_frames} × {model.mel_bins}. Before that, \
+frames are {before}scaled down to a short side of {options.short_side} pixels and JPEG-compressed (quality \
+{options.jpeg_quality}). The extractor does all of it; `extractor(files, start_s=…, end_s=…)` takes another part of \
+the files, and `extractor(frames=…, fps=…, waveform=…)` what was decoded elsewhere (uint8 RGB, 16 kHz mono)."""
+
+
+def _training(config: ConfigDict, facts: Facts) -> str:
+    if not facts.step:
+        return ""
+    rows = {
+        "clips": _clips(facts),
+        "steps": f"{facts.step:,} of {config.batch_size} clips, {facts.step * config.batch_size:,} clips seen",
+        "time in steps": _clock(facts.stepping_s),
+        f"losses at step {facts.losses_step:,}": ", ".join(
+            f"{name} {value:.4g}" for name, value in facts.losses.items()
+        ),
+        "seed": str(config.seed),
+        "software": ", ".join(f"{name} {version}" for name, version in facts.versions.items()),
+    }
+    return "## Training\n\n" + _table(rows)
+
+
+def _clock(seconds: float | None) -> str:
+    return "" if seconds is None else str(timedelta(seconds=round(seconds)))
+
+
+def _clips(facts: Facts) -> str:
+    if facts.data is None:
+        return ""
+    hours = facts.data.sound_s and facts.data.sound_s / 3600
+    length = f", {hours:.1f} h" if hours and hours >= 1 else f", {60 * hours:.0f} min" if hours else ""
+    named = {name: count for name, count in facts.data.splits.items() if name != _SPLIT_OF_NO_SPLITS}
+    splits = f" ({', '.join(f'{name} {count:,}' for name, count in named.items())})" if named else ""
+    return f"{facts.data.clips:,}{length}{splits}"
+
+
+def _probe(rows: ProbeRows) -> str:
+    first = rows[0]
+    speakers = f"{first['speakers']} speaker{'s' * (first['speakers'] != 1)}"
+    others = "speakers that" if first["speaker_disjoint"] else "clips, though not speakers, that"
+    baselines = {
+        "random": "`random` is the same network before training",
+        "none": "`-` are plain statistics of pixels and log-mel",
+    }
+    beside = [text for weights, text in baselines.items() if any(row["weights"] == weights for row in rows)]
+    return f"""## Linear probe: `{first["label"]}`
+
+A linear classifier on frozen features, tested on {others} it was not fitted on (protocol {first["split"]}): \
+{first["n"]:,} clips, {speakers}, {len(first["classes"])} classes, chance {100 * first["chance"]:.1f} %. Per cent; \
+brackets hold the 95 % interval of the UAR from resampling {first["ci_unit"]}s. {"; ".join(beside)}.
+
+```
+{report.table(rows)}
+```"""
+
+
+def _limits(config: ConfigDict) -> str:
+    seconds = samples_for(config.model.audio_frames) / SAMPLE_RATE
+    lines = [
+        "No face is looked for: the face should fill the picture as it did in the training data.",
+        f"It sees {seconds:.1f} s at a time: of a longer file the middle, unless parts of it are given.",
+        "Files need both picture and sound.",
+        "What it learnt is bound to its training data. Other languages, speakers, cameras, or spontaneous instead "
+        "of acted emotion may give worse results. Which languages and corpora those were is not recorded here.",
+        "Nothing here was evaluated by group of people (age, gender, language), for fairness or for robustness.",
+        "What a face and a voice express is not what a person feels or intends. Not for decisions about people.",
+    ]
+    return "## Limits\n\n" + "\n".join(f"- {line}" for line in lines)
+
+
+def _files(license_name: str, verified: Verified | None) -> str:
+    terms = f"The licence of the weights is {license_name}."
+    if license_name == "unknown":
+        terms = "No licence was stated for the weights."
+    text = f"""## Files
+
+`model.safetensors` has the parameter names of HiCMAE's own code; `torch_model.py` is the model in plain PyTorch and \
+needs nothing else. `feature_extraction_avemo.py` and the files that it imports prepare clips. `manifest.json` has \
+the checksum of every file. Written by avemo_jax {__version__}; the Python files are part of it (Apache-2.0). {terms}"""
+    if verified:
+        same = _largest(verified.same_tensors, SAME_TENSORS)
+        file = _largest(verified.same_file, SAME_FILE)
+        versions = ", ".join(f"{name} {version}" for name, version in verified.versions.items())
+        text += f"""
+
+When it was written, this folder was loaded with {versions}, and its outputs compared with the JAX model's. They \
+differed by at most {same:.1e} from the same tensors, and by {file:.1e} from a video file on, relative to the largest \
+output where that is above 1."""
+    return text
+
+
+def _largest(rows: Iterable[Difference], limit: float) -> float:
+    """The largest difference, relative to the largest output where that is above 1."""
+    return max(row.max_abs / row.limit for row in rows) * limit
+
+
+def _table(rows: Mapping[str, str]) -> str:
+    return "\n".join(["| | |", "|---|---|", *(f"| {name} | {text} |" for name, text in rows.items() if text)])
+
+
+def _ordinal(number: int) -> str:
+    ending = {1: "st", 2: "nd", 3: "rd"}.get(number % 10 if number % 100 not in (11, 12, 13) else 0, "th")
+    return f"{number}{ending}"

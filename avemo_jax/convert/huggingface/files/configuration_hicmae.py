@@ -1,0 +1,41 @@
+"""The sizes of a HiCMAE encoder or classifier, as a transformers config."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import PretrainedConfig
+
+
+class HiCMAEConfig(PretrainedConfig):
+    """Sizes; what was trained and how is in the model card.
+
+    Args:
+      dim, heads, depth, fusion_depth: width, attention heads, layers of each encoder, layers of the fusion.
+      frames, image_size: of a clip's video, pixels.
+      audio_frames, mel_bins: of a clip's log-mel, 10 ms a frame.
+      head: what a classifier does after its linear layer: {"activation": "", "sigmoid", "relu" or "tanh"}.
+        None for an encoder. The names of the classes are in `id2label`.
+    """
+
+    model_type = "avemo_hicmae"
+    attribute_map = {"hidden_size": "dim", "num_attention_heads": "heads", "num_hidden_layers": "depth"}  # noqa: RUF012
+
+    def __init__(
+        self,
+        dim: int = 512,
+        heads: int = 8,
+        depth: int = 10,
+        fusion_depth: int = 2,
+        frames: int = 16,
+        image_size: int = 160,
+        audio_frames: int = 256,
+        mel_bins: int = 128,
+        head: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ):
+        self.dim, self.heads, self.depth, self.fusion_depth = dim, heads, depth, fusion_depth
+        self.frames, self.image_size = frames, image_size
+        self.audio_frames, self.mel_bins = audio_frames, mel_bins
+        self.head = head
+        super().__init__(**kwargs)

@@ -1,0 +1,156 @@
+"""Raw video files → what the model takes, by the code that made its training data.
+
+Frames are laid on an even grid, cut, scaled down and JPEG-compressed as for training; the middle of the clip
+is taken, its frames resized and normalised; sound becomes the log-mel of 16 kHz mono. With the same versions
+of PyAV, Pillow and NumPy the result is the same to the bit.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from transformers import BatchFeature, FeatureExtractionMixin
+
+try:
+    from input_pipeline.audio import SAMPLE_RATE, fit, log_mel
+    from input_pipeline.audio import normalise as normalise_log_mel
+    from input_pipeline.errors import DataError
+    from input_pipeline.examples import Cut, Example
+    from input_pipeline.record import Record
+    from input_pipeline.storing import ClipOptions, as_record, stored_arrays, stored_clip
+    from input_pipeline.video import normalise as normalise_video
+except ImportError as error:
+    if error.name not in ("av", "PIL"):
+        raise
+    raise ImportError("reading clips needs PyAV and Pillow: pip install av pillow") from error
+
+Times = float | Sequence[float | None] | None
+
+
+class AvemoFeatureExtractor(FeatureExtractionMixin):
+    """Files, or frames and sound that were decoded already → `video` and `audio` for the model.
+
+    Args:
+      frames, image_size: of a clip's video, pixels.
+      audio_frames, mel_bins: of a clip's log-mel, 10 ms a frame.
+      frame_stride: every how many frames one is taken.
+      crop: "multi_scale": the largest square in the middle of a frame; "none": the whole frame, squeezed.
+      prepare: how clips were stored for training, see `ClipOptions`: crop, short_side, jpeg_quality, min_s,
+        max_gap_s.
+    """
+
+    model_input_names = ("video", "audio")
+
+    def __init__(
+        self,
+        *,
+        frames: int = 16,
+        image_size: int = 160,
+        audio_frames: int = 256,
+        mel_bins: int = 128,
+        frame_stride: int = 4,
+        crop: str = "multi_scale",
+        prepare: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ):
+        super().__init__(**kwargs)
+        self.frames, self.image_size = frames, image_size
+        self.audio_frames, self.mel_bins = audio_frames, mel_bins
+        self.frame_stride, self.crop, self.prepare = frame_stride, crop, prepare or {}
+
+    def __call__(
+        self,
+        files: str | os.PathLike | Sequence[str | os.PathLike] | None = None,
+        *,
+        start_s: Times = None,
+        end_s: Times = None,
+        frames: Any = None,
+        fps: Any = None,
+        waveform: Any = None,
+        sampling_rate: int = SAMPLE_RATE,
+        return_tensors: str | None = "pt",
+    ) -> BatchFeature:
+        """`video` float32 [B, 3, T, H, W] and `audio` float32 [B, 1, audio_frames, mel_bins].
+
+        Args:
+          files: one media file or several, each with picture and sound. One clip is taken from the middle.
+          start_s, end_s: only this part of the files, in seconds; one value for all, or one for each file. The
+            clip is then taken from the middle of the part.
+          frames: instead of files, uint8 RGB [T, H, W, 3], all frames of a clip at a constant rate; or a list.
+          fps: with `frames`, their rate; one for all, or one for each clip.
+          waveform: with `frames`, its sound from the time of frame 0 on, one channel [S] at 16 kHz: int16, or
+            float in [-1, 1), which is rounded to 16 bit; or a list.
+          sampling_rate: of the waveforms; another than 16 kHz is refused.
+          return_tensors: "pt", "np" or None (a NumPy array each).
+
+        Raises:
+          ValueError: a clip that cannot be used, with its name and the reason.
+        """
+        if (files is None) == (frames is None):
+            raise ValueError("give either files, or frames with fps and waveform")
+        if files is not None:
+            names = [files] if isinstance(files, (str, os.PathLike)) else list(files)
+            starts, ends = _each(start_s, len(names), "start_s"), _each(end_s, len(names), "end_s")
+            records = [self._read(*job) for job in zip(names, starts, ends, strict=True)]
+        else:
+            if sampling_rate != SAMPLE_RATE:
+                raise ValueError(f"waveform at {sampling_rate} Hz: resample it to {SAMPLE_RATE} Hz")
+            single = getattr(frames, "ndim", 0) == 4
+            pictures, sounds = ([frames], [waveform]) if single else (frames, waveform)
+            if sounds is None or fps is None or len(pictures) != len(sounds):
+                raise ValueError("frames need fps, and a waveform each")
+            jobs = zip(pictures, _each(fps, len(pictures), "fps"), sounds, strict=True)
+            records = [self._take(number, *job) for number, job in enumerate(jobs)]
+        if not records:
+            raise ValueError("no clips were given")
+        cut = Cut(self.frames, self.image_size, self.audio_frames, self.frame_stride, self.crop)
+        examples = [cut.centre(record) for record in records]
+        video = normalise_video(np.stack([example["video"] for example in examples]))
+        data = {
+            "video": np.ascontiguousarray(video.transpose(0, 4, 1, 2, 3)),
+            "audio": np.stack([self._log_mel(example) for example in examples])[:, None],
+        }
+        return BatchFeature(data, tensor_type=return_tensors)
+
+    def _read(self, path: str | os.PathLike, start_s: float | None, end_s: float | None) -> Record:
+        try:
+            clip = stored_clip(path, ClipOptions(**self.prepare), start_s=start_s, end_s=end_s)
+        except DataError as error:
+            raise ValueError(f"{os.fspath(path)}: {error}") from error
+        return as_record(clip, os.fspath(path))
+
+    def _take(self, number: int, frames: Any, fps: float, waveform: Any) -> Record:
+        frames, sound = np.asarray(frames), np.asarray(waveform)
+        if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3:
+            raise ValueError(f"clip {number}: frames are {_kind(frames)}, not uint8 [T, H, W, 3]")
+        if sound.ndim != 1 or not (sound.dtype == np.int16 or sound.dtype.kind == "f"):
+            raise ValueError(f"clip {number}: its waveform is {_kind(sound)}, not int16 or float [S]")
+        if sound.dtype != np.int16:
+            sound = np.round(sound * 32768.0).clip(-32768, 32767).astype(np.int16)
+        try:
+            return as_record(stored_arrays(frames, fps, sound, ClipOptions(**self.prepare)), str(number))
+        except DataError as error:
+            raise ValueError(f"clip {number}: {error}") from error
+
+    def _log_mel(self, example: Example) -> np.ndarray:
+        """float32 [audio_frames, mel_bins], normalised."""
+        wave = example["waveform"][: example["waveform_length"]].astype(np.float32) / 32768
+        return normalise_log_mel(
+            fit(log_mel(wave - example["waveform_mean"], self.mel_bins), self.audio_frames)
+        )
+
+
+def _each(value: Any, count: int, name: str) -> list:
+    """One value for each clip."""
+    if value is None or np.ndim(value) == 0:
+        return [value] * count
+    if len(value) != count:
+        raise ValueError(f"{name} has {len(value)} values for {count} clips")
+    return list(value)
+
+
+def _kind(array: np.ndarray) -> str:
+    return f"{array.dtype} {list(array.shape)}"

@@ -1,0 +1,177 @@
+"""What lies in a Hugging Face folder, and writing it: whole or not at all, and never over what is not ours.
+
+The folder is made beside its place and renamed. `manifest.json`, written last, lists every file with its
+checksum: a folder is replaced only while it is exactly what was written.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+import avemo_jax
+from avemo_jax.convert import hicmae
+from avemo_jax.convert.hicmae import StateDict
+from avemo_jax.convert.huggingface.bundle import flatten
+from avemo_jax.convert.weight_files import write_safetensors
+from avemo_jax.errors import UserError
+from avemo_jax.models.params import Params
+from avemo_jax.training import manifest
+from input_pipeline.errors import DataError
+from input_pipeline.prepare import read_options
+from input_pipeline.storing import ClipOptions
+
+MODEL_TYPE = "avemo_hicmae"  # as in files/configuration_hicmae.py, which cannot be read without transformers
+CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
+WEIGHTS, CARD = "model.safetensors", "README.md"
+
+_CODE = tuple(
+    f"avemo_jax.convert.huggingface.files.{name}"
+    for name in ("configuration_hicmae", "modeling_hicmae", "feature_extraction_avemo")
+)
+_CONFIG_CLASS = "configuration_hicmae.HiCMAEConfig"
+_EXTRACTOR = "feature_extraction_avemo.AvemoFeatureExtractor"
+_MODELS = {"pretrain": "HiCMAEModel", "finetune": "HiCMAEForVideoClassification"}
+_SIZES = ("dim", "heads", "depth", "fusion_depth", "frames", "image_size", "audio_frames", "mel_bins")
+
+
+def weights(params: Params, config: ConfigDict) -> StateDict:
+    """The folder's weights under the reference's names.
+
+    Of a pretraining model without its decoders: nobody needs them for embeddings, and who wants to go on
+    pretraining needs the whole file in HiCMAE's own form (`hicmae-pretrain`).
+    """
+    state = hicmae.to_reference(params)
+    return hicmae.shared_keys(state) if config.task == "pretrain" else state
+
+
+def prepare_options(config: ConfigDict) -> tuple[ClipOptions, str]:
+    """How the training clips were stored, and where that is known from.
+
+    The defaults where the data, or the note of how it was made, is gone.
+    """
+    try:
+        return read_options(config.data.path), f"as in {config.data.path}"
+    except DataError:
+        return ClipOptions(), "defaults: the data of the run is not there to ask"
+
+
+def model_config(config: ConfigDict) -> dict[str, Any]:
+    """`config.json`."""
+    model = _MODELS[config.task]
+    classes = {"AutoConfig": _CONFIG_CLASS, "AutoModel": f"modeling_hicmae.{model}"}
+    values: dict[str, Any] = {"model_type": MODEL_TYPE, "architectures": [model], "dtype": "float32"}
+    values |= {name: config.model[name] for name in _SIZES}
+    if config.task == "finetune":
+        classes["AutoModelForVideoClassification"] = classes["AutoModel"]
+        names = [str(name) for name in config.data.classes]
+        if len(names) != config.model.classes:  # transformers' word for classes without a name
+            names = [f"LABEL_{number}" for number in range(config.model.classes)]
+        values["id2label"] = {str(number): name for number, name in enumerate(names)}
+        values["label2id"] = {name: number for number, name in enumerate(names)}
+        # Whatever else is done with the logits later has its place here.
+        values["head"] = {"activation": config.model.head_activation}
+    return {"auto_map": classes, **values}
+
+
+def preprocessor_config(config: ConfigDict, options: ClipOptions) -> dict[str, Any]:
+    """`preprocessor_config.json`."""
+    stored = {
+        name: getattr(options, name) for name in ("crop", "short_side", "jpeg_quality", "min_s", "max_gap_s")
+    }
+    return {
+        "auto_map": {"AutoFeatureExtractor": _EXTRACTOR, "AutoProcessor": _EXTRACTOR},
+        "feature_extractor_type": _EXTRACTOR.partition(".")[2],
+        **{name: config.model[name] for name in ("frames", "image_size", "audio_frames", "mel_bins")},
+        "frame_stride": config.data.frame_stride,
+        "crop": config.data.crop,
+        "prepare": stored,
+    }
+
+
+def check_place(out: Path) -> bool:
+    """Whether there is a folder to replace.
+
+    Raises:
+      UserError: something is there that this command did not write, or that was changed since.
+    """
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return False
+    if not out.is_dir():
+        raise UserError(f"{out} is a file; --format huggingface writes a folder")
+    listed = _listed(out)
+    if listed is None:
+        raise UserError(f"{out} is a folder of something else: choose a new --out")
+    strangers = sorted(path.name for path in out.iterdir() if path.name not in listed | {manifest.NAME})
+    change = f"also holds {strangers[0]}" if strangers else manifest.find_damage(out)
+    if change:
+        raise UserError(
+            f"{out} {change}, which would be lost: choose a new --out, or delete the folder first"
+        )
+    return True
+
+
+def write_folder(
+    out: Path,
+    config: ConfigDict,
+    options: ClipOptions,
+    state: StateDict,
+    step: int,
+    card: Callable[[Path], str],
+) -> None:
+    """Writes the folder, or leaves what was there.
+
+    Args:
+      out: where; see `check_place`.
+      config: the run's.
+      options: how clips are stored.
+      state: from `weights`.
+      step: of the run.
+      card: called with the folder when all but the card is in it; returns the card, or raises to keep nothing.
+    """
+    part, old = (out.with_name(f".{out.name}.{os.getpid()}.{kind}") for kind in ("part", "old"))
+    replaces = check_place(out)
+    about = {"written_by": f"avemo_jax {avemo_jax.__version__}", "step": str(step)}
+    texts: Mapping[str, str] = {
+        **flatten(_CODE),
+        CONFIG: _json(model_config(config)),
+        PREPROCESSOR: _json(preprocessor_config(config, options)),
+    }
+    try:
+        part.mkdir(parents=True)
+        for name, text in texts.items():
+            (part / name).write_text(text, encoding="utf-8")
+        write_safetensors(part / WEIGHTS, state, {"format": "pt", "names": f"HiCMAE {config.task}"} | about)
+        (part / CARD).write_text(card(part), encoding="utf-8")
+        manifest.write_manifest(part)
+        if replaces:
+            out.rename(old)
+        part.rename(out)
+    except OSError as error:
+        size = sum(array.nbytes for array in state.values()) / 1e6
+        raise UserError(f"cannot write {out} (some {size:.0f} MB): {error}") from error
+    finally:
+        if old.exists() and not out.exists():
+            old.rename(out)
+        for folder in (part, old):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _listed(out: Path) -> set[str] | None:
+    """The files that this command wrote there; None when it did not."""
+    try:
+        ours = json.loads((out / CONFIG).read_bytes())["model_type"] == MODEL_TYPE
+        files = set(json.loads((out / manifest.NAME).read_bytes())["files"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return files if ours else None
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"

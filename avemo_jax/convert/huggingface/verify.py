@@ -1,0 +1,159 @@
+"""An exported folder in transformers, where JAX cannot be imported, against the model it came from."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import math
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from avemo_jax import frontend
+from avemo_jax.batch import Clip
+from avemo_jax.convert.huggingface import outside
+from avemo_jax.convert.verify import Difference, as_torch, difference, model_in_float32, random_clips
+from avemo_jax.convert.weight_files import import_torch
+from avemo_jax.errors import UserError
+from avemo_jax.evaluation import features
+from avemo_jax.models.params import Params
+from input_pipeline import records
+from input_pipeline.clips import make_record
+from input_pipeline.examples import Cut
+from input_pipeline.manifests import Row
+from input_pipeline.storing import ClipOptions
+from input_pipeline.writing import write_clip
+
+# Times max(1, largest output).
+SAME_TENSORS = 1e-5
+SAME_FILE = 1e-3  # the log-mel is computed in float64 on the host and in float32 on the device
+
+
+class Verified(NamedTuple):
+    """The largest difference of every output, from the same tensors and from a media file on, and with which
+    versions of the packages that were used."""
+
+    same_tensors: list[Difference]
+    same_file: list[Difference]
+    versions: dict[str, str]
+
+    @property
+    def differences(self) -> list[Difference]:
+        return [*self.same_tensors, *self.same_file]
+
+
+def check_installed() -> None:
+    """Raises a UserError that names what to install for `verify`."""
+    import_torch()
+    if importlib.util.find_spec("transformers") is None:
+        raise UserError("--verify loads the folder in transformers: pip install 'avemo_jax[huggingface]'")
+
+
+def verify(
+    folder: Path, config: ConfigDict, params: Params, options: ClipOptions, clip: Path | None = None
+) -> Verified:
+    """Runs the folder and `params` on the same noise, and on the same media file, each by its own way.
+
+    Args:
+      folder: with all but its card.
+      config: the run's.
+      params: ours.
+      options: how clips are stored, as in the folder.
+      clip: a media file with picture and sound; None makes one.
+
+    Raises:
+      UserError: the folder cannot be loaded, or the clip not be read.
+    """
+    with tempfile.TemporaryDirectory() as temporary:
+        work = Path(temporary)
+        if clip is None:
+            clip = work / "clip.mp4"
+            _write_test_clip(clip, config, options)
+        noise = random_clips(config.model, np.random.default_rng(0))
+        video, audio = as_torch(noise)
+        np.savez(work / "tensors.npz", video=video, audio=audio)
+        from_file = _prepared(clip, config, options)
+        _run_outside(folder, work, clip)
+        rebuild = model_in_float32(config)
+        run = jax.jit(lambda params, clip: _outputs(rebuild(params), clip, config))
+        with jax.default_matmul_precision("highest"):
+            ours = run(params, noise)
+            ours_from_file = run(params, from_file)
+        ours_from_file |= dict(zip(("input video", "input audio"), as_torch(from_file), strict=True))
+        return Verified(
+            _compare(ours, work / "tensors_outputs.npz", SAME_TENSORS),
+            _compare(ours_from_file, work / "clip_outputs.npz", SAME_FILE, "from a file: "),
+            json.loads((work / "versions.json").read_text(encoding="utf-8")),
+        )
+
+
+def _outputs(model: Any, clip: Clip, config: ConfigDict) -> dict[str, jax.Array]:
+    """All that the exported model returns, under its names."""
+    if config.task == "finetune":
+        return dict(zip(("logits", "feature"), model(clip), strict=True))
+    tokens = model.encode(clip)
+    weights = features.layer_weights({}, config.model.depth)
+    return {
+        **features.pool(tokens, weights, features.DEFAULT, config.model),
+        "video_hidden_states": tokens.video_layers,
+        "audio_hidden_states": tokens.audio_layers,
+        "fused_video_tokens": tokens.fused_video,
+        "fused_audio_tokens": tokens.fused_audio,
+    }
+
+
+def _prepared(path: Path, config: ConfigDict, options: ClipOptions) -> Clip:
+    """The clip as evaluation sees it: through a record's bytes, cut at the centre view, normalised."""
+    outcome = make_record((path.parent, Row(path.name, path.name), options))
+    if outcome.reason:
+        raise UserError(f"{path}: {outcome.reason}; give another clip to compare on")
+    model, data = config.model, config.data
+    cut = Cut(model.frames, model.image_size, model.audio_frames, data.frame_stride, data.crop)
+    example = cut.centre(records.decode(outcome.data))
+    return frontend.to_clip(
+        {name: jnp.asarray(value)[None] for name, value in example.items()}, mels=model.mel_bins
+    )
+
+
+def _compare(ours: Mapping[str, Any], path: Path, limit: float, prefix: str = "") -> list[Difference]:
+    with np.load(path) as loaded:
+        theirs = dict(loaded)
+    both = [name for name in theirs if name in ours]
+    rows = [difference(prefix + name, ours[name], theirs[name], limit) for name in both]
+    return rows + [Difference(prefix + name, math.inf, limit) for name in sorted(ours.keys() ^ theirs.keys())]
+
+
+def _run_outside(folder: Path, work: Path, clip: Path) -> None:
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    alone = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(work), "HF_MODULES_CACHE": str(work / "modules")}
+    # -P: the folder of the program, which is ours, is not looked into for imports either.
+    command = [sys.executable, "-P", outside.__file__, *map(str, (folder, work, clip))]
+    done = subprocess.run(command, env={**kept, **alone}, capture_output=True, text=True)
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+        raise UserError(f"transformers cannot use the folder, nothing was written: {lines[-1]}", exit_code=1)
+
+
+def _write_test_clip(path: Path, config: ConfigDict, options: ClipOptions) -> None:
+    """A moving pattern with a rising tone in noise, somewhat longer than what the model takes."""
+    rng = np.random.default_rng(0)
+    height, width = (224, 224) if options.crop == "fixed" else (224, 288)
+    count, rate, sound_rate = config.model.frames * config.data.frame_stride + 12, 25, 48_000
+    waves = np.mgrid[0:height, 0:width].sum(0)[..., None] / np.array([9.0, 14.0, 23.0])
+    grain = rng.uniform(-20, 20, (height // 8, width // 8, 3)).repeat(8, 0).repeat(8, 1)
+    frames = [
+        (127 + 90 * np.sin(waves + 0.3 * k) + np.roll(grain, 3 * k, 1)).clip(0, 255).astype(np.uint8)
+        for k in range(count)
+    ]
+    times = np.arange(count * sound_rate // rate) / sound_rate
+    sound = 6000 * np.sin(2 * np.pi * (200 + 400 * times) * times) + 1500 * rng.standard_normal(len(times))
+    write_clip(path, frames, rate, sound.astype(np.int16), sound_rate, "aac")
