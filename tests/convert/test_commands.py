@@ -9,64 +9,22 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from avemo_jax import models
-from avemo_jax.cli import main
 from avemo_jax.config import load_config
 from avemo_jax.convert import hicmae, torch_model, verify
 from avemo_jax.convert.weight_files import read_weights, write_pth
-from avemo_jax.models.params import split
 from avemo_jax.tasks import make_task
 from avemo_jax.training.checkpoints import load_params
 from avemo_jax.training.loop import train
 from avemo_jax.training.mesh import make_mesh
-from tests.golden_weights import golden_weights
-
-SIZES = {"dim": 24, "heads": 3, "depth": 3, "frames": 4, "image_size": 32, "audio_frames": 64, "mel_bins": 32}
-DECODER = {"decoder_dim": 12, "decoder_heads": 2, "decoder_depth": 3, "skip_layers": (0, 2)}
-
-
-def flags(sizes):
-    return [f"model.{key}={value}" for key, value in sizes.items()]
-
-
-CONFIGS = {
-    "pretrain": ("hicmae:demo", flags(SIZES | DECODER)),
-    "finetune": ("finetune/crema_d:demo", flags(SIZES)),
-}
-
-
-def weights(task, salt="weights:"):
-    """A state dict of the small model of a task, under the reference's names."""
-    config = load_config(*CONFIGS[task])
-    expected = jax.eval_shape(lambda: split(models.build(config, jax.random.key(0)))[1])
-    return golden_weights(hicmae.reference_shapes(expected), salt)
-
-
-def run_import(task, path, out):
-    name, overrides = CONFIGS[task]
-    words = [f"--config.{override}" for override in overrides]
-    return main(
-        ["import", "--from", "hicmae", "--weights", str(path), "--config", name, "--out", str(out), *words]
-    )
-
-
-def run_export(checkpoint, form, out, *more):
-    return main(["export", "--checkpoint", str(checkpoint), "--format", form, "--out", str(out), *more])
-
-
-@pytest.fixture(scope="module", params=["pretrain", "finetune"])
-def imported(request, tmp_path_factory):
-    """The task, its weights, and the work directory that they were imported into."""
-    folder = tmp_path_factory.mktemp(request.param)
-    state = weights(request.param)
-    write_pth(folder / "theirs.pth", state, {"epoch": 99})
-    assert run_import(request.param, folder / "theirs.pth", folder / "run") == 0
-    return request.param, state, folder / "run"
-
-
-def assert_same_bits(read, state):
-    assert read.keys() == state.keys()
-    assert [name for name in state if read[name].tobytes() != state[name].tobytes()] == []
+from tests.convert.small_models import (
+    CONFIGS,
+    DECODER,
+    SIZES,
+    assert_same_bits,
+    run_export,
+    run_import,
+    weights,
+)
 
 
 def test_import_then_export_through_files_keeps_every_bit(imported, tmp_path):

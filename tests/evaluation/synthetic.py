@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import jax
 import numpy as np
 
 from avemo_jax.config import load_config
 from avemo_jax.evaluation.extraction import random_networks
-from avemo_jax.training.checkpoints import save_params
+from avemo_jax.training.checkpoint_files import read_record, save_params, seal
 from input_pipeline import records
 
 SPEAKERS, CLIPS_EACH, SECONDS, FPS, RATE = 4, 12, 1.2, 25, 16000
@@ -74,8 +76,9 @@ def write_folder(path) -> None:
     records.write_dataset(path, {"clips": ([len(encoded)], sum(map(len, encoded)))}, clips)
 
 
-def write_checkpoint(path, overrides=()) -> None:
-    """Freshly initialised parameters of a tiny model, as a checkpoint of step 7."""
+def write_checkpoint(path, overrides=(), dataset_size=None) -> None:
+    """Freshly initialised parameters of a tiny model, as a checkpoint of step 7 of a run on so many clips."""
     config = load_config("hicmae:demo", [*TINY, *overrides])
     (network,) = random_networks(config, [123])
-    save_params(path, config, jax.tree.map(np.asarray, network.params), step=7)
+    folder = save_params(path, config, jax.tree.map(np.asarray, network.params), step=7)
+    seal(folder, replace(read_record(folder), dataset_size=dataset_size))

@@ -98,10 +98,12 @@ class AvemoFeatureExtractor(FeatureExtractionMixin):
         else:
             if sampling_rate != SAMPLE_RATE:
                 raise ValueError(f"waveform at {sampling_rate} Hz: resample it to {SAMPLE_RATE} Hz")
+            if fps is None or waveform is None:
+                raise ValueError("frames need fps and a waveform")
             single = getattr(frames, "ndim", 0) == 4
-            pictures, sounds = ([frames], [waveform]) if single else (frames, waveform)
-            if sounds is None or fps is None or len(pictures) != len(sounds):
-                raise ValueError("frames need fps, and a waveform each")
+            pictures, sounds = ([frames], [waveform]) if single else (list(frames), list(waveform))
+            if len(pictures) != len(sounds):
+                raise ValueError(f"frames of {len(pictures)} clips, but {len(sounds)} waveforms")
             jobs = zip(pictures, _each(fps, len(pictures), "fps"), sounds, strict=True)
             records = [self._take(number, *job) for number, job in enumerate(jobs)]
         if not records:
@@ -120,6 +122,9 @@ class AvemoFeatureExtractor(FeatureExtractionMixin):
             clip = stored_clip(path, ClipOptions(**self.prepare), start_s=start_s, end_s=end_s)
         except DataError as error:
             raise ValueError(f"{os.fspath(path)}: {error}") from error
+        except Exception as error:  # whatever a damaged file makes the decoders raise
+            reason = f"cannot be decoded ({type(error).__name__}: {error})"
+            raise ValueError(f"{os.fspath(path)}: {reason}") from error
         return as_record(clip, os.fspath(path))
 
     def _take(self, number: int, frames: Any, fps: float, waveform: Any) -> Record:
@@ -128,6 +133,8 @@ class AvemoFeatureExtractor(FeatureExtractionMixin):
             raise ValueError(f"clip {number}: frames are {_kind(frames)}, not uint8 [T, H, W, 3]")
         if sound.ndim != 1 or not (sound.dtype == np.int16 or sound.dtype.kind == "f"):
             raise ValueError(f"clip {number}: its waveform is {_kind(sound)}, not int16 or float [S]")
+        if not fps > 0:
+            raise ValueError(f"clip {number}: its rate is {fps} frames a second")
         if sound.dtype != np.int16:
             sound = np.round(sound * 32768.0).clip(-32768, 32767).astype(np.int16)
         try:
