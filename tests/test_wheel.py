@@ -99,11 +99,17 @@ def test_configs_are_found_by_name_whatever_lies_beside_the_package(installed):
     assert dims[2] == str(installed.packages / "avemo_jax/_configs/pretrain/hicmae.py")
 
 
-def test_it_trains(installed, prepared_folder):
+def test_it_trains_and_hands_over_what_it_trained(installed, prepared_folder):
     flags = [f"--config.{flag}" for flag in TINY.split()] + [f"--config.data.path={prepared_folder}"]
     done = installed.run("avemo", "train", "--config", "hicmae:demo", "--workdir", "run", *flags)
     assert done.returncode == 0, done.stderr
     assert (installed.elsewhere / "run" / "checkpoints" / "00000002" / "manifest.json").exists()
+    flags = ["--format", "huggingface", "--out", "folder"]
+    done = installed.run("avemo", "export", "--checkpoint", "run", *flags)
+    assert done.returncode == 0, done.stderr
+    code = {path.name for path in (installed.elsewhere / "folder").glob("*.py")}
+    sources = ROOT / "avemo_jax" / "convert" / "huggingface" / "files"
+    assert code > {path.name for path in sources.glob("*.py")} - {"__init__.py"}
 
 
 def test_it_launches(installed):

@@ -88,29 +88,20 @@ def _write_file(args, config, params, step) -> int:
 
 
 def _write_folder(args: argparse.Namespace) -> int:
-    from avemo_jax.convert.huggingface import card, facts, folder, verify
-    from avemo_jax.training.checkpoint_files import load_params
+    from avemo_jax.convert.huggingface.exporting import export
 
-    license_name, out = args.license or "unknown", Path(args.out).resolve()
-    card.check_license(license_name)
-    if args.verify:
-        verify.check_installed()
-    replaced = folder.check_place(out)
-    config, params, step = load_params(args.checkpoint)
-    state = folder.weights(params, config)
-    options, source = folder.prepare_options(config)
-    known = facts.gather(args.checkpoint, config, step)
-    print(f"preparation of clips: {source}")
+    def compare(differences: Sequence[Difference]) -> None:
+        _tell(differences, args.json)
 
-    def write_card(part: Path) -> str:
-        verified = verify.verify(part, config, params, options, args.clip) if args.verify else None
-        if verified:
-            _tell(verified.differences, args.json)
-        numbers = sum(array.size for array in state.values())
-        return card.write_card(config, known, options, numbers, license_name, verified)
-
-    folder.write_folder(out, config, options, state, step, write_card)
-    _tell_written(args.out, state, step, replaced)
+    written = export(
+        args.checkpoint,
+        Path(args.out),
+        license_name=args.license or "unknown",
+        compare=compare if args.verify else None,
+        clip=args.clip,
+    )
+    print(f"clips are prepared {written.preparation}")
+    _tell_written(args.out, written.state, written.step, written.replaced)
     return 0
 
 

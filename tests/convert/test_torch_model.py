@@ -1,4 +1,6 @@
-"""The plain PyTorch model against numbers recorded from the reference, without any JAX in between."""
+"""The plain PyTorch model against numbers recorded from the reference, without any JAX in between, and its
+vectors of a clip against our evaluation's.
+"""
 
 import ast
 import json
@@ -9,8 +11,11 @@ import pytest
 import safetensors.numpy
 import torch
 import torch.nn.functional as F
+from ml_collections import ConfigDict
 
+from avemo_jax import batch
 from avemo_jax.convert import torch_model
+from avemo_jax.evaluation import features
 from tests.golden_weights import GOLDEN, golden_weights, registered_shapes
 
 
@@ -131,6 +136,28 @@ def test_the_position_table_has_the_recorded_spot_values():
     expected = torch.tensor([0.8415, 0.5403, 0.8219, 0.5697, 0.8020, 0.5974])
     torch.testing.assert_close(table[1, :6], expected, atol=5e-5, rtol=0)
     torch.testing.assert_close(table[799, -2:], torch.tensor([0.0827, 0.9966]), atol=5e-5, rtol=0)
+
+
+@pytest.mark.parametrize("side", [2, 3, 4, 6, 10])
+def test_vectors_of_a_clip_are_those_of_the_evaluation(side):
+    rng = np.random.default_rng(side)
+    video = rng.standard_normal((3, 2, 2 * side * side, 8)).astype(np.float32)
+    audio = rng.standard_normal((3, 2, 4 * 2, 8)).astype(np.float32)
+    sizes = {"frames": 4, "image_size": 16 * side, "audio_frames": 64, "mel_bins": 32, "depth": 3}
+    tokens = batch.Features(video, audio, video[0] + 1, audio[0] - 1)
+    learnt = rng.standard_normal((2, 3)).astype(np.float32)
+    expected = features.pool(tokens, tuple(learnt), ("cat4", "audio_rows", "video_cells"), ConfigDict(sizes))
+    theirs = torch_model.Features(
+        *(list(map(torch.from_numpy, layers)) for layers in (video, audio)),
+        *map(torch.from_numpy, tokens[2:]),
+    )
+    found = {
+        "cat4": torch_model.pooled(theirs, tuple(map(torch.from_numpy, learnt))),
+        "audio_rows": torch_model.audio_rows(theirs, 2),
+        "video_cells": torch_model.video_cells(theirs, side, side),
+    }
+    for name, array in expected.items():
+        np.testing.assert_allclose(found[name], array, atol=1e-6)
 
 
 def test_a_number_of_skips_that_does_not_fit_the_decoder_is_refused():

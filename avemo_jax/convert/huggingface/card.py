@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from datetime import timedelta
 
 from ml_collections import ConfigDict
@@ -28,6 +29,14 @@ _PAPER = (
 _SPLIT_OF_NO_SPLITS = "clips"
 
 
+@dataclass(frozen=True)
+class Stored:
+    """How the folder prepares clips; known: that the training data was made so."""
+
+    options: ClipOptions
+    known: bool
+
+
 def check_license(name: str) -> None:
     """Raises a UserError for what the Hub would not take as a licence's short name."""
     if not re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", name):
@@ -37,7 +46,7 @@ def check_license(name: str) -> None:
 def write_card(
     config: ConfigDict,
     facts: Facts,
-    options: ClipOptions,
+    stored: Stored,
     parameters: int,
     license_name: str,
     verified: Verified | None,
@@ -47,7 +56,7 @@ def write_card(
     Args:
       config: the run's.
       facts: what is known of it.
-      options: how clips are stored.
+      stored: how clips are prepared in the folder.
       parameters: numbers in the weight file.
       license_name: of the weights.
       verified: the comparison with the JAX model, where one was made.
@@ -57,7 +66,7 @@ def write_card(
         _what(config, facts, parameters),
         _use(config),
         _outputs(config),
-        _input(config, options),
+        _input(config, stored),
         _training(config, facts),
         *(_probe(rows) for rows in facts.probes),
         _limits(config),
@@ -69,18 +78,17 @@ def write_card(
 def _metadata(config: ConfigDict, license_name: str) -> str:
     pipeline = "feature-extraction" if config.task == "pretrain" else "video-classification"
     tags = ["audio-visual", "emotion-recognition", "hicmae", "avemo_jax"]
-    lines = [
-        "---",
-        f"license: {license_name}",
-        "library_name: transformers",
-        f"pipeline_tag: {pipeline}",
-        "tags:",
-    ]
+    names = {"license": license_name, "library_name": "transformers", "pipeline_tag": pipeline}
+    lines = ["---", *(f"{name}: {value}" for name, value in names.items()), "tags:"]
     return "\n".join([*lines, *(f"- {tag}" for tag in tags), "---"])
 
 
 def _what(config: ConfigDict, facts: Facts, parameters: int) -> str:
-    size = f"{parameters / 1e6:.1f} M parameters"
+    model = config.model
+    size = (
+        f"{parameters / 1e6:.1f} M parameters (width {model.dim}, {model.heads} heads, {model.depth} layers in each "
+        f"encoder, {model.fusion_depth} in the fusion)"
+    )
     if config.task == "pretrain":
         title = f"HiCMAE {config.size}, audio-visual encoder"
         text = (
@@ -127,22 +135,16 @@ inputs = extractor(["clip.mp4"])
 def _outputs(config: ConfigDict) -> str:
     model = config.model
     width, bands, cells = model.dim, model.mel_bins // 16, min(4, model.image_size // 16) ** 2
+    tokens = f"N, {width}"
+    layers = f"all tokens, {model.depth} layers, with `output_hidden_states=True`"
     rows = [
         ("cat4", 4 * width, "the next four, one behind the other"),
         ("video, audio", width, "mean token of each encoder, averaged over its layers"),
         ("fused_video, fused_audio", width, "mean token after the fusion"),
         ("audio_rows", bands * width, f"last audio layer, a vector for each of {bands} frequency rows"),
-        (
-            "video_cells",
-            cells * width,
-            f"last video layer, a vector for each of {cells} parts of the picture",
-        ),
-        ("fused_video_tokens, fused_audio_tokens", f"N, {width}", "all tokens after the fusion"),
-        (
-            "video_hidden_states, audio_hidden_states",
-            f"N, {width}",
-            f"all tokens, {model.depth} layers, with `output_hidden_states=True`",
-        ),
+        ("video_cells", cells * width, f"last video layer, a vector for each of {cells} parts of a frame"),
+        ("fused_video_tokens, fused_audio_tokens", tokens, "all tokens after the fusion"),
+        ("video_hidden_states, audio_hidden_states", tokens, layers),
     ]
     if config.task == "finetune":
         rows = [
@@ -155,23 +157,27 @@ def _outputs(config: ConfigDict) -> str:
     return "## Output\n\n" + "\n".join(lines)
 
 
-def _input(config: ConfigDict, options: ClipOptions) -> str:
+def _input(config: ConfigDict, stored: Stored) -> str:
+    options = stored.options
     model, data = config.model, config.data
     seconds = samples_for(model.audio_frames) / SAMPLE_RATE
-    which = (
-        f"{model.frames} frames, every {_ordinal(data.frame_stride)}"
-        if data.frame_stride > 1
-        else model.frames
-    )
+    which = f"{model.frames} frames"
+    if data.frame_stride > 1:
+        which += f", every {_ordinal(data.frame_stride)}"
     part = "the largest square in the middle of each" if data.crop == "multi_scale" else "each as a whole"
     before = "cut by the fixed box for VoxCeleb2, " if options.crop == "fixed" else ""
+    origin = "as the training data was"
+    if not stored.known:
+        origin = "which are default values: how the training data was prepared is not recorded"
     return f"""## Input
 
 One clip is {which} from the middle of a file, {part}, at {model.image_size} × {model.image_size} pixels, and the \
 sound of that time, at most {seconds:.1f} s, as a log-mel of {model.audio_frames} × {model.mel_bins}. Before that, \
 frames are {before}scaled down to a short side of {options.short_side} pixels and JPEG-compressed (quality \
-{options.jpeg_quality}). The extractor does all of it; `extractor(files, start_s=…, end_s=…)` takes another part of \
-the files, and `extractor(frames=…, fps=…, waveform=…)` what was decoded elsewhere (uint8 RGB, 16 kHz mono)."""
+{options.jpeg_quality}), {origin}.
+
+The extractor does all of it. `extractor(files, start_s=…, end_s=…)` takes another part of the files, \
+`extractor(frames=…, fps=…, waveform=…)` what was decoded elsewhere (uint8 RGB, 16 kHz mono)."""
 
 
 def _training(config: ConfigDict, facts: Facts) -> str:
@@ -209,7 +215,7 @@ def _probe(rows: ProbeRows) -> str:
     speakers = f"{first['speakers']} speaker{'s' * (first['speakers'] != 1)}"
     others = "speakers that" if first["speaker_disjoint"] else "clips, though not speakers, that"
     baselines = {
-        "random": "`random` is the same network before training",
+        "random": "`random` is the same network with random weights",
         "none": "`-` are plain statistics of pixels and log-mel",
     }
     beside = [text for weights, text in baselines.items() if any(row["weights"] == weights for row in rows)]

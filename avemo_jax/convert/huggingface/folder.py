@@ -23,8 +23,6 @@ from avemo_jax.convert.weight_files import write_safetensors
 from avemo_jax.errors import UserError
 from avemo_jax.models.params import Params
 from avemo_jax.training import manifest
-from input_pipeline.errors import DataError
-from input_pipeline.prepare import read_options
 from input_pipeline.storing import ClipOptions
 
 MODEL_TYPE = "avemo_hicmae"  # as in files/configuration_hicmae.py, which cannot be read without transformers
@@ -49,17 +47,6 @@ def weights(params: Params, config: ConfigDict) -> StateDict:
     """
     state = hicmae.to_reference(params)
     return hicmae.shared_keys(state) if config.task == "pretrain" else state
-
-
-def prepare_options(config: ConfigDict) -> tuple[ClipOptions, str]:
-    """How the training clips were stored, and where that is known from.
-
-    The defaults where the data, or the note of how it was made, is gone.
-    """
-    try:
-        return read_options(config.data.path), f"as in {config.data.path}"
-    except DataError:
-        return ClipOptions(), "defaults: the data of the run is not there to ask"
 
 
 def model_config(config: ConfigDict) -> dict[str, Any]:
@@ -112,7 +99,7 @@ def check_place(out: Path) -> bool:
     change = f"also holds {strangers[0]}" if strangers else manifest.find_damage(out)
     if change:
         raise UserError(
-            f"{out} {change}, which would be lost: choose a new --out, or delete the folder first"
+            f"{out} {change}: it is not as it was written, and that would be lost; choose a new --out, or delete it"
         )
     return True
 

@@ -6,8 +6,12 @@ import shutil
 import pytest
 
 from avemo_jax.cli import main
+from avemo_jax.config import load_config
 from avemo_jax.convert.huggingface import facts
+from avemo_jax.convert.huggingface.card import Stored, write_card
+from avemo_jax.convert.huggingface.facts import Data, Facts
 from avemo_jax.training.checkpoints import load_params
+from input_pipeline.storing import ClipOptions
 from tests.convert.small_models import run_export
 from tests.evaluation import synthetic
 
@@ -46,6 +50,12 @@ def test_it_tells_data_steps_time_and_losses_of_the_exported_step(place, tmp_pat
     assert "| time in steps | 0:16:40 |" in card  # 4 · 100 + 3 · 200 s
     assert "| losses at step 7 | loss 1.25, loss_video 0.75 |" in card
     assert "9999" not in card and "0.5 " not in card.split("## Training")[1].split("##")[0]
+
+
+def test_it_names_the_splits_that_the_data_has():
+    known = Facts(3, versions={}, data=Data(36, 7300.0, {"train": 30, "test": 6}))
+    card = write_card(load_config("hicmae:demo"), known, Stored(ClipOptions(), True), 10, "unknown", None)
+    assert "| clips | 36, 2.0 h (train 30, test 6) |" in card
 
 
 def test_it_shows_probes_of_this_step_beside_their_baselines_with_intervals(place, tmp_path):

@@ -75,10 +75,10 @@ def test_what_was_decoded_elsewhere_gives_what_its_file_gives(clip):
 def test_a_part_of_a_file_is_taken_when_asked(clip):
     path, _ = clip
     extractor = AvemoFeatureExtractor(**SIZES)
-    part = extractor(path, start_s=0.4, end_s=1.4)
+    part = extractor(path, start_s=0.1, end_s=0.9)
     whole = extractor(path)
-    assert not torch.equal(part["audio"], whole["audio"])
-    both = extractor([path, path], start_s=[0.4, None], end_s=[1.4, None])
+    assert not torch.equal(part["video"], whole["video"])
+    both = extractor([path, path], start_s=[0.1, None], end_s=[0.9, None])
     torch.testing.assert_close(both["video"], torch.cat([part["video"], whole["video"]]), rtol=0, atol=0)
 
 

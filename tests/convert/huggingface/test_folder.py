@@ -96,6 +96,18 @@ def test_code_is_ours_to_the_letter_but_for_relative_imports_and_needs_nothing_o
     assert {"media.py", "storing.py", "sampling.py", "augment.py"} <= code.keys()
 
 
+def test_the_files_that_transformers_opens_name_all_that_they_need(exported):
+    """transformers 4 does not look into the files that a file needs for what those need."""
+
+    def named(name):
+        tree = ast.parse((exported[-1] / name).read_text())
+        return {f"{n.module}.py" for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and n.level}
+
+    for name in ("configuration_hicmae.py", "modeling_hicmae.py", "feature_extraction_avemo.py"):
+        for needed in named(name):
+            assert named(needed) <= named(name), f"{needed}, which {name} needs"
+
+
 def test_imports_that_transformers_would_not_follow_are_refused():
     with pytest.raises(
         ValueError, match=r"clips.py, line \d+: write it as `from package.module import name`"
@@ -112,7 +124,7 @@ def test_preparation_is_that_of_the_data_or_else_the_default_and_says_which(
     weights = run.parent / "theirs.pth"
     for path, short_side, said in (
         (prepared_folder, 112, f"as in {prepared_folder}"),
-        (tmp_path, 160, "defaults"),
+        (tmp_path, 160, "by default values"),
     ):
         out = tmp_path / f"run{short_side}"
         assert run_import(task, weights, out, f"data.path={path}", "data.frame_stride=3") == 0

@@ -20,6 +20,7 @@ from tests.convert.small_models import SIZES, run_export, run_import
 from tests.torch_only_venv import TorchOnlyVenv
 
 pytestmark = pytest.mark.slow
+of_one_model = pytest.mark.parametrize("imported", ["pretrain"], indirect=True)  # both would show the same
 
 # Arguments: the folder, a JSON list of [path, start_s, end_s], where to write the inputs and outputs.
 USE = """
@@ -159,6 +160,7 @@ def test_a_classifier_knows_the_names_of_its_classes(placed, used):
     assert list(used[0].values()) == expected
 
 
+@of_one_model
 def test_the_model_needs_no_decoders_of_media_and_reading_files_says_which(placed, tmp_path):
     """Everybody has torch and transformers; PyAV and Pillow are for raw files."""
     venv = TorchOnlyVenv(tmp_path / "venv", ("torch", "transformers"))
@@ -197,6 +199,7 @@ def test_verify_compares_every_output_from_tensors_and_from_a_file(imported, tmp
     assert "loaded with transformers " in (tmp_path / "out" / "README.md").read_text()
 
 
+@of_one_model
 def test_verify_takes_ones_own_clip_and_names_one_that_is_of_no_use(imported, tmp_path, capsys):
     _, _, run = imported
     words = ("--verify", "--clip", str(real_clips.talking_file()))
@@ -208,6 +211,7 @@ def test_verify_takes_ones_own_clip_and_names_one_that_is_of_no_use(imported, tm
     assert not (tmp_path / "other").exists()
 
 
+@of_one_model
 def test_a_folder_that_differs_is_not_kept(imported, tmp_path, capsys, monkeypatch):
     _, _, run = imported
     right = hicmae.to_reference
@@ -224,6 +228,7 @@ def test_a_folder_that_differs_is_not_kept(imported, tmp_path, capsys, monkeypat
     assert list(tmp_path.iterdir()) == []
 
 
+@of_one_model
 def test_weights_that_transformers_would_not_load_are_found(imported, tmp_path, capsys, monkeypatch):
     _, _, run = imported
     right = hicmae.to_reference

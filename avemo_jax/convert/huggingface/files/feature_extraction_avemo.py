@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from transformers import BatchFeature, FeatureExtractionMixin
@@ -26,6 +26,11 @@ except ImportError as error:
     if error.name not in ("av", "PIL"):
         raise
     raise ImportError("reading clips needs PyAV and Pillow: pip install av pillow") from error
+
+if TYPE_CHECKING:  # transformers 4 copies from a local folder only what this file itself names
+    from input_pipeline.augment import Box  # noqa: F401
+    from input_pipeline.media import Clip  # noqa: F401
+    from input_pipeline.sampling import centre_start  # noqa: F401
 
 Times = float | Sequence[float | None] | None
 

@@ -1,0 +1,80 @@
+"""From a checkpoint to its folder: reads the run, writes, compares, and fills in the card."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from ml_collections import ConfigDict
+
+from avemo_jax.convert.hicmae import StateDict
+from avemo_jax.convert.huggingface import folder
+from avemo_jax.convert.huggingface.card import Stored, check_license, write_card
+from avemo_jax.convert.huggingface.facts import gather
+from avemo_jax.convert.huggingface.verify import check_installed, verify
+from avemo_jax.convert.verify import Difference
+from avemo_jax.training.checkpoint_files import load_params
+from input_pipeline.errors import DataError
+from input_pipeline.prepare import read_options
+from input_pipeline.storing import ClipOptions
+
+
+class Exported(NamedTuple):
+    """What was written. preparation: where it is known from how clips are prepared, or why it is not known."""
+
+    state: StateDict
+    step: int
+    replaced: bool
+    preparation: str
+
+
+def export(
+    checkpoint: str,
+    out: Path,
+    *,
+    license_name: str = "unknown",
+    compare: Callable[[Sequence[Difference]], None] | None = None,
+    clip: Path | None = None,
+) -> Exported:
+    """Writes the folder `out` of a checkpoint.
+
+    Args:
+      checkpoint: a work directory, its checkpoints folder or one step's folder.
+      license_name: of the weights, as the Hub calls it.
+      compare: given the differences from the JAX model; raises to keep nothing. None does without a comparison.
+      clip: a media file to compare on; None makes one.
+
+    Raises:
+      UserError: bad input, a place that must not be written to, or a folder that transformers cannot load.
+    """
+    check_license(license_name)
+    if compare:
+        check_installed()
+    out = out.resolve()
+    replaced = folder.check_place(out)
+    config, params, step = load_params(checkpoint)
+    state, facts = folder.weights(params, config), gather(checkpoint, config, step)
+    stored, preparation = _stored(config)
+
+    def card(part: Path) -> str:
+        verified = None
+        if compare:
+            verified = verify(part, config, params, stored.options, clip)
+            compare(verified.differences)
+        parameters = sum(array.size for array in state.values())
+        return write_card(config, facts, stored, parameters, license_name, verified)
+
+    folder.write_folder(out, config, stored.options, state, step, card)
+    return Exported(state, step, replaced, preparation)
+
+
+def _stored(config: ConfigDict) -> tuple[Stored, str]:
+    """How the training clips were stored, else the defaults; and where it is known from, or why not."""
+    path = config.data.path
+    try:
+        if not path:
+            raise DataError("the run names no data")
+        return Stored(read_options(path), known=True), f"as in {path}"
+    except DataError as error:
+        return Stored(ClipOptions(), known=False), f"by default values ({error})"
