@@ -2,7 +2,8 @@
 
 Frames are laid on an even grid, cut, scaled down and JPEG-compressed as for training; the middle of the clip
 is taken, its frames resized and normalised; sound becomes the log-mel of 16 kHz mono. With the same versions
-of PyAV, Pillow and NumPy the result is the same to the bit.
+of PyAV and Pillow the pixels and samples are the same to the bit. The log-mel is computed in float64 here and
+was in float32 in training, which differs by some 1e-4.
 """
 
 from __future__ import annotations
