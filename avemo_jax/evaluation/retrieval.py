@@ -19,12 +19,9 @@ def match_ranks(queries: np.ndarray, candidates: np.ndarray) -> np.ndarray:
 
     Candidates that are exactly as similar count as better, so vectors that are all the same rank last.
     """
-    queries, candidates = _unit(queries), _unit(candidates)
-    blocks = [
-        np.asarray(_ranks(queries[first : first + _BLOCK], candidates, first))
-        for first in range(0, len(queries), _BLOCK)
-    ]
-    return np.concatenate(blocks)
+    asked, among = _unit(queries), _unit(candidates)
+    starts = range(0, len(asked), _BLOCK)
+    return np.concatenate([np.asarray(_ranks(asked[at : at + _BLOCK], among, at)) for at in starts])
 
 
 def retrieval_scores(video: np.ndarray, audio: np.ndarray) -> dict[str, dict[str, float]]:
@@ -46,8 +43,8 @@ def _summary(ranks: np.ndarray) -> dict[str, float]:
 
 
 def _unit(vectors: np.ndarray) -> jax.Array:
-    vectors = jnp.asarray(vectors, jnp.float32)
-    return vectors / jnp.maximum(jnp.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
+    array = jnp.asarray(vectors, jnp.float32)
+    return array / jnp.maximum(jnp.linalg.norm(array, axis=-1, keepdims=True), 1e-12)
 
 
 @jax.jit
