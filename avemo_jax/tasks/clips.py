@@ -32,6 +32,19 @@ def clip_keys(key: jax.Array, batch: Batch) -> jax.Array:
     return jax.vmap(jax.random.fold_in, (None, 0))(key, batch["position"])
 
 
+def repeated(batch: Batch, keys: jax.Array, repeats: int) -> tuple[Batch, jax.Array]:
+    """Every clip `repeats` times, copies side by side, each with a key of its own; B clips → B · repeats.
+
+    A clip that was decoded once is so learnt from under several masks (repeated augmentation, Hoffer et al.
+    2020; several masks a clip in video: Feichtenhofer et al. 2022).
+    """
+    if repeats == 1:
+        return batch, keys
+    copy = jnp.tile(jnp.arange(repeats), len(keys))
+    keys = jax.vmap(jax.random.fold_in)(jnp.repeat(keys, repeats, axis=0), copy)
+    return jax.tree.map(lambda field: jnp.repeat(field, repeats, axis=0), batch), keys
+
+
 def volume_gain(keys: jax.Array) -> jax.Array:
     """The reference's waveform augmentation, Beta(10, 10) + ½ for each clip: float32 [B], mean 1."""
     return jax.vmap(lambda key: jax.random.beta(key, 10.0, 10.0))(keys) + 0.5

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax import Array
@@ -10,6 +13,7 @@ from ml_collections import ConfigDict
 
 from avemo_jax import frontend, masking, models
 from avemo_jax.batch import Batch, Clip, Masks, Outputs, Targets
+from avemo_jax.errors import UserError
 from avemo_jax.models.encoders import fold_keys
 from avemo_jax.objectives.contrastive import hierarchical_contrast
 from avemo_jax.objectives.reconstruction import masked_reconstruction
@@ -21,6 +25,8 @@ class Pretrain:
     """The task of `config.task = "pretrain"`; see `avemo_jax.tasks.Task`."""
 
     def __init__(self, config: ConfigDict):
+        if config.mask.repeats < 1:
+            raise UserError(f"mask.repeats is {config.mask.repeats}: every clip needs at least one mask")
         self.config = config
         model = config.model
         self.video_grid = frontend.video_grid(model.frames, model.image_size)
@@ -33,7 +39,7 @@ class Pretrain:
         return clips.batch_shapes(self.config)
 
     def loss(self, model: nnx.Module, batch: Batch, key: Array) -> tuple[Array, dict[str, Array]]:
-        keys = clips.clip_keys(key, batch)
+        batch, keys = clips.repeated(batch, clips.clip_keys(key, batch), self.config.mask.repeats)
         clip, masks = self.view(batch, keys)
         drop_keys = fold_keys(keys, 2) if self.config.model.drop_path else None
         return self.score(model(clip, masks, drop_keys), self.targets(clip, masks))
@@ -68,13 +74,16 @@ class Pretrain:
         reconstruction, metrics = masked_reconstruction(
             outputs, targets, difference_weight=self.config.target.difference_weight
         )
-        alignment, more = hierarchical_contrast(
-            outputs.video_levels,
-            outputs.audio_levels,
+        align = functools.partial(
+            hierarchical_contrast,
             temperature=contrast.temperature,
             negatives=contrast.negatives,
             group_size=contrast.group_size,
         )
+        # Copies of a clip are not each other's negatives: the first copies are contrasted, then the second, …
+        repeats = self.config.mask.repeats
+        apart = (_copies_apart(x, repeats) for x in (outputs.video_levels, outputs.audio_levels))
+        alignment, more = jax.tree.map(jnp.mean, jax.vmap(align)(*apart))
         return reconstruction + contrast.weight * alignment, metrics | more
 
     def figures(self, model: nnx.Module, batch: Batch, key: Array) -> dict[str, np.ndarray]:
@@ -84,3 +93,8 @@ class Pretrain:
             clip, masks, model(clip, masks), self.video_grid, self.audio_grid, self.config.target
         )
         return {"reconstruction": grid}
+
+
+def _copies_apart(levels: Array, repeats: int) -> Array:
+    """[levels, B · repeats, C], copies of a clip side by side → [repeats, levels, B, C]."""
+    return jnp.moveaxis(levels.reshape(levels.shape[0], -1, repeats, levels.shape[-1]), 2, 0)

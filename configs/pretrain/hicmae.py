@@ -42,7 +42,8 @@ def get_config(arg: str = "base") -> ConfigDict:
             "mel_bins": 128,
         }
     )
-    config.mask = ConfigDict({"video_ratio": 0.9, "audio_ratio": 0.8})
+    # repeats: masks that each clip of a batch is learnt from; decoded once, it costs the host nothing more
+    config.mask = ConfigDict({"video_ratio": 0.9, "audio_ratio": 0.8, "repeats": 1})
     config.target = ConfigDict(
         {
             "normalize_video": True,
