@@ -2,8 +2,9 @@
 
 A verb is a module of `avemo_jax.commands` with a docstring (its first line is the help text), `EXAMPLE`,
 `add_flags(parser)` and `run(args) -> int`; `TAKES_CONFIG = True` adds `--config` and collects
-`--config.path.to.key=value` into `args.overrides`. The module is imported only when its verb is called, so
-that `avemo --help` stays quick.
+`--config.path.to.key=value` into `args.overrides` (`DEFAULT_CONFIG` is taken when it is not given). A verb that
+leaves results in a folder says in which, `results_folder(args) -> Path`, and is noted there. The module is
+imported only when its verb is called, so that `avemo --help` stays quick.
 """
 
 from __future__ import annotations
@@ -13,9 +14,11 @@ import importlib
 import sys
 import traceback
 from collections.abc import Sequence
+from types import ModuleType
 
 import avemo_jax
 from avemo_jax.errors import UserError
+from avemo_jax.provenance import Call
 from input_pipeline.errors import DataError
 
 VERBS = {
@@ -43,19 +46,29 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     verb, rest = argv[0], argv[1:]
     debug = "--debug" in rest
+    call, note_in = Call(argv), None
+    code = 1  # of an error that nobody foresaw, which Python reports
     try:
-        return _run(verb, [word for word in rest if word != "--debug"])
+        command, args = _read(verb, [word for word in rest if word != "--debug"])
+        if hasattr(command, "results_folder"):
+            note_in = lambda: command.results_folder(args)  # noqa: E731
+        code = command.run(args)
     except (UserError, DataError) as error:
         if debug:
             traceback.print_exc()
         print(f"avemo: error: {error}", file=sys.stderr)
-        return getattr(error, "exit_code", 2)
+        code = getattr(error, "exit_code", 2)
     except KeyboardInterrupt:
         print("avemo: interrupted", file=sys.stderr)
-        return 130
+        code = 130
+    finally:
+        if note_in:
+            call.note(note_in, code)
+    return code
 
 
-def _run(verb: str, words: list[str]) -> int:
+def _read(verb: str, words: list[str]) -> tuple[ModuleType, argparse.Namespace]:
+    """The verb's module and its flags."""
     if verb not in VERBS:
         import difflib
 
@@ -73,15 +86,20 @@ def _run(verb: str, words: list[str]) -> int:
     takes_config = getattr(command, "TAKES_CONFIG", False)
     overrides: list[str] = []
     if takes_config:
+        default = getattr(command, "DEFAULT_CONFIG", None)
+        hint = f" ({default})" if default else ""
         parser.add_argument(
-            "--config", required=True, help="file or name, with an argument after a colon: hicmae:base"
+            "--config",
+            required=default is None,
+            default=default,
+            help=f"file or name, with an argument after a colon: hicmae:base{hint}",
         )
         overrides, words = _split_overrides(words)
     command.add_flags(parser)
     args = parser.parse_args(words)
     if takes_config:
         args.overrides = overrides
-    return command.run(args)
+    return command, args
 
 
 def _split_overrides(words: list[str]) -> tuple[list[str], list[str]]:

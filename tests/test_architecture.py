@@ -12,10 +12,10 @@ ROOT = Path(__file__).parent.parent
 LAYERS = [
     {"cli"},
     {"commands"},
-    {"tasks", "parity", "demo", "doctor"},
+    {"tasks", "parity", "demo", "doctor", "report"},
     {"models", "objectives", "evaluation", "training", "convert"},
     {"frontend", "masking"},
-    {"batch", "config", "errors"},
+    {"batch", "config", "errors", "provenance"},
 ]
 RANK = {part: rank for rank, parts in enumerate(LAYERS) for part in parts}
 

@@ -49,6 +49,13 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def results_folder(args: argparse.Namespace) -> Path:
+    """The run's, so that it tells which weights were handed out."""
+    from avemo_jax.training.checkpoint_files import run_folder
+
+    return run_folder(args.checkpoint)
+
+
 def run(args: argparse.Namespace) -> int:
     from avemo_jax.convert import weight_files
     from avemo_jax.training.checkpoint_files import load_params

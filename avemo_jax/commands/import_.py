@@ -22,6 +22,10 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add("--out", required=True, metavar="D", help="work directory to make, without checkpoints of its own")
 
 
+def results_folder(args: argparse.Namespace) -> Path:
+    return Path(args.out)
+
+
 def run(args: argparse.Namespace) -> int:
     import numpy as np
 

@@ -12,6 +12,7 @@ import json
 import os
 import sys
 from dataclasses import asdict
+from pathlib import Path
 
 EXAMPLE = "avemo prepare --manifest clips.csv --root videos --out data/clips --workers 8"
 
@@ -47,6 +48,10 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     )
     add("--clips_per_shard", type=int, default=128, help="clips in one file (128)")
     add("--json", help="also write the summary to this file")
+
+
+def results_folder(args: argparse.Namespace) -> Path:
+    return Path(args.out)
 
 
 def run(args: argparse.Namespace) -> int:

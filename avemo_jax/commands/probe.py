@@ -39,6 +39,10 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add("--json", metavar="FILE", help="write the rows here too")
 
 
+def results_folder(args: argparse.Namespace) -> Path:
+    return Path(args.out)
+
+
 def run(args: argparse.Namespace) -> int:
     from avemo_jax.evaluation import probing, report
     from avemo_jax.evaluation.extraction import LOUDNESS

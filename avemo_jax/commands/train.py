@@ -25,6 +25,10 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def results_folder(args: argparse.Namespace) -> Path:
+    return args.workdir
+
+
 def run(args: argparse.Namespace) -> int:
     config = load_config(args.config, args.overrides)
 

@@ -16,7 +16,6 @@ import re
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +27,7 @@ from orbax.checkpoint import v1 as ocp
 from avemo_jax.config import from_json, to_json
 from avemo_jax.errors import UserError
 from avemo_jax.models.params import Params, unflatten
+from avemo_jax.provenance import versions
 from avemo_jax.training import manifest
 from avemo_jax.training.mesh import named_leaves
 
@@ -35,7 +35,6 @@ FOLDER = "checkpoints"
 ARRAYS = "arrays"
 RECORD = "checkpoint.json"
 
-_VERSIONS_OF = ("jax", "flax", "optax", "orbax-checkpoint", "numpy")
 _SPARE_BYTES = 1 << 20  # for the small files
 
 
@@ -51,7 +50,7 @@ class Record:
     bad_steps: int = 0  # skipped steps in a row just before it; 0 = good to roll back to
     rollbacks: int = 0
     arrays: dict[str, list] = field(default_factory=dict)  # path → [shape, dtype]
-    versions: dict[str, str] = field(default_factory=lambda: {name: version(name) for name in _VERSIONS_OF})
+    versions: dict[str, str] = field(default_factory=versions)
 
 
 def load_params(path: str | Path, *, say: Callable[[str], None] = print) -> tuple[ConfigDict, Params, int]:

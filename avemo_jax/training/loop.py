@@ -31,6 +31,7 @@ from avemo_jax.training import workdir as workdir_lib
 from avemo_jax.training.blame import describe_offenders
 from avemo_jax.training.checkpoints import Checkpoints, Record
 from avemo_jax.training.feed import DeviceFeed, Fed, Loader
+from avemo_jax.training.goodput import Goodput
 from avemo_jax.training.optimizer import learning_rate, make_optimizer
 from avemo_jax.training.progress import Progress
 from avemo_jax.training.reporting import Reporter
@@ -84,6 +85,7 @@ def train(
     mesh = mesh or mesh_lib.make_mesh(config.mesh)
     say: Callable[[str], None] = print if is_first else _say_nothing
     lock = workdir_lib.claim(workdir) if is_first else None
+    goodput = Goodput(workdir if is_first else None, mesh_lib.describe(mesh))
     if is_first:
         workdir_lib.check_config(workdir, config)
         workdir_lib.write_config(workdir, config)
@@ -111,9 +113,11 @@ def train(
     )
 
     def begin(good_only: bool = False) -> tuple[TrainState, Record]:
-        restored = checkpoints.restore(target, good_only=good_only)
+        with goodput.on("restoring"):
+            restored = checkpoints.restore(target, good_only=good_only)
         if restored is None:
-            return state_lib.create_state(task, optimizer, init_key, mesh), beginning
+            with goodput.on("compiling"):  # hardly anything else
+                return state_lib.create_state(task, optimizer, init_key, mesh), beginning
         state, record = restored
         if not record.loader:
             say("the checkpoint holds parameters only: starting at step 0 with a fresh optimiser")
@@ -132,9 +136,11 @@ def train(
     # 4. The step, compiled before any clock starts.
     began = time.monotonic()
     stepping = make_step(task, graphdef, optimizer, schedule, target, batch_shapes, mesh)
-    step_fn = stepping.lower(target, batch_shapes, run_bits).compile()
+    with goodput.on("compiling"):
+        step_fn = stepping.lower(target, batch_shapes, run_bits).compile()
     million = sum(leaf.size for leaf in jax.tree.leaves(params)) / 1e6
     say(f"{million:.2f} M parameters, {mesh.size} devices, step compiled in {time.monotonic() - began:.1f} s")
+    goodput.save()  # from here on a kill is a restart
 
     def offenders(of: _Flight) -> str:
         batch, names = of.fed.batch, loader.clip_ids
@@ -153,10 +159,11 @@ def train(
     feed = DeviceFeed(loader, batch_shapes, batch_shardings)
     step, flight, stopping = record.step, None, False
     try:
-        with StopRequest() as stop:
+        with goodput.on("steps"), StopRequest() as stop:
             while step < total_steps and not stopping:
                 # 5a. The next step. Everything it takes is on the devices: a hidden transfer is a mistake.
                 fed = feed.next(computing=flight.computing if flight else _nothing_computing)
+                goodput.waited(feed.idle_s)
                 with jax.transfer_guard("disallow"):
                     state, metrics = step_fn(state, fed.batch, run_bits)
                 step += 1
@@ -195,22 +202,28 @@ def train(
                 # 5d. Pictures.
                 if pictures_every and step % pictures_every == 0:
                     key = jax.random.fold_in(jax.random.wrap_key_data(run_bits), step)
-                    reporter.pictures(step, _draw(task, graphdef, state.params, fed.batch, key, mesh))
+                    jax.block_until_ready(metrics)  # they need this step's parameters: that is not drawing
+                    with goodput.on("pictures"):
+                        reporter.pictures(step, _draw(task, graphdef, state.params, fed.batch, key, mesh))
 
                 # 5e. A checkpoint.
                 if saving:
                     flight = None
                     bad_steps = int(reports[-1]["bad_steps"])
                     now = dataclasses.replace(record, step=step, loader=fed.loader_state, bad_steps=bad_steps)
-                    checkpoints.save(state, now)
+                    with goodput.on("checkpoints"):
+                        checkpoints.save(state, now)
+                    goodput.save()
 
             # 6. The end: nothing is left unwritten, in any process.
-            checkpoints.wait()
+            with goodput.on("checkpoints"):
+                checkpoints.wait()
             multihost_utils.sync_global_devices("run ended")
         return Ending(step, preempted=step < total_steps)
     finally:
         feed.close()
         reporter.close()
+        goodput.close(say)
         if lock:
             lock.close()
 

@@ -74,6 +74,15 @@ def make_mesh(sizes: Any, devices: Sequence[jax.Device] | None = None) -> Mesh:
     )
 
 
+def describe(mesh: Mesh) -> str:
+    """The devices in words: how many of which kind, how they are divided, and over how many processes."""
+    first = mesh.devices.flat[0]
+    divided = [f"{axis} {size}" for axis, size in mesh.shape.items() if size > 1]
+    processes = len({device.process_index for device in mesh.devices.flat})
+    parts = [f"{mesh.size} × {first.device_kind} ({first.platform})", *divided]
+    return ", ".join([*parts, f"{processes} processes"] if processes > 1 else parts)
+
+
 def placements(tree: Any, mesh: Mesh, rules: Rules = PARAMETER_RULES) -> list[Placement]:
     """Where each array of a tree (of arrays or shapes) lies, one row a leaf, in tree order."""
     return [_place(path, leaf.shape, mesh, rules) for path, leaf in named_leaves(tree)]

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from avemo_jax.config import load_config
+from avemo_jax.provenance import read_calls
 from avemo_jax.tasks import make_task
 from avemo_jax.training import mesh as mesh_lib
 from avemo_jax.training import state as state_lib
@@ -113,3 +114,5 @@ def test_real_clips_train_by_the_command_line_on_two_processes_as_on_one(prepare
     subprocess.run([*two, "--workdir", str(tmp_path / "two")], cwd=ROOT, env=environment(2), check=True)
     assert losses_of(tmp_path / "two") == pytest.approx(losses_of(tmp_path / "one"), rel=1e-5)
     assert json.loads((tmp_path / "two" / "config.json").read_text())["batch_size"] == 4
+    (call,) = read_calls(tmp_path / "two")  # one of the two processes notes it
+    assert call["command"].startswith("avemo train ") and call["exit_code"] == 0
