@@ -22,6 +22,8 @@ from avemo_jax.evaluation import baselines, features
 from avemo_jax.models.hicmae import AudioVisualEncoder
 from avemo_jax.models.params import Params, merge, split
 from avemo_jax.training.mesh import BATCH_RULES, make_mesh, replicated, rows_divisor, shardings
+from input_pipeline.loader import eval_batches
+from input_pipeline.progress import Progress
 
 LOUDNESS = ("as_recorded", "normalised")
 _TARGET_RMS = 0.05  # of full scale, -26 dB: the usual level of a normalised speech corpus
@@ -51,9 +53,47 @@ def random_networks(config: ConfigDict, seeds: Sequence[int]) -> list[Network]:
     return [Network("random", seed, _draw(jax.random.key(seed), config=frozen)) for seed in seeds]
 
 
-def device_count() -> int:
-    """Into how many parts `extract` divides a batch; batch sizes must be a multiple of it."""
-    return rows_divisor(_mesh())
+def extract_folder(
+    config: ConfigDict,
+    data: str,
+    positions: Sequence[int],
+    networks: Sequence[Network],
+    wanted: Sequence[str],
+    loudness: Sequence[str] = LOUDNESS[:1],
+    *,
+    batch_size: int = 32,
+    workers: int = 0,
+) -> tuple[np.ndarray, dict[Source, np.ndarray]]:
+    """`extract` for the clips at these positions of a prepared folder, in this order; shows its progress.
+
+    Args:
+      config: resolved; its frames, sizes, stride and crop are used.
+      batch_size: clips in one forward pass, rounded up to a multiple of the devices.
+      workers: processes that decode (0: none beside this one).
+
+    Clips that cannot be read are not among the positions that come back.
+    """
+    divisor = rows_divisor(_mesh())
+    size, model = -(-batch_size // divisor) * divisor, config.model
+    batches = eval_batches(
+        data,
+        frames=model.frames,
+        image_size=model.image_size,
+        audio_frames=model.audio_frames,
+        batch_size=size,
+        frame_stride=config.data.frame_stride,
+        crop=config.data.crop,
+        workers=workers,
+        positions=positions,
+    )
+    with Progress(-(-len(positions) // size), "batches", "features") as progress:
+
+        def counted():
+            for batch in batches:
+                yield batch
+                progress.advance()
+
+        return extract(config, networks, counted(), wanted, loudness)
 
 
 def extract(
@@ -68,7 +108,7 @@ def extract(
     Args:
       config: resolved; its model's sizes are those of the batches.
       networks: all of that model.
-      batches: host batches of one size, with `valid` [B] false for padding.
+      batches: host batches of one size, a multiple of the devices, with `valid` [B] false for padding.
       wanted: feature names; the plain statistics always come too.
       loudness: one or both of `LOUDNESS`.
     """

@@ -16,7 +16,6 @@ from avemo_jax.evaluation.judging import Judged, judge
 from avemo_jax.evaluation.labelled import read_labelled
 from avemo_jax.evaluation.protocols import LabelledClips, Splits, make_splits
 from avemo_jax.training.checkpoints import load_params
-from input_pipeline.loader import eval_batches
 from input_pipeline.progress import Progress
 
 
@@ -92,28 +91,16 @@ def _features(
     options: ProbeOptions,
 ) -> dict[extraction.Source, np.ndarray]:
     """Feature matrices in the order of `clips`."""
-    divisor = extraction.device_count()
-    size = -(-options.batch_size // divisor) * divisor
-    model = config.model
-    batches = eval_batches(
+    positions, matrices = extraction.extract_folder(
+        config,
         data,
-        frames=model.frames,
-        image_size=model.image_size,
-        audio_frames=model.audio_frames,
-        batch_size=size,
-        frame_stride=config.data.frame_stride,
-        crop=config.data.crop,
+        clips.position.tolist(),
+        networks,
+        wanted,
+        options.loudness,
+        batch_size=options.batch_size,
         workers=options.workers,
-        positions=clips.position.tolist(),
     )
-    with Progress(-(-len(clips) // size), "batches", "features") as progress:
-
-        def counted():
-            for batch in batches:
-                yield batch
-                progress.advance()
-
-        positions, matrices = extraction.extract(config, networks, counted(), wanted, options.loudness)
     place = {position: row for row, position in enumerate(positions.tolist())}
     missing = [
         clip

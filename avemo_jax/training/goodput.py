@@ -69,7 +69,7 @@ class Goodput:
         )
         if sums["restarts"]:
             share = _share(sums["seconds"]["steps"], sums["wall_s"])
-            line += f"; with its {sums['restarts']} restarts steps {share} of {_clock(sums['wall_s'])}"
+            line += f"; over all {sums['restarts'] + 1} starts steps {share} of {_clock(sums['wall_s'])}"
         say(line)
 
     def _turn_to(self, kind: str) -> str:

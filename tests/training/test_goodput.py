@@ -64,7 +64,7 @@ def test_the_line_at_the_end_gives_the_shares_of_this_start_and_of_all(tmp_path,
     first, second = said
     assert first.startswith("goodput: steps 75.0%, compiling 0.0%") and first.endswith("of 0:00:40")
     assert second.startswith("goodput: steps 90.0%")
-    assert second.endswith("of 0:01:40; with its 1 restarts steps 85.7% of 0:02:20")
+    assert second.endswith("of 0:01:40; over all 2 starts steps 85.7% of 0:02:20")
     assert sums_of(tmp_path)["restarts"] == 1 and sums_of(tmp_path)["seconds"]["pictures"] == 20
 
 
@@ -100,7 +100,7 @@ def test_a_run_accounts_for_its_time_by_kind_and_goes_on_counting(tmp_path, caps
     again = sums_of(tmp_path)
     assert again["restarts"] == 1 and again["seconds"]["restoring"] > sums["seconds"]["restoring"]
     assert all(again["seconds"][kind] >= sums["seconds"][kind] for kind in KINDS)
-    assert "with its 1 restarts" in capsys.readouterr().out
+    assert "over all 2 starts" in capsys.readouterr().out
 
 
 def test_a_run_with_nothing_left_to_do_is_no_restart(tmp_path):
@@ -123,4 +123,4 @@ def test_a_preempted_run_says_where_its_time_went_and_a_killed_one_counts_as_a_r
     assert process.wait() == -signal.SIGKILL
     assert start(workdir, "tiny.sleep_s=0.1").wait(120) == 0
     assert sums_of(workdir)["restarts"] == 2
-    assert "with its 2 restarts" in (tmp_path / "output.txt").read_text()
+    assert "over all 3 starts" in (tmp_path / "output.txt").read_text()
