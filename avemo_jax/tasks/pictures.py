@@ -1,6 +1,8 @@
-"""Reconstruction grids: what went in, what was left of it, what came out."""
+"""Pictures of clips as a model sees them: what went in, what was left of it, what came out."""
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import numpy as np
 from jax import Array
@@ -9,50 +11,105 @@ from ml_collections import ConfigDict
 from avemo_jax import frontend
 from avemo_jax.batch import Clip, Masks, Outputs, TokenMask
 
+ROWS = ("input", "visible", "reconstruction")  # of each clip in a grid, from top to bottom
 _GREY = 0.5
+_GAP = 4  # white rows between clips
+
+
+class Strip(NamedTuple):
+    """One of a clip's rows: frames side by side, and its log-mel with low frequencies at the bottom."""
+
+    film: np.ndarray  # uint8 [H, W, 3], the first frame of every tubelet
+    sound: np.ndarray  # uint8 [H, frames, 3]
 
 
 def reconstruction_grid(
     clip: Clip, masks: Masks, outputs: Outputs, video_grid, audio_grid, target: ConfigDict, *, clips: int = 4
 ) -> np.ndarray:
-    """Rows of (input, visible, reconstruction), frames beside log-mels: uint8 [H, W, 3].
+    """The `ROWS` of each clip, frames beside log-mels: uint8 [H, W, 3]; `cut_grid` takes it apart."""
+    strips = clip_strips(clip, masks, video_grid, audio_grid, outputs, target, clips=clips)
+    rows = []
+    for three in strips:
+        rows += [np.concatenate(strip, axis=1) for strip in three]
+        rows.append(np.full((_GAP, rows[-1].shape[1], 3), 255, np.uint8))
+    return np.concatenate(rows[:-1])
+
+
+def cut_grid(grid: np.ndarray, model: ConfigDict) -> list[list[Strip]]:
+    """The strips of a grid that was drawn for `config.model`: [clip][row]; none when it has another size."""
+    side, width = model.image_size, model.frames // frontend.TUBELET * model.image_size
+    block = len(ROWS) * side + _GAP
+    if (grid.shape[0] + _GAP) % block or grid.shape[1] != width + model.audio_frames:
+        return []
+    clips = []
+    for top in range(0, grid.shape[0], block):
+        rows = [grid[top + row * side : top + (row + 1) * side] for row in range(len(ROWS))]
+        clips.append([Strip(row[:, :width], row[:, width:]) for row in rows])
+    return clips
+
+
+def clip_strips(
+    clip: Clip,
+    masks: Masks,
+    video_grid,
+    audio_grid,
+    outputs: Outputs | None = None,
+    target: ConfigDict | None = None,
+    *,
+    clips: int = 4,
+    mel_height: int = 0,
+) -> list[list[Strip]]:
+    """[clip][row]: input and what is visible of it; with a model's outputs, their reconstruction too.
 
     Predictions are of standardised patches; each is put back on the scale of its true patch, as MAE's pictures
     are made, so a picture shows structure and not the model's guess of brightness. A predicted frame difference
     is added to the predicted first frame of its group.
+
+    Args:
+      clips: the first so many.
+      mel_height: of the log-mel's picture, pixels; 0: that of the frames.
     """
     clip, masks, outputs = (_first(tree, clips) for tree in (clip, masks, outputs))
     pixels = clip.video * frontend.IMAGENET_STD + frontend.IMAGENET_MEAN
-    video = np.asarray(frontend.patchify_video(pixels))
-    prediction = _place(outputs.video_prediction, masks.video, video.shape)
-    if target.frame_difference:
-        prediction = _undo_differences(prediction, video_grid, target.frame_group)
-    if target.normalize_video:
-        prediction = _rescale(prediction, video, colours=frontend.CHANNELS)
-    rows = [
-        frontend.unpatchify_video(x, video_grid)[:, :: frontend.TUBELET]
-        for x in _three(video, prediction, masks.video, _GREY)
-    ]
-    audio = np.asarray(frontend.patchify_audio(clip.audio))
-    heard = _place(outputs.audio_prediction, masks.audio, audio.shape)
-    if target.normalize_audio:
-        heard = _rescale(heard, audio, colours=1)
+    video, audio = (
+        np.asarray(frontend.patchify_video(pixels)),
+        np.asarray(frontend.patchify_audio(clip.audio)),
+    )
+    seen = heard = None
+    if outputs is not None and target is not None:
+        seen = _place(outputs.video_prediction, masks.video, video.shape)
+        if target.frame_difference:
+            seen = _undo_differences(seen, video_grid, target.frame_group)
+        if target.normalize_video:
+            seen = _rescale(seen, video, colours=frontend.CHANNELS)
+        heard = _place(outputs.audio_prediction, masks.audio, audio.shape)
+        if target.normalize_audio:
+            heard = _rescale(heard, audio, colours=1)
     low, high = audio.min(), audio.max()
+    films = [
+        np.asarray(frontend.unpatchify_video(x, video_grid)[:, :: frontend.TUBELET])
+        for x in _versions(video, seen, masks.video, _GREY)
+    ]
     sounds = [
         (np.asarray(frontend.unpatchify_audio(x, audio_grid)) - low) / max(high - low, 1e-6)
-        for x in _three(audio, heard, masks.audio, (low + high) / 2)
+        for x in _versions(audio, heard, masks.audio, (low + high) / 2)
     ]
-    strips = []
-    for clip_index in range(len(video)):
-        for frames, sound in zip(rows, sounds, strict=True):
-            film = np.concatenate(list(np.asarray(frames[clip_index])), axis=1)
-            strips.append(np.concatenate([film, _mel_picture(sound[clip_index], film.shape[0])], axis=1))
-        strips.append(np.ones((4, strips[-1].shape[1], 3)))
-    return (np.clip(np.concatenate(strips[:-1]), 0, 1) * 255).round().astype(np.uint8)
+    return [
+        [
+            Strip(
+                _as_bytes(np.concatenate(list(film[index]), axis=1)),
+                _as_bytes(_mel_picture(sound[index], mel_height or film.shape[2])),
+            )
+            for film, sound in zip(films, sounds, strict=True)
+        ]
+        for index in range(len(video))
+    ]
 
 
 def _first(tree, count: int):
     """The first clips of a named tuple of arrays (or of named tuples), on the host."""
+    if tree is None:
+        return None
     if isinstance(tree, tuple):
         return type(tree)(*(_first(leaf, count) for leaf in tree))
     return np.asarray(tree[:count])
@@ -65,12 +122,15 @@ def _place(prediction: Array, mask: TokenMask, shape) -> np.ndarray:
     return placed
 
 
-def _three(truth: np.ndarray, prediction: np.ndarray, mask: TokenMask, blank: float) -> list[np.ndarray]:
-    """Truth, truth with hidden tokens blank, truth with hidden tokens predicted."""
+def _versions(
+    truth: np.ndarray, prediction: np.ndarray | None, mask: TokenMask, blank: float
+) -> list[np.ndarray]:
+    """Truth, truth with hidden tokens blank and, where there is a prediction, with hidden tokens predicted."""
     hidden = np.zeros(truth.shape[:2], bool)
     np.put_along_axis(hidden, np.asarray(mask.masked), True, axis=1)
     hidden = hidden[..., None]
-    return [truth, np.where(hidden, blank, truth), np.where(hidden, prediction, truth)]
+    versions = [truth, np.where(hidden, blank, truth)]
+    return versions if prediction is None else [*versions, np.where(hidden, prediction, truth)]
 
 
 def _undo_differences(patches: np.ndarray, grid, group: int) -> np.ndarray:
@@ -90,3 +150,8 @@ def _mel_picture(sound: np.ndarray, height: int) -> np.ndarray:
     """[frames, mels] in 0 … 1 → [height, width, 3], low frequencies at the bottom."""
     rows = np.linspace(sound.shape[1] - 1, 0, height).round().astype(int)
     return np.repeat(sound.T[rows][..., None], 3, axis=2)
+
+
+def _as_bytes(picture: np.ndarray) -> np.ndarray:
+    """0 … 1 → uint8."""
+    return (np.clip(picture, 0, 1) * 255).round().astype(np.uint8)
