@@ -107,31 +107,50 @@ def predictions(judged: Sequence[Judged], clips: LabelledClips) -> str:
     return buffer.getvalue()
 
 
+def summarise(rows: Sequence[Row]) -> list[Row]:
+    """One line a feature, kind of weights and loudness: the mean over its seeds of each score.
+
+    Keys: `feature`, `weights`, `loudness`, `seeds`, `dim`, `n`; `uar`, `war`, `wf1` with `uar_bounds` and so on,
+    which are the 95 % bootstrap interval of a single row and the lowest and highest of several seeds;
+    `fold_uar_mean`, and `fold_uar_std` of a single row (None elsewhere). Fractions.
+    """
+    lines = []
+    for (feature, weights, loudness), group in _grouped(rows).items():
+        alone = group[0] if len(group) == 1 else None
+        line = {"feature": feature, "weights": weights, "loudness": loudness, "seeds": len(group)}
+        line |= {"dim": group[0]["dim"], "n": group[0]["n"]}
+        for score, interval in (("uar", "ci95"), ("war", "war_ci95"), ("wf1", "wf1_ci95")):
+            values = [row[score] for row in group]
+            line[score] = float(np.mean(values))
+            line[f"{score}_bounds"] = alone[interval] if alone else [min(values), max(values)]
+        line["fold_uar_mean"] = float(np.mean([row["fold_uar_mean"] for row in group]))
+        line["fold_uar_std"] = alone["fold_uar_std"] if alone else None
+        lines.append(line)
+    return lines
+
+
 def table(rows: Sequence[Row]) -> str:
-    """Aligned text, per cent: a line a feature and kind of weights.
+    """Aligned text, per cent: the lines of `summarise`.
 
     Brackets hold the 95 % bootstrap interval of the UAR. Random seeds share one line: mean scores, and the
     lowest and highest UAR.
     """
     lines = [("feature", "weights", "UAR", "", "WAR", "WF1", "folds' UAR", "size")]
     levels = sorted({row["loudness"] for row in rows})
-    for key, group in _grouped(rows).items():
-        feature, weights, loudness = key
-        mean = {score: 100 * np.mean([row[score] for row in group]) for score in ("uar", "war", "wf1")}
-        if len(group) == 1:
-            (row,) = group
-            spread = "[{:.0f}, {:.0f}]".format(*(100 * bound for bound in row["ci95"]))
-            folds = f"{100 * row['fold_uar_mean']:.1f}"
-            if row["fold_uar_std"] is not None:
-                folds += f" ± {100 * row['fold_uar_std']:.1f}"
-        else:
-            values = [100 * row["uar"] for row in group]
-            spread = f"{min(values):.0f} to {max(values):.0f}"
-            folds = f"{100 * np.mean([row['fold_uar_mean'] for row in group]):.1f}"
-            weights = f"{weights}, {len(group)} seeds"
-        name = feature if len(levels) == 1 else f"{feature}, {loudness.replace('_', ' ')}"
-        scores = (f"{mean['uar']:.1f}", spread, f"{mean['war']:.1f}", f"{mean['wf1']:.1f}", folds)
-        lines.append((name, {"none": "-"}.get(weights, weights), *scores, str(group[0]["dim"])))
+    for line in summarise(rows):
+        low, high = (f"{100 * bound:.0f}" for bound in line["uar_bounds"])
+        weights = {"none": "-"}.get(line["weights"], line["weights"])
+        spread = f"[{low}, {high}]"
+        if line["seeds"] > 1:
+            weights, spread = f"{weights}, {line['seeds']} seeds", f"{low} to {high}"
+        folds = f"{100 * line['fold_uar_mean']:.1f}"
+        if line["fold_uar_std"] is not None:
+            folds += f" ± {100 * line['fold_uar_std']:.1f}"
+        name = line["feature"]
+        if len(levels) > 1:
+            name += f", {line['loudness'].replace('_', ' ')}"
+        uar, war, wf1 = (f"{100 * line[score]:.1f}" for score in ("uar", "war", "wf1"))
+        lines.append((name, weights, uar, spread, war, wf1, folds, str(line["dim"])))
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     aligns = ("<", "<", ">", "<", ">", ">", ">", ">")
     return "\n".join(
