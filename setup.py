@@ -33,8 +33,11 @@ TORCH = ["torch>=2.13.0"]
 # in extras: the library itself does not need it.
 SPEECH = ["espeakng-loader>=0.2.4"]
 TRANSFORMERS = ["transformers>=5.24.0"]
+REPORT = ["altair>=6.3.0", "jinja2>=3.1.6", "scikit-learn>=1.9.1", "vl-convert-python>=1.9.0.post1"]
 EXTRAS = {
-    "demo": ["pip>=23.2", *SPEECH, *TORCH],  # fetches its clips; compares the exported weights in PyTorch
+    # makes or fetches its clips; compares the exported weights in PyTorch; ends with a page
+    "demo": ["pip>=23.2", *REPORT, *SPEECH, *TORCH],
+    "report": REPORT,
     "torch": TORCH,
     "huggingface": [*TORCH, *TRANSFORMERS],  # to verify an exported folder; writing one needs neither
     "tensorboard": ["tensorboardX>=2.6.4"],
@@ -42,13 +45,15 @@ EXTRAS = {
     "tpu": ["jax[tpu]>=0.10.2"],
     "cuda": ["jax[cuda13]>=0.10.2"],
     "test": [
+        "axe-core-python>=0.1.0",
         "hypothesis>=6.170.15",
         "librosa>=0.11.0",
         "pip>=23.2",
         "pytest>=9.2.0",
-        "scikit-learn>=1.9.1",
         "scipy>=1.17.1",
+        "selenium>=4.51.0",
         "setuptools>=84.2.1",
+        *REPORT,
         *SPEECH,
         *TORCH,
         *TRANSFORMERS,
@@ -65,6 +70,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["avemo_jax*", "input_pipeline*"]),
+    package_data={"avemo_jax.report": ["templates/*"]},
     install_requires=[
         "absl-py>=2.5.1",
         "array_record>=0.8.6",

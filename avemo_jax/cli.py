@@ -27,6 +27,8 @@ VERBS = {
     "train": "run the task of a config file; resumes by itself",
     "launch": "run a command as several processes: local",
     "probe": "linear probes on a frozen checkpoint, beside their baselines",
+    "report": "what a run did, or several side by side, as one page to mail",
+    "inspect": "clips as the model sees them before training, as one page",
     "export": "checkpoint → PyTorch weights, or a folder for transformers",
     "import": "PyTorch weights of the reference → checkpoint",
     "parity": "this build against numbers recorded from the reference",

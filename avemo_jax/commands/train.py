@@ -65,17 +65,6 @@ def make_task(config: ConfigDict) -> Any:
 
 def make_loader(config: ConfigDict, process_index: int, process_count: int) -> Any:
     """The training batches of the config, this process's share of them."""
-    from input_pipeline import loader
+    from avemo_jax.tasks import clips
 
-    model = config.model
-    return loader.make_loader(
-        config.data,
-        frames=model.frames,
-        image_size=model.image_size,
-        audio_frames=model.audio_frames,
-        batch_size=config.batch_size,
-        seed=config.seed,
-        process_index=process_index,
-        process_count=process_count,
-        max_unreadable_share=config.data.max_unreadable_share,
-    )
+    return clips.make_loader(config, process_index, process_count)

@@ -6,7 +6,7 @@ because decoding costs more than a forward pass. Sound can be had as recorded or
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from typing import NamedTuple, cast
 
@@ -74,18 +74,8 @@ def extract_folder(
     Clips that cannot be read are not among the positions that come back.
     """
     divisor = rows_divisor(_mesh())
-    size, model = -(-batch_size // divisor) * divisor, config.model
-    batches = eval_batches(
-        data,
-        frames=model.frames,
-        image_size=model.image_size,
-        audio_frames=model.audio_frames,
-        batch_size=size,
-        frame_stride=config.data.frame_stride,
-        crop=config.data.crop,
-        workers=workers,
-        positions=positions,
-    )
+    size = -(-batch_size // divisor) * divisor
+    batches = centre_batches(config, data, positions, size, workers)
     with Progress(-(-len(positions) // size), "batches", "features") as progress:
 
         def counted():
@@ -94,6 +84,24 @@ def extract_folder(
                 progress.advance()
 
         return extract(config, networks, counted(), wanted, loudness)
+
+
+def centre_batches(
+    config: ConfigDict, data: str, positions: Sequence[int], batch_size: int, workers: int = 0
+) -> Iterator[dict[str, np.ndarray]]:
+    """Host batches of the centre views of these clips, as the config's model takes them."""
+    model = config.model
+    return eval_batches(
+        data,
+        frames=model.frames,
+        image_size=model.image_size,
+        audio_frames=model.audio_frames,
+        batch_size=batch_size,
+        frame_stride=config.data.frame_stride,
+        crop=config.data.crop,
+        workers=workers,
+        positions=positions,
+    )
 
 
 def extract(

@@ -139,7 +139,7 @@ def table(rows: Sequence[Row]) -> str:
     levels = sorted({row["loudness"] for row in rows})
     for line in summarise(rows):
         low, high = (f"{100 * bound:.0f}" for bound in line["uar_bounds"])
-        weights = {"none": "-"}.get(line["weights"], line["weights"])
+        weights = "-" if line["weights"] == "none" else line["weights"]
         spread = f"[{low}, {high}]"
         if line["seeds"] > 1:
             weights, spread = f"{weights}, {line['seeds']} seeds", f"{low} to {high}"

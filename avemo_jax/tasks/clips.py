@@ -1,4 +1,4 @@
-"""What every task on audio-visual clips shares: the batch's shapes and each clip's random keys."""
+"""What every task on audio-visual clips shares: its batches, their shapes, and each clip's random keys."""
 
 from __future__ import annotations
 
@@ -7,7 +7,26 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from avemo_jax.batch import Batch
+from input_pipeline import loader
 from input_pipeline.audio import samples_for
+from input_pipeline.loader import Loader
+
+
+def make_loader(
+    config: ConfigDict, process_index: int = 0, process_count: int = 1, batch_size: int = 0
+) -> Loader:
+    """The training batches of the config, this process's share of them; of another size where one is given."""
+    return loader.make_loader(
+        config.data,
+        frames=config.model.frames,
+        image_size=config.model.image_size,
+        audio_frames=config.model.audio_frames,
+        batch_size=batch_size or config.batch_size,
+        seed=config.seed,
+        process_index=process_index,
+        process_count=process_count,
+        max_unreadable_share=config.data.max_unreadable_share,
+    )
 
 
 def batch_shapes(config: ConfigDict) -> dict[str, jax.ShapeDtypeStruct]:

@@ -50,7 +50,7 @@ def cut_grid(grid: np.ndarray, model: ConfigDict) -> list[list[Strip]]:
 
 def clip_strips(
     clip: Clip,
-    masks: Masks,
+    masks: Masks | None,
     video_grid,
     audio_grid,
     outputs: Outputs | None = None,
@@ -59,7 +59,7 @@ def clip_strips(
     clips: int = 4,
     mel_height: int = 0,
 ) -> list[list[Strip]]:
-    """[clip][row]: input and what is visible of it; with a model's outputs, their reconstruction too.
+    """[clip][row]: input; with masks, what is visible of it; with a model's outputs, their reconstruction too.
 
     Predictions are of standardised patches; each is put back on the scale of its true patch, as MAE's pictures
     are made, so a picture shows structure and not the model's guess of brightness. A predicted frame difference
@@ -76,7 +76,7 @@ def clip_strips(
         np.asarray(frontend.patchify_audio(clip.audio)),
     )
     seen = heard = None
-    if outputs is not None and target is not None:
+    if outputs is not None and target is not None and masks is not None:
         seen = _place(outputs.video_prediction, masks.video, video.shape)
         if target.frame_difference:
             seen = _undo_differences(seen, video_grid, target.frame_group)
@@ -88,11 +88,11 @@ def clip_strips(
     low, high = audio.min(), audio.max()
     films = [
         np.asarray(frontend.unpatchify_video(x, video_grid)[:, :: frontend.TUBELET])
-        for x in _versions(video, seen, masks.video, _GREY)
+        for x in _versions(video, seen, masks and masks.video, _GREY)
     ]
     sounds = [
         (np.asarray(frontend.unpatchify_audio(x, audio_grid)) - low) / max(high - low, 1e-6)
-        for x in _versions(audio, heard, masks.audio, (low + high) / 2)
+        for x in _versions(audio, heard, masks and masks.audio, (low + high) / 2)
     ]
     return [
         [
@@ -123,9 +123,11 @@ def _place(prediction: Array, mask: TokenMask, shape) -> np.ndarray:
 
 
 def _versions(
-    truth: np.ndarray, prediction: np.ndarray | None, mask: TokenMask, blank: float
+    truth: np.ndarray, prediction: np.ndarray | None, mask: TokenMask | None, blank: float
 ) -> list[np.ndarray]:
-    """Truth, truth with hidden tokens blank and, where there is a prediction, with hidden tokens predicted."""
+    """Truth; truth with hidden tokens blank, and with hidden tokens predicted, where there is a mask and so on."""
+    if mask is None:
+        return [truth]
     hidden = np.zeros(truth.shape[:2], bool)
     np.put_along_axis(hidden, np.asarray(mask.masked), True, axis=1)
     hidden = hidden[..., None]

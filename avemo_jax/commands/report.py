@@ -1,0 +1,51 @@
+"""What a run did, as one HTML page on its own: curves, reconstructions, a map of clips, probes, times, commands.
+
+Several runs stand side by side in one page. It can be made while a run goes on; a part whose data is not there
+says which command makes it. The page needs no network and is small enough to mail (at most 8 MB).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+EXAMPLE = "avemo report runs/first --label emotion"
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("runs", nargs="+", metavar="RUN", help="a run's folder (--workdir of `avemo train`)")
+    add("--out", type=Path, metavar="FILE", help="the page (RUN/report.html; needed for several runs)")
+    add("--data", default="", metavar="DIR", help="prepared folder to map (default: the run's own)")
+    add("--label", default="", metavar="KEY", help="label to colour maps by first")
+    add("--clips", type=int, default=400, help="most clips on a map (400; 0: no map)")
+    add("--json", metavar="FILE", help="also write the numbers that the page shows")
+
+
+def run(args: argparse.Namespace) -> int:
+    from avemo_jax import report
+    from avemo_jax.errors import UserError
+    from avemo_jax.evaluation.report import check_place, write_file
+
+    report.check_packages()
+    if args.out is None and len(args.runs) > 1:
+        raise UserError("--out is needed for several runs: the page is in none of their folders")
+    if args.clips < 0:
+        raise UserError(f"--clips is {args.clips}, it must be at least 0")
+    out = args.out or Path(args.runs[0]) / "report.html"
+    for folder in args.runs:
+        if not Path(folder).is_dir():
+            raise UserError(f"{folder}: no such folder; give the --workdir of an `avemo train`")
+    for place in (out.parent, *([Path(args.json).parent] if args.json else [])):
+        check_place(place)
+
+    from avemo_jax.report import run_report
+
+    html, numbers = run_report.make(args.runs, args.data, args.label, args.clips)
+    write_file(out, html)
+    print(f"report: {out} ({len(html.encode()) / 1e6:.1f} MB)")
+    if args.json:
+        write_file(args.json, json.dumps(numbers, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+        print(f"numbers: {args.json}")
+    return 0

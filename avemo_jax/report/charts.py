@@ -1,0 +1,310 @@
+"""Plain rows → charts. Each is a still SVG, for readers without scripts, and a specification to draw it again.
+
+Colours are names of the page's style sheet (`var(--accent)`), so one picture serves light, dark and paper. Rows
+are not in a specification: it names the table of the page's data that it draws.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import altair as alt
+import numpy as np
+import vl_convert
+
+from avemo_jax.report import numbers
+from avemo_jax.report.clips import NOTHING
+from avemo_jax.training.goodput import KINDS
+
+Row = dict[str, Any]
+
+RUN_COLOURS = tuple(f"var(--run-{index})" for index in range(1, 7))
+DASHES = ([1, 0], [6, 2], [2, 2], [8, 2, 2, 2], [10, 3], [4, 4])
+GROUP_COLOURS = tuple(f"var(--group-{index})" for index in range(1, 9))
+NO_GROUP = "var(--quiet)"
+SHAPES = (
+    "circle",
+    "square",
+    "triangle-up",
+    "diamond",
+    "cross",
+    "triangle-down",
+    "triangle-right",
+    "triangle-left",
+)
+
+_CONFIG = {
+    "background": None,
+    "font": "system-ui, sans-serif",
+    "padding": {"left": 8, "top": 4, "right": 8, "bottom": 2},
+    "view": {"stroke": None},
+    "axis": {
+        "domain": False,
+        "gridColor": "var(--rule)",
+        "labelColor": "var(--soft)",
+        "labelFontSize": 11,
+        "labelPadding": 6,
+        "ticks": False,
+        "titleColor": "var(--soft)",
+        "titleFontSize": 11,
+        "titleFontWeight": "normal",
+        "titlePadding": 8,
+    },
+    "axisX": {"grid": False, "domain": True, "domainColor": "var(--rule)"},
+    "text": {"color": "var(--ink)", "fontSize": 11},
+}
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A chart of the table `table`; `alt` says what it shows, in numbers."""
+
+    name: str
+    table: str
+    spec: Row
+    svg: str
+    alt: str
+
+
+def run_styles(runs: Sequence[str]) -> list[tuple[str, str, list[int]]]:
+    """(run, colour, dashes) of each; one run alone has the page's own colour."""
+    if len(runs) == 1:
+        return [(runs[0], "var(--accent)", DASHES[0])]
+    return [
+        (run, RUN_COLOURS[i % len(RUN_COLOURS)], DASHES[i // len(RUN_COLOURS) % len(DASHES)])
+        for i, run in enumerate(runs)
+    ]
+
+
+def group_style(grouping: Row | None, index: int) -> Row:
+    """How a clip of the grouping's group `index` is drawn on a map."""
+    known = grouping is not None and grouping["names"][index] != NOTHING
+    colour, shape = (GROUP_COLOURS[index], SHAPES[index]) if known else (NO_GROUP, "circle")
+    return {"colour": colour, "shape": shape, "opacity": 0.9, "size": 44}
+
+
+def curve(rows: Sequence[Row], key: str, runs: Sequence[str]) -> Chart:
+    """A number of `metrics.jsonl` over the steps, one line a run."""
+    drawn = [row for row in rows if row.get(key) is not None]
+    values = [row[key] for row in drawn]
+    is_share = numbers.is_share(key)
+    wide = min(values) > 0 and max(values) / min(values) > 50 and not is_share and key != "learning_rate"
+    styles = run_styles(runs)
+    x = alt.X(
+        "step:Q", title="step", axis=alt.Axis(tickCount=4, format="~s" if rows[-1]["step"] > 9999 else ",d")
+    )
+    scale = alt.Scale(
+        type="log" if wide else "linear", zero=alt.Undefined if wide else is_share or key == "learning_rate"
+    )
+    y = alt.Y(
+        "shown:Q",
+        title=None,
+        scale=scale,
+        axis=alt.Axis(tickCount=4, labelExpr="datum.label + ' %'" if is_share else alt.Undefined),
+    )
+    colour = alt.Color(
+        "run:N", legend=None, scale=alt.Scale(domain=[s[0] for s in styles], range=[s[1] for s in styles])
+    )
+    dash = alt.StrokeDash(
+        "run:N", legend=None, scale=alt.Scale(domain=[s[0] for s in styles], range=[s[2] for s in styles])
+    )
+    base = alt.Chart(alt.NamedData("curves")).transform_filter(alt.expr.isValid(alt.datum[key]))
+    base = base.transform_calculate(shown=alt.datum[key] * (100 if is_share else 1))
+    near = alt.selection_point(
+        name="near", nearest=True, on="pointerover", clear="pointerout", fields=["step"], empty=False
+    )
+    tips = [
+        alt.Tooltip("step:Q", format=","),
+        alt.Tooltip("shown:Q", title=numbers.title(key), format=".4~g"),
+    ]
+    tips = [alt.Tooltip("run:N"), *tips] if len(runs) > 1 else tips
+    line = base.mark_line(strokeWidth=1.6, clip=True, interpolate="linear", aria=False).encode(
+        x, y, colour, dash
+    )
+    point = (
+        base.mark_circle(size=40, aria=False)
+        .encode(x, y, colour, tooltip=tips, opacity=alt.condition(near, alt.value(1), alt.value(0)))
+        .add_params(near)
+    )
+    return _chart(
+        alt.layer(line, point), f"curve-{key}", "curves", rows, 300, 150, _curve_alt(drawn, key, runs)
+    )
+
+
+def scores(rows: Sequence[Row], table: str, chance: float) -> Chart:
+    """UAR of each feature with its interval: the checkpoint, random weights, and plain statistics."""
+    kinds = ["checkpoint", "none", "random"]  # from top to bottom beside a feature's name
+    order = list(dict.fromkeys(row["feature"] for row in rows))
+    base = alt.Chart(alt.NamedData(table)).transform_calculate(
+        percent="100 * datum.uar", low="100 * datum.uar_bounds[0]", high="100 * datum.uar_bounds[1]"
+    )
+    offset = alt.YOffset("weights:N", scale=alt.Scale(domain=kinds))
+    y = alt.Y(
+        "feature:N",
+        sort=order,
+        title=None,
+        axis=alt.Axis(labelColor="var(--ink)", labelLimit=140, grid=False),
+    )
+    low = min([row["uar_bounds"][0] for row in rows] + [chance])
+    high = max(row["uar_bounds"][1] for row in rows)
+    domain = [max(0, 100 * low - 4), min(100, 100 * high + 4)]
+    x_axis = alt.Axis(grid=True, tickCount=5, domain=False)
+    x = alt.X("percent:Q", title="UAR, per cent", axis=x_axis, scale=alt.Scale(domain=domain, nice=False))
+    colours = ["var(--accent)", "var(--second)", "var(--quiet)"]
+    colour = alt.Color("weights:N", legend=None, scale=alt.Scale(domain=kinds, range=colours))
+    shape = alt.Shape(
+        "weights:N", legend=None, scale=alt.Scale(domain=kinds, range=["circle", "diamond", "triangle-up"])
+    )
+    tips = [
+        alt.Tooltip("feature:N"),
+        alt.Tooltip("weights:N"),
+        alt.Tooltip("percent:Q", title="UAR, per cent", format=".1f"),
+        alt.Tooltip("low:Q", title="from", format=".1f"),
+        alt.Tooltip("high:Q", title="to", format=".1f"),
+    ]
+    bars = base.mark_rule(strokeWidth=2, aria=False).encode(
+        alt.X("low:Q", scale=alt.Scale(domain=domain, nice=False)), y, colour, x2="high:Q", yOffset=offset
+    )
+    dots = base.mark_point(filled=True, size=60, opacity=1, aria=False).encode(
+        x, y, colour, shape, yOffset=offset, tooltip=tips
+    )
+    line = (
+        alt.Chart(alt.InlineData([{"chance": 100 * chance}]))
+        .mark_rule(strokeDash=[3, 3], color="var(--soft)", aria=False)
+        .encode(x=alt.X("chance:Q"))
+    )
+    told = [
+        f"{row['feature']}{_KIND[row['weights']]} {numbers.percent(row['uar'])} "
+        f"{numbers.interval(row['uar_bounds'])}"
+        for row in rows
+    ]
+    alt_text = f"UAR in per cent, chance {numbers.percent(chance)}: {'; '.join(told)}."
+    height = 30 * len(order)
+    return _chart(alt.layer(line, bars, dots), f"scores-{table}", table, rows, 190, height, alt_text)
+
+
+def time_bars(rows: Sequence[Row], runs: Sequence[str]) -> Chart:
+    """Shares of the wall time by kind, one bar a run."""
+    names = [numbers.title(kind) for kind in KINDS]
+    base = alt.Chart(alt.NamedData("time")).transform_calculate(percent="100 * datum.share")
+    colours = ["var(--accent)", *(f"var(--group-{index})" for index in (2, 3, 4, 5, 6)), "var(--quiet)"]
+    y = alt.Y("run:N", sort=list(runs), title=None, axis=alt.Axis(labelColor="var(--ink)", labelLimit=120))
+    bar = base.mark_bar(aria=False, height=alt.RelativeBandSize(0.7)).encode(
+        x=alt.X(
+            "percent:Q",
+            stack="zero",
+            title="per cent of wall time",
+            axis=alt.Axis(tickCount=5),
+            scale=alt.Scale(domain=[0, 100]),
+        ),
+        y=y if len(runs) > 1 else alt.Undefined,
+        color=alt.Color("kind:N", legend=None, scale=alt.Scale(domain=list(KINDS), range=colours)),
+        order=alt.Order("place:Q"),
+        tooltip=[
+            alt.Tooltip("run:N"),
+            alt.Tooltip("kind:N"),
+            alt.Tooltip("percent:Q", title="per cent", format=".1f"),
+            alt.Tooltip("seconds:Q", format=".1f"),
+        ],
+    )
+    shares = {
+        run: [
+            f"{name.lower()} {numbers.percent(row['share'])}"
+            for name, row in zip(names, [r for r in rows if r["run"] == run], strict=True)
+        ]
+        for run in runs
+    }
+    alt_text = "Shares of wall time in per cent. " + " ".join(
+        f"{run}: {', '.join(parts)}." for run, parts in shares.items()
+    )
+    return _chart(bar, "time", "time", rows, 320, 34 * len(runs), alt_text)
+
+
+def embedding(rows: Sequence[Row], name: str, table: str, alt_text: str) -> Chart:
+    """Clips on their map. Each row says its colour, shape, opacity and size, since the reader changes them."""
+    span = alt.Scale(domain=[-1.08, 1.08], nice=False)
+    as_is: Row = {"scale": None, "legend": None}
+    points = (
+        alt.Chart(alt.NamedData(table))
+        .mark_point(filled=True, aria=False)
+        .encode(
+            x=alt.X("x:Q", axis=None, scale=span),
+            y=alt.Y("y:Q", axis=None, scale=span),
+            color=alt.Color("colour:N", **as_is),
+            shape=alt.Shape("shape:N", **as_is),
+            opacity=alt.Opacity("opacity:Q", **as_is),
+            size=alt.Size("size:Q", **as_is),
+        )
+    )
+    return _chart(points, name, table, rows, 380, 380, alt_text)
+
+
+def bins(values: Sequence[float], most: int = 24) -> list[Row]:
+    """How many values lie in each of up to `most` parts of their range, of equal width."""
+    counts, edges = np.histogram(values, bins=most if max(values) > min(values) else 1)
+    return [
+        {"from": round(float(low), 4), "to": round(float(high), 4), "clips": int(number)}
+        for low, high, number in zip(edges[:-1], edges[1:], counts, strict=True)
+    ]
+
+
+def histogram(rows: Sequence[Row], table: str, values: Sequence[float], unit: str) -> Chart:
+    """Clips by length, or by a label that is a number."""
+    bars = (
+        alt.Chart(alt.NamedData(table))
+        .mark_bar(color="var(--accent)", aria=False, binSpacing=1)
+        .encode(
+            x=alt.X("from:Q", title=unit, bin="binned", axis=alt.Axis(tickCount=5, domain=True)),
+            x2="to:Q",
+            y=alt.Y("clips:Q", title="clips", axis=alt.Axis(tickCount=4)),
+            tooltip=["from:Q", "to:Q", "clips:Q"],
+        )
+    )
+    low, middle, high = np.quantile(values, [0, 0.5, 1])
+    told = f"{len(values)} clips from {low:.2f} to {high:.2f} {unit}, half of them up to {middle:.2f}."
+    return _chart(bars, table, table, rows, 300, 150, told)
+
+
+_KIND = {"checkpoint": "", "random": " with random weights", "none": " without a network"}
+
+
+def _chart(
+    chart: alt.TopLevelMixin,
+    name: str,
+    table: str,
+    rows: Sequence[Row],
+    width: int,
+    height: int,
+    alt_text: str,
+) -> Chart:
+    spec = chart.properties(height=height, description=alt_text).to_dict()
+    spec.pop("$schema", None)
+    spec["config"] = _CONFIG
+    still = {**spec, "width": width, "datasets": {**spec.get("datasets", {}), table: list(rows)}}
+    svg = vl_convert.vegalite_to_svg(still)
+    # Ids are the page's, not the picture's: each chart needs its own.
+    svg = re.sub(r'(id="|url\(#)(?=[a-z]+\d)', rf"\1{name}-", svg)
+    svg = svg.replace("<svg ", f'<svg role="img" aria-label="{_attribute(alt_text)}" ', 1)
+    return Chart(name, table, spec | {"width": "container"}, svg, alt_text)
+
+
+def _curve_alt(rows: Sequence[Row], key: str, runs: Sequence[str]) -> str:
+    told = []
+    for run in runs:
+        mine = [row for row in rows if row["run"] == run]
+        if mine:
+            first, last = mine[0], mine[-1]
+            low = min(row[key] for row in mine)
+            who = f"{run}: " if len(runs) > 1 else ""
+            told.append(
+                f"{who}{numbers.metric(first[key], key)} at step {numbers.count(first['step'])}, lowest "
+                f"{numbers.metric(low, key)}, {numbers.metric(last[key], key)} at step {numbers.count(last['step'])}"
+            )
+    return f"{numbers.title(key)}: {'; '.join(told)}."
+
+
+def _attribute(text: str) -> str:
+    return text.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;").replace(">", "&gt;")

@@ -1,0 +1,165 @@
+"""What runs' folders told → the numbers of the page: what `--json` writes, and all that the page shows.
+
+`tables` are flat rows that charts draw and tables print; everything else says what they are of.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+from avemo_jax.evaluation.report import summarise
+from avemo_jax.report.gather import Probe, Run
+from avemo_jax.training.goodput import KINDS
+
+Row = dict[str, Any]
+Numbers = dict[str, Any]
+
+MOST_POINTS = 400  # of a curve; a screen shows no more
+STRUCTURED = (
+    "cat4",
+    "audio_rows",
+    "video_cells",
+)  # whose confusions are shown; fixed, so not chosen by score
+_BOOKKEEPING = ("step", "bad_steps", "skipped_steps", "rollbacks", "unreadable_clips", "step_s")
+_FIRST = ("loss", "loss_video", "loss_audio", "loss_contrast")
+_LAST = ("learning_rate", "grad_norm", "clips_per_s", "input_wait_share")
+
+
+def assemble(runs: Sequence[Run]) -> Numbers:
+    """The numbers of these runs; maps are added by who makes them."""
+    numbers: Numbers = {
+        "runs": [_run(run) for run in runs],
+        "curves": [],
+        "probes": [],
+        "maps": [],
+        "tables": {"curves": [], "time": []},
+    }
+    tables = numbers["tables"]
+    for run in runs:
+        tables["curves"] += [{"run": run.name, **row} for row in thin(run.metrics)]
+        tables["time"] += _time(run)
+        for probe in run.probes:
+            _add_probe(numbers, run, probe)
+    numbers["curves"] = curve_keys(tables["curves"])
+    return numbers
+
+
+def thin(rows: Sequence[Row]) -> list[Row]:
+    """Every so manieth row, and the last one, so that at most `MOST_POINTS` are left; none is changed."""
+    every = -(-len(rows) // MOST_POINTS) or 1
+    kept = list(rows[::every])
+    return kept if not rows or kept[-1] is rows[-1] else [*kept, rows[-1]]
+
+
+def curve_keys(rows: Sequence[Row]) -> list[str]:
+    """Which numbers have a curve: loss and its terms first, then the task's, then how it was trained."""
+    found = {key for row in rows for key, value in row.items() if isinstance(value, (int, float))}
+    found -= set(_BOOKKEEPING)
+    middle = sorted(found - set(_FIRST) - set(_LAST))
+    return [key for key in (*_FIRST, *middle, *_LAST) if key in found]
+
+
+def differing(runs: Sequence[Row]) -> list[str]:
+    """Config keys, dotted, that are not the same in all runs."""
+    flat = [flatten(run["config"]) for run in runs]
+    keys = sorted({key for one in flat for key in one})
+    return [key for key in keys if any(one.get(key) != flat[0].get(key) for one in flat)]
+
+
+def flatten(config: Row, prefix: str = "") -> Row:
+    """{"a": {"b": 1}} → {"a.b": 1}."""
+    flat: Row = {}
+    for key, value in config.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
+
+
+def last_row(numbers: Numbers, run: str) -> Row:
+    """What the run logged last; empty when it logged nothing."""
+    rows = [row for row in numbers["tables"]["curves"] if row["run"] == run]
+    return rows[-1] if rows else {}
+
+
+def _run(run: Run) -> Row:
+    last = run.metrics[-1] if run.metrics else {}
+    step, batch = last.get("step", run.checkpoint_step), run.config.get("batch_size")
+    speeds = [row["clips_per_s"] for row in run.metrics if row.get("clips_per_s")]
+    seconds = (run.time or {}).get("seconds", {})
+    wall_s = (run.time or {}).get("wall_s")
+    return {
+        "name": run.name,
+        "folder": str(run.folder),
+        "task": run.config.get("task"),
+        "method": run.config.get("method"),
+        "size": run.config.get("size"),
+        "data": run.data,
+        "step": step,
+        "total_steps": run.total_steps,
+        "checkpoint_step": run.checkpoint_step,
+        "parameters": run.parameters,
+        "clips_seen": step * batch if step and batch else None,
+        "clips_per_s": statistics.median(speeds) if speeds else None,
+        "logged_rows": len(run.metrics),
+        "wall_s": wall_s,
+        "steps_share": seconds["steps"] / wall_s if wall_s else None,
+        "restarts": (run.time or {}).get("restarts"),
+        "devices": (run.time or {}).get("devices") or None,
+        "sample_steps": sorted(run.samples),
+        "versions": _versions(run),
+        "commands": run.calls,
+        "config": run.config,
+        "notes": run.notes,
+    }
+
+
+def _versions(run: Run) -> dict[str, str]:
+    """Of the command that trained it, where that is known; else what the checkpoint says."""
+    trained = [call for call in run.calls if call["command"].startswith("avemo train")]
+    return {**run.versions, **(trained[-1].get("versions", {}) if trained else {})}
+
+
+def _time(run: Run) -> list[Row]:
+    if not run.time:
+        return []
+    seconds, wall_s = run.time["seconds"], run.time["wall_s"]
+    return [
+        {
+            "run": run.name,
+            "kind": kind,
+            "place": place,
+            "seconds": seconds.get(kind, 0.0),
+            "share": seconds.get(kind, 0.0) / wall_s if wall_s else 0.0,
+        }
+        for place, kind in enumerate(KINDS)
+    ]
+
+
+def _add_probe(numbers: Numbers, run: Run, probe: Probe) -> None:
+    """One entry a loudness, since scores at another one are another question."""
+    for loudness in dict.fromkeys(row["loudness"] for row in probe.rows):
+        rows = [row for row in probe.rows if row["loudness"] == loudness]
+        table = f"scores-{len(numbers['probes'])}"
+        numbers["tables"][table] = summarise(rows)
+        first = rows[0]
+        of_checkpoint = [row for row in rows if row["weights"] == "checkpoint"]
+        shown = (
+            [row for row in of_checkpoint if row["feature"] in STRUCTURED] or of_checkpoint[:1] or rows[:1]
+        )
+        kept = ("split", "n", "speakers", "classes", "chance", "ci_unit", "ci_groups", "speaker_disjoint")
+        numbers["probes"].append(
+            {
+                "run": run.name,
+                "probe": probe.name,
+                "label": first.get("label", ""),
+                "loudness": loudness,
+                "step": next((row["step"] for row in of_checkpoint if row.get("step") is not None), None),
+                **{key: first.get(key) for key in kept},
+                "table": table,
+                "confusions": [
+                    {key: row[key] for key in ("feature", "weights", "uar", "ci95", "confusion")}
+                    for row in shown
+                ],
+            }
+        )

@@ -1,0 +1,141 @@
+"""A run's folder → plain data, as its files say it. Nothing is computed, nothing is written.
+
+Works on a run that is still going on, and on one that lacks most of what a run can have: what is not there is
+None or empty.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from avemo_jax.errors import UserError
+from avemo_jax.provenance import read_calls
+from avemo_jax.training import checkpoint_files as files
+from avemo_jax.training import goodput, manifest
+from avemo_jax.training.workdir import CONFIG
+from avemo_jax.training.writers import METRICS, SAMPLES
+
+Row = dict[str, Any]
+PROBE_ROWS = "rows.json"
+_OWN_FOLDERS = (files.FOLDER, SAMPLES, "tensorboard", "wandb")  # in them nobody puts a probe
+_PROBE_KEYS = {"feature", "weights", "loudness", "uar", "ci95", "classes", "confusion"}
+
+
+@dataclass
+class Probe:
+    """One `rows.json`: name of its folder within the run's, and its rows (without their folds)."""
+
+    name: str
+    rows: list[Row]
+
+
+@dataclass
+class Run:
+    """What a run's folder tells."""
+
+    name: str
+    folder: Path
+    config: dict[str, Any]
+    metrics: list[Row]  # by step
+    checkpoint_step: int | None  # of the newest finished checkpoint
+    parameters: int | None  # numbers in its model
+    versions: dict[str, str]  # of the packages it was made with
+    samples: dict[int, dict[str, Path]]  # step → name → file
+    probes: list[Probe]
+    time: dict[str, Any] | None  # see training/goodput.py
+    calls: list[Row]  # see provenance.py
+    notes: list[str] = field(default_factory=list)  # files that could not be read
+
+    @property
+    def total_steps(self) -> int | None:
+        """As configured; None when the run counts epochs."""
+        return self.config.get("total_steps") or None
+
+    @property
+    def data(self) -> str:
+        """The prepared folder that it was trained on."""
+        return self.config.get("data", {}).get("path", "")
+
+
+def gather_run(folder: str | os.PathLike) -> Run:
+    """Reads what is in a run's folder.
+
+    Raises:
+      UserError: there is no such folder, or no run in it.
+    """
+    folder = Path(folder)
+    if not (folder / CONFIG).is_file() and not files.step_folders(folder / files.FOLDER):
+        what = "no run in it (neither config.json nor checkpoints)" if folder.is_dir() else "no such folder"
+        raise UserError(f"{folder}: {what}; give the --workdir of an `avemo train`")
+    run = Run(folder.absolute().name, folder, {}, [], None, None, {}, {}, [], None, read_calls(folder))
+    _read_checkpoint(run)
+    run.config = _read_json(run, folder / CONFIG) or run.config
+    run.metrics = _read_metrics(folder / METRICS)
+    run.samples = _find_samples(folder / SAMPLES)
+    run.time = _read_json(run, folder / goodput.NAME)
+    for path in _find(folder, PROBE_ROWS):
+        rows = _read_json(run, path)
+        if isinstance(rows, list) and rows and all(row.keys() >= _PROBE_KEYS for row in rows):
+            rows = [{key: value for key, value in row.items() if key != "folds"} for row in rows]
+            run.probes.append(Probe(path.parent.relative_to(folder).as_posix(), rows))
+    return run
+
+
+def _read_checkpoint(run: Run) -> None:
+    finished = [f for f in files.step_folders(run.folder / files.FOLDER) if manifest.is_finished(f)]
+    if not finished:
+        return
+    try:
+        record = files.read_record(finished[-1])
+    except (OSError, ValueError, TypeError) as error:
+        run.notes.append(f"{finished[-1] / files.RECORD} cannot be read ({error})")
+        return
+    run.checkpoint_step, run.config, run.versions = record.step, record.config, record.versions
+    shapes = [shape for name, (shape, _) in record.arrays.items() if name.startswith("params/")]
+    run.parameters = sum(int(np.prod(shape)) for shape in shapes)
+
+
+def _read_json(run: Run, path: Path) -> Any:
+    """What the file holds; None, and a note, when it cannot be read."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        run.notes.append(f"{path} cannot be read ({error})")
+        return None
+
+
+def _read_metrics(path: Path) -> list[Row]:
+    """By step; a line that is cut, because the run is being killed or is writing it, is passed over."""
+    rows = {}
+    with contextlib.suppress(OSError):
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+            with contextlib.suppress(ValueError, TypeError, KeyError):
+                row = json.loads(line)
+                rows[int(row["step"])] = row
+    return [rows[step] for step in sorted(rows)]
+
+
+def _find_samples(folder: Path) -> dict[int, dict[str, Path]]:
+    found: dict[int, dict[str, Path]] = {}
+    for path in sorted(folder.glob("*_*.png")):
+        step, _, name = path.stem.partition("_")
+        if step.isdecimal():
+            found.setdefault(int(step), {})[name] = path
+    return found
+
+
+def _find(folder: Path, name: str) -> Iterator[Path]:
+    for root, folders, names in os.walk(folder):
+        folders[:] = sorted(inner for inner in folders if inner not in _OWN_FOLDERS)
+        if name in names:
+            yield Path(root) / name

@@ -1,0 +1,91 @@
+"""Numbers, charts and pictures → one HTML file on its own: nothing in it is fetched, all of it can be mailed.
+
+The numbers are in the file once, as JSON; tables are written from them here and charts draw them there.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import markupsafe
+import vl_convert
+
+import avemo_jax
+from avemo_jax.report import charts as charts_lib
+from avemo_jax.report import contents
+from avemo_jax.report import numbers as writing
+from avemo_jax.report.charts import Chart
+
+TEMPLATES = Path(__file__).with_name("templates")
+
+
+def render(
+    template: str, charts: Mapping[str, Chart], numbers: Mapping[str, Any], *, strips: Any = (), **more: Any
+) -> str:
+    """The text of a page.
+
+    Args:
+      template: its file among the templates.
+      charts: by name; the template shows them by that name.
+      numbers: all that is shown; `numbers["tables"]` holds what charts draw.
+      strips: data URIs of clips, which only scripts show.
+      more: whatever else the template takes.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= writing.FILTERS
+    environment.filters |= {"shell": shlex.quote, "svg": _svg}
+    environment.globals |= {
+        "group_style": charts_lib.group_style,
+        "run_styles": charts_lib.run_styles,
+        "flatten": contents.flatten,
+        "last_row": contents.last_row,
+        "own": lambda name: markupsafe.Markup((TEMPLATES / name).read_text(encoding="utf-8")),
+    }
+    drawn = {name: {"spec": chart.spec, "table": chart.table} for name, chart in charts.items()}
+    return environment.get_template(template).render(
+        charts=charts,
+        numbers=numbers,
+        data={
+            "numbers": _json(numbers),
+            "charts": _json(drawn),
+            "strips": _json(strips),
+            # Its names stay its own.
+            "library": markupsafe.Markup(
+                f"(() => {{{vl_convert.javascript_bundle('window.vegaEmbed = vegaEmbed;')}}})();"
+            )
+            if charts
+            else "",
+        },
+        **more,
+    )
+
+
+def made() -> dict[str, Any]:
+    """By which version and when, in UTC."""
+    now = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    return {"avemo_jax": avemo_jax.__version__, "made": now}
+
+
+def _svg(chart: Chart) -> markupsafe.Markup:
+    """Its still picture."""
+    return markupsafe.Markup(chart.svg)
+
+
+def _json(value: Any) -> markupsafe.Markup:
+    """JSON that can stand inside a script element: no text in it can end the element."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return markupsafe.Markup(
+        text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
+    )

@@ -1,0 +1,180 @@
+"""Folders of runs → the report page, and the numbers on it."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from avemo_jax.errors import UserError
+from avemo_jax.report import charts, contents, embedding, page
+from avemo_jax.report.clips import Card, Grouping, groupings, read_cards
+from avemo_jax.report.gather import Run, gather_run
+from avemo_jax.report.numbers import count
+from avemo_jax.report.samples import sampled
+from input_pipeline.errors import DataError
+
+Row = dict[str, Any]
+
+MOST_BYTES = 8_000_000  # of a page that can be mailed
+_QUALITY = 85
+_PICTURED_CLIPS = 4  # a step, of a run alone; fewer when runs share the page
+
+
+def make(
+    folders: Sequence[str | os.PathLike],
+    data: str = "",
+    label: str = "",
+    clips: int = 400,
+    say: Callable[[str], None] = print,
+) -> tuple[str, contents.Numbers]:
+    """The HTML text, and what `--json` writes.
+
+    Args:
+      folders: of one run, or of several to stand side by side.
+      data: the prepared folder whose clips are mapped; that of each run unless given.
+      label: the first to colour maps by.
+      clips: at most so many on a map; 0 for no map.
+
+    Raises:
+      UserError, DataError: no run, no such label, or a page too large to mail.
+    """
+    runs = [gather_run(folder) for folder in folders]
+    _tell_apart(runs)
+    numbers = page.made() | contents.assemble(runs)
+    strips, unmapped = _add_maps(numbers, runs, data, label, clips, say)
+    few = max(1, _PICTURED_CLIPS // len(runs))
+    pictures = {run.name: sampled(run, few, _QUALITY if len(runs) == 1 else _QUALITY - 10) for run in runs}
+    html = page.render(
+        "report.html.j2",
+        _charts(numbers),
+        numbers,
+        strips=strips,
+        pictures=pictures,
+        unmapped=unmapped,
+        differing=contents.differing(numbers["runs"]) if len(runs) > 1 else [],
+    )
+    size = len(html.encode())
+    if size > MOST_BYTES:
+        raise UserError(
+            f"the page would have {count(size)} bytes, {count(MOST_BYTES)} can be mailed: "
+            "give fewer runs, or fewer --clips"
+        )
+    return html, numbers
+
+
+def _tell_apart(runs: Sequence[Run]) -> None:
+    """Runs whose folders have the same name get their parents' too, and a number if that is not enough."""
+    for name_of in (
+        lambda run: f"{run.folder.absolute().parent.name}/{run.name}",
+        lambda run: str(run.folder),
+    ):
+        twice = {name for name, times in Counter(run.name for run in runs).items() if times > 1}
+        for run in runs:
+            if run.name in twice:
+                run.name = name_of(run)
+    if len({run.name for run in runs}) < len(runs):
+        raise UserError("a run is given twice")
+
+
+def _add_maps(
+    numbers: contents.Numbers, runs: Sequence[Run], data: str, label: str, clips: int, say: Callable
+) -> tuple[list[list[str]], dict[str, str]]:
+    """Adds maps to the numbers; returns the clips' strips for each data folder, and run → why it has no map."""
+    numbers["data"] = []
+    strips: list[list[str]] = []
+    places: dict[str, int] = {}
+    missing: dict[str, str] = {}
+    for run in runs:
+        path = data or run.data
+        try:
+            if path not in places:
+                reason = _why_no_clips(run, path, clips)
+                if reason:
+                    missing[run.name] = reason
+                    continue
+                cards = read_cards(path, clips)
+                probed = [probe["label"] for probe in numbers["probes"]]
+                numbers["data"].append(_describe(path, cards, groupings(cards), label, probed))
+                strips.append([card.strip for card in cards])
+                places[path] = len(strips) - 1
+            which = places[path]
+            described = numbers["data"][which]
+            step, found = embedding.embed(
+                str(run.folder), path, [card["position"] for card in described["clips"]]
+            )
+        except (UserError, DataError) as error:
+            if label or data:
+                raise
+            missing[run.name] = str(error)
+            continue
+        if not found:
+            missing[run.name] = f"{path} has too few clips: a map needs {embedding.FEWEST}"
+            continue
+        table = f"map-{len(numbers['maps'])}"
+        rows = [
+            {"clip": index, "x": found[card["position"]][0], "y": found[card["position"]][1]}
+            for index, card in enumerate(described["clips"])
+            if card["position"] in found
+        ]
+        numbers["tables"][table] = rows
+        entry = {"run": run.name, "step": step, "data": which, "feature": embedding.FEATURE}
+        numbers["maps"].append({**entry, "clips": len(rows), "trained_on": path == run.data, "table": table})
+        say(f"map of {run.name}: {len(rows)} clips of {path}")
+    return strips, missing
+
+
+def _why_no_clips(run: Run, path: str, clips: int) -> str:
+    if clips == 0:
+        return "none was asked for (--clips 0)"
+    if run.checkpoint_step is None:
+        return "it has no checkpoint yet"
+    if not path:
+        return "its config names no data folder: give --data DIR"
+    if not Path(path).is_dir():
+        return f"its data folder {path} is not here: give --data DIR"
+    return ""
+
+
+def _describe(
+    path: str, cards: Sequence[Card], found: Sequence[Grouping], label: str, probed: Sequence[str]
+) -> Row:
+    """A data folder's clips, without their strips, and the ways to tell them apart: first by the label that is
+    asked for, else one that was probed."""
+    keys = [grouping.key for grouping in found]
+    if label and label not in keys:
+        raise UserError(f"{path}: no label '{label}' with classes; there are {', '.join(keys) or 'none'}")
+    shown = [{key: value for key, value in asdict(card).items() if key != "strip"} for card in cards]
+    chosen = label or next((key for key in (*probed, *keys) if key in keys), "")
+    return {"path": path, "clips": shown, "first": chosen, "groupings": [asdict(one) for one in found]}
+
+
+def _charts(numbers: contents.Numbers) -> dict[str, charts.Chart]:
+    """Every chart of the page, by name."""
+    tables, names = numbers["tables"], [run["name"] for run in numbers["runs"]]
+    drawn = [charts.curve(tables["curves"], key, names) for key in numbers["curves"]]
+    timed = list(dict.fromkeys(row["run"] for row in tables["time"]))
+    drawn += [charts.time_bars(tables["time"], timed)] if timed else []
+    drawn += [charts.scores(tables[p["table"]], p["table"], p["chance"]) for p in numbers["probes"]]
+    drawn += [_map_chart(numbers, entry) for entry in numbers["maps"]]
+    return {chart.name: chart for chart in drawn}
+
+
+def _map_chart(numbers: contents.Numbers, entry: Row) -> charts.Chart:
+    data = numbers["data"][entry["data"]]
+    grouping = next((g for g in data["groupings"] if g["key"] == data["first"]), None)
+    rows = [
+        {**row, **charts.group_style(grouping, grouping["of"][row["clip"]] if grouping else -1)}
+        for row in numbers["tables"][entry["table"]]
+    ]
+    told = (
+        f"Map of {entry['clips']} clips by their {entry['feature']} features at step {count(entry['step'])}"
+    )
+    if grouping:
+        sizes = Counter(grouping["of"][row["clip"]] for row in rows)
+        parts = [f"{name} {sizes[index]}" for index, name in enumerate(grouping["names"])]
+        told += f", told apart by {grouping['key']}: {', '.join(parts)}"
+    return charts.embedding(rows, entry["table"], entry["table"], told + ".")
