@@ -33,7 +33,13 @@ TORCH = ["torch>=2.13.0"]
 # in extras: the library itself does not need it.
 SPEECH = ["espeakng-loader>=0.2.4"]
 TRANSFORMERS = ["transformers>=5.24.0"]
-REPORT = ["altair>=6.3.0", "jinja2>=3.1.6", "scikit-learn>=1.9.1", "vl-convert-python>=1.9.0.post1"]
+REPORT = [
+    "altair>=6.3.0",
+    "jinja2>=3.1.6",
+    "scikit-learn>=1.9.1",
+    "threadpoolctl>=3.8.0",  # comes with scikit-learn
+    "vl-convert-python>=1.9.0.post1",
+]
 EXTRAS = {
     # makes or fetches its clips; compares the exported weights in PyTorch; ends with a page
     "demo": ["pip>=23.2", *REPORT, *SPEECH, *TORCH],

@@ -93,6 +93,13 @@ def test_a_verb_like_no_other_is_answered_with_all_of_them(capsys):
         ("demo --manifest nowhere.csv", "--manifest needs --clips"),
         ("demo --steps 0", "--steps is 0"),
         ("demo --steps few", "invalid int value: 'few'"),
+        ("report nowhere", "nowhere: no such folder"),
+        ("report .", "no run in it"),
+        ("report a b", "--out is needed for several runs"),
+        ("report . --clips -1", "--clips is -1"),
+        ("inspect --data nowhere --out page.html", "nowhere: no prepared dataset"),
+        ("inspect --data nowhere --out page.html --clips 0", "--clips is 0"),
+        ("inspect --data nowhere --out page.html --config hicmae:dmeo", "did you mean 'demo'?"),
         ("doctor --colour", "unrecognized arguments: --colour"),
     ],
 )

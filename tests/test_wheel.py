@@ -69,7 +69,7 @@ def installed(tmp_path_factory):
     return result
 
 
-def test_the_wheel_holds_the_two_packages_with_configs_and_launchers_and_the_licence(installed):
+def test_the_wheel_holds_the_two_packages_with_configs_launchers_templates_and_the_licence(installed):
     names = zipfile.ZipFile(installed.wheel).namelist()
     tops = {name.split("/")[0] for name in names}
     assert {top for top in tops if not top.endswith(".dist-info")} == {"avemo_jax", "input_pipeline"}
@@ -77,6 +77,10 @@ def test_the_wheel_holds_the_two_packages_with_configs_and_launchers_and_the_lic
         files = {path.relative_to(ROOT / folder).as_posix() for path in (ROOT / folder).rglob("*.py")}
         start = f"avemo_jax/_{folder}/"
         assert {name.removeprefix(start) for name in names if name.startswith(start)} == files
+    templates = {
+        path.relative_to(ROOT).as_posix() for path in (ROOT / "avemo_jax/report/templates").iterdir()
+    }
+    assert templates and templates <= set(names)
     assert any(name.endswith("/LICENSE") for name in names)
 
 
@@ -110,6 +114,13 @@ def test_it_trains_and_hands_over_what_it_trained(installed, prepared_folder):
     code = {path.name for path in (installed.elsewhere / "folder").glob("*.py")}
     sources = ROOT / "avemo_jax" / "convert" / "huggingface" / "files"
     assert code > {path.name for path in sources.glob("*.py")} - {"__init__.py"}
+
+
+def test_it_makes_pages(installed, prepared_folder):
+    flags = [f"--config.{flag}" for flag in TINY.split()] + ["--data", prepared_folder, "--clips", "2"]
+    done = installed.run("avemo", "inspect", *flags, "--out", "page.html")
+    assert done.returncode == 0, done.stderr
+    assert "</html>" in (installed.elsewhere / "page.html").read_text()
 
 
 def test_it_launches(installed):

@@ -91,7 +91,8 @@ def curve(rows: Sequence[Row], key: str, runs: Sequence[str]) -> Chart:
     drawn = [row for row in rows if row.get(key) is not None]
     values = [row[key] for row in drawn]
     is_share = numbers.is_share(key)
-    wide = min(values) > 0 and max(values) / min(values) > 50 and not is_share and key != "learning_rate"
+    spiky = key == "grad_norm" or key.startswith("loss")
+    wide = spiky and min(values) > 0 and max(values) / min(values) > 50
     styles = run_styles(runs)
     x = alt.X(
         "step:Q", title="step", axis=alt.Axis(tickCount=4, format="~s" if rows[-1]["step"] > 9999 else ",d")

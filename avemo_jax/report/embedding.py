@@ -42,12 +42,16 @@ def place(matrix: np.ndarray) -> np.ndarray:
     """Features [N, D] → places [N, 2], each axis from −1 to 1: on such a map only neighbourhood means something."""
     from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE
+    from threadpoolctl import threadpool_limits
 
     spread = matrix.std(0)
     standardised = (matrix - matrix.mean(0)) / np.where(spread > 0, spread, 1)
     # Beyond some dozens of components there is mostly noise; it also makes t-SNE quick.
     reduced = PCA(min(50, *standardised.shape), random_state=0).fit_transform(standardised)
     perplexity = min(_PERPLEXITY, (len(matrix) - 1) / 3)
-    places = TSNE(perplexity=perplexity, init="pca", random_state=0).fit_transform(reduced)
+    with threadpool_limits(
+        1
+    ):  # so few clips are not worth sharing out: threads would only wait for each other
+        places = TSNE(perplexity=perplexity, init="pca", random_state=0).fit_transform(reduced)
     low, high = places.min(0), places.max(0)
     return np.round(2 * (places - low) / (high - low) - 1, 4)

@@ -31,7 +31,7 @@ def picture(pixels: np.ndarray, alt: str, quality: int = 85) -> Picture:
     if image.width > _WIDEST:
         size = _WIDEST, max(1, round(image.height * _WIDEST / image.width))
         image = image.resize(size, Image.Resampling.LANCZOS)
-    return Picture(_uri(image, quality), image.width, image.height, alt)
+    return Picture(_uri(image, quality, sharp=True), image.width, image.height, alt)
 
 
 def film_strip(frames: list[Image.Image]) -> str:
@@ -58,7 +58,8 @@ def read_pixels(path: Path) -> np.ndarray:
         return np.asarray(image.convert("RGB"))
 
 
-def _uri(image: Image.Image, quality: int) -> str:
+def _uri(image: Image.Image, quality: int, sharp: bool = False) -> str:
+    """JPEG bytes as a data URI; `sharp`: colours are as fine as brightness, for the edges of patches."""
     buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=quality, optimize=True)
+    image.save(buffer, "JPEG", quality=quality, optimize=True, subsampling=0 if sharp else 2)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")

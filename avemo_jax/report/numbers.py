@@ -21,15 +21,15 @@ def interval(bounds: Sequence[float] | None) -> str:
 
 
 def value(number: float | None) -> str:
-    """Four significant digits: 0.9775, 10.39, 0.0006, 1.2e-07."""
+    """Four significant digits, three of very small and large ones: 0.9775, 10.39, 6.00e-04."""
     if number is None or not math.isfinite(number):
         return NONE
     if number == 0 or (float(number).is_integer() and abs(number) < 1e4):
         return f"{number:.0f}"
-    if not 1e-4 <= abs(number) < 1e6:
+    if not 1e-3 <= abs(number) < 1e6:
         return f"{number:.2e}"
     digits = max(0, 3 - math.floor(math.log10(abs(number))))
-    return f"{number:,.{min(digits, 6)}f}"
+    return f"{number:,.{digits}f}"
 
 
 def count(number: float | None) -> str:

@@ -122,7 +122,15 @@ def _add_maps(
         ]
         numbers["tables"][table] = rows
         entry = {"run": run.name, "step": step, "data": which, "feature": embedding.FEATURE}
-        numbers["maps"].append({**entry, "clips": len(rows), "trained_on": path == run.data, "table": table})
+        numbers["maps"].append(
+            {
+                **entry,
+                "clips": len(rows),
+                "trained_on": path == run.data,
+                "task": run.config.get("task"),
+                "table": table,
+            }
+        )
         say(f"map of {run.name}: {len(rows)} clips of {path}")
     return strips, missing
 

@@ -1,0 +1,97 @@
+"""Charts: their still pictures, in colours of the page's style sheet, and what they tell those who cannot see."""
+
+import importlib.util
+import re
+import xml.etree.ElementTree as xml
+
+import numpy as np
+import pytest
+
+from avemo_jax import report
+from avemo_jax.errors import UserError
+from avemo_jax.report import charts, page
+from avemo_jax.training.goodput import KINDS
+
+CURVES = [{"run": run, "step": step, "loss": 2 / step} for run in ("a", "b") for step in (1, 2, 4)]
+
+
+def all_charts():
+    lines = [
+        {
+            "feature": "cat4",
+            "weights": kind,
+            "loudness": "as_recorded",
+            "seeds": 1,
+            "uar": 0.5,
+            "uar_bounds": [0.4, 0.6],
+        }
+        for kind in ("checkpoint", "random", "none")
+    ]
+    time = [{"run": "a", "kind": k, "place": i, "seconds": 1.0, "share": 1 / 7} for i, k in enumerate(KINDS)]
+    grouping = {"names": ["x", "y"]}
+    places = [{"x": 0.1 * i, "y": -0.1 * i, **charts.group_style(grouping, i % 2)} for i in range(8)]
+    values = [1.0, 1.5, 2.0, 4.0]
+    return [
+        charts.curve(CURVES, "loss", ["a", "b"]),
+        charts.scores(lines, "scores-0", 0.25),
+        charts.time_bars(time, ["a"]),
+        charts.embedding(places, "map-0", "map-0", "Map of 8 clips."),
+        charts.histogram(charts.bins(values), "durations", values, "seconds"),
+    ]
+
+
+@pytest.fixture(scope="module")
+def drawn():
+    return all_charts()
+
+
+def test_every_chart_has_a_still_picture_with_words_and_numbers(drawn):
+    for chart in drawn:
+        root = xml.fromstring(chart.svg)
+        assert root.get("role") == "img" and root.get("aria-label") == chart.alt
+        assert re.search(r"\d", chart.alt)
+        assert len(list(root.iter("{http://www.w3.org/2000/svg}path"))) > 3
+
+
+def test_no_chart_has_a_colour_of_its_own(drawn):
+    for chart in drawn:
+        colours = set(re.findall(r'(?:fill|stroke)="([^"]+)"', chart.svg)) - {"none", "transparent"}
+        assert colours and all(colour.startswith("var(--") for colour in colours), (chart.name, colours)
+        known = (page.TEMPLATES / "page.css").read_text()
+        assert all(f"{name}:" in known for name in re.findall(r"var\((--[\w-]+)\)", chart.svg))
+
+
+def test_ids_are_not_shared_between_charts(drawn):
+    ids = [name for chart in drawn for name in set(re.findall(r'\bid="([^"]+)"', chart.svg))]
+    assert len(ids) == len(set(ids))
+    for chart in drawn:
+        own = set(re.findall(r'\bid="([^"]+)"', chart.svg))
+        assert set(re.findall(r"url\(#([^)]+)\)", chart.svg)) <= own
+
+
+def test_rows_are_not_in_the_specification(drawn):
+    for chart in drawn:
+        assert chart.table not in chart.spec.get("datasets", {}) and chart.spec["width"] == "container"
+
+
+def test_a_curve_tells_where_each_run_began_and_ended(drawn):
+    assert drawn[0].alt == (
+        "Total loss: a: 2 at step 1, lowest 0.5000, 0.5000 at step 4; b: 2 at step 1, lowest 0.5000, 0.5000 at step 4."
+    )
+
+
+def test_every_value_is_in_one_bar():
+    values = np.random.default_rng(0).gamma(3.0, size=300).tolist()
+    rows = charts.bins(values)
+    assert sum(row["clips"] for row in rows) == 300
+    assert rows[0]["from"] == pytest.approx(min(values), abs=1e-4) and rows[-1]["to"] == pytest.approx(
+        max(values), abs=1e-4
+    )
+    assert charts.bins([2.0, 2.0]) == [{"from": 1.5, "to": 2.5, "clips": 2}]
+
+
+def test_a_missing_package_is_answered_with_the_extra_to_install(monkeypatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "altair" else find(name))
+    with pytest.raises(UserError, match=r"pages need altair: pip install 'avemo_jax\[report\]'"):
+        report.check_packages()

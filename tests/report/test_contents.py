@@ -1,0 +1,94 @@
+"""How numbers are chosen and written, and how clips are told apart."""
+
+import numpy as np
+import pytest
+
+from avemo_jax.report import contents, numbers
+from avemo_jax.report.clips import MOST_GROUPS, NOTHING, OTHERS, Card, classes_of, draw, groupings
+from avemo_jax.report.embedding import place
+
+
+@pytest.mark.parametrize(
+    "written, expected",
+    [
+        (numbers.percent(0.67641), "67.6"),
+        (numbers.percent(None), "–"),
+        (numbers.interval((0.647, 0.7071)), "[64.7, 70.7]"),
+        (numbers.value(0.97754), "0.9775"),
+        (numbers.value(10.3945), "10.39"),
+        (numbers.value(8e-05), "8.00e-05"),
+        (numbers.value(0.0006), "6.00e-04"),
+        (numbers.value(0), "0"),
+        (numbers.value(950), "950"),
+        (numbers.value(float("nan")), "–"),
+        (numbers.count(30400), "30,400"),
+        (numbers.duration(3.21), "3.2 s"),
+        (numbers.duration(75.2), "1 min 15 s"),
+        (numbers.duration(4000), "1 h 06 min"),
+        (numbers.moment("2026-11-24T18:29:59Z"), "2026-11-24 18:29 UTC"),
+        (numbers.moment(None), "–"),
+        (numbers.metric(0.09375, "contrast_accuracy"), "9.4 %"),
+        (numbers.metric(0.5, "loss"), "0.5000"),
+    ],
+)
+def test_numbers_are_written_the_same_way_everywhere(written, expected):
+    assert written == expected
+
+
+def test_long_curves_are_thinned_without_changing_a_row_and_keep_the_last():
+    rows = [{"step": step} for step in range(1, 10_002)]
+    thinned = contents.thin(rows)
+    assert len(thinned) <= contents.MOST_POINTS + 1 and thinned[-1] is rows[-1] and thinned[0] is rows[0]
+    assert all(row in (rows[row["step"] - 1],) for row in thinned)
+    assert contents.thin(rows[:300]) == rows[:300] and contents.thin([]) == []
+
+
+def test_curves_are_the_loss_its_terms_and_how_it_was_trained_but_no_bookkeeping():
+    row = dict.fromkeys(("step", "rollbacks", "grad_norm", "agreement", "loss_video", "loss", "step_s"), 1.0)
+    assert contents.curve_keys([row, {"loss_text": None}]) == ["loss", "loss_video", "agreement", "grad_norm"]
+
+
+def test_configs_are_compared_key_by_key():
+    runs = [{"config": {"a": {"b": 1, "c": 2}}}, {"config": {"a": {"b": 1, "c": 3}, "d": 4}}]
+    assert contents.differing(runs) == ["a.c", "d"]
+
+
+def card(position, speaker, **labels):
+    return Card(position, f"clip{position}", speaker, "", "train", "", 1.0, labels)
+
+
+def test_clips_are_told_apart_by_each_label_and_by_speaker():
+    cards = [card(0, "s1", face="a"), card(1, "s2", face="b"), card(2, "s1", face="b"), card(3, "s1")]
+    face, speaker = groupings(cards)
+    assert (face.key, face.names, face.counts) == ("face", ("b", "a", NOTHING), (2, 1, 1))
+    assert face.of == (1, 0, 0, 2) and face.values == ("a", "b", "b", NOTHING)
+    assert (speaker.key, speaker.names) == ("speaker", ("s1", "s2"))
+
+
+def test_of_many_values_the_rare_ones_share_a_group_and_keep_their_own_value():
+    cards = [card(i, f"s{i % 20:02d}") for i in range(50)]
+    (speaker,) = groupings(cards)
+    assert len(speaker.names) == MOST_GROUPS and speaker.names[-1] == OTHERS
+    assert sum(speaker.counts) == 50 and len(set(speaker.values)) == 20
+
+
+def test_numbers_and_votes_are_no_classes():
+    labels = {"emotion": "ANG", "level": 2, "valence": 0.5, "votes": {"ANG": 3}, "empty": ""}
+    assert classes_of(labels) == {"emotion": "ANG", "level": "2"}
+
+
+def test_clips_are_drawn_the_same_way_every_time_and_never_twice():
+    assert draw(1000, 50, seed=1) == draw(1000, 50, seed=1) != draw(1000, 50, seed=2)
+    assert len(set(draw(1000, 400, seed=0))) == 400 and draw(3, 400, seed=0) == [0, 1, 2]
+
+
+def test_on_a_map_clips_with_like_features_are_neighbours():
+    rng = np.random.default_rng(0)
+    kinds = np.repeat(np.arange(3), 20)
+    features = np.eye(3)[kinds] @ rng.normal(size=(3, 40)) * 5 + rng.normal(size=(60, 40))
+    features = np.concatenate([features, np.ones((60, 1))], axis=1)  # one that never changes
+    places = place(features)
+    assert places.shape == (60, 2) and np.abs(places).max() <= 1
+    far = np.square(places[:, None] - places[None]).sum(-1) + 9 * np.eye(60)
+    assert (kinds[far.argmin(1)] == kinds).mean() > 0.95
+    np.testing.assert_array_equal(place(features), places)
