@@ -51,7 +51,7 @@ class Run:
     samples: dict[int, dict[str, Path]]  # step → name → file
     probes: list[Probe]
     time: dict[str, Any] | None  # see training/goodput.py
-    calls: list[Row]  # see provenance.py
+    calls: list[Row]  # that made it, its data and its probes, oldest first; see provenance.py
     notes: list[str] = field(default_factory=list)  # files that could not be read
 
     @property
@@ -86,6 +86,9 @@ def gather_run(folder: str | os.PathLike) -> Run:
         if isinstance(rows, list) and rows and all(row.keys() >= _PROBE_KEYS for row in rows):
             rows = [{key: value for key, value in row.items() if key != "folds"} for row in rows]
             run.probes.append(Probe(path.parent.relative_to(folder).as_posix(), rows))
+            run.calls += read_calls(path.parent)
+    run.calls += read_calls(Path(run.data)) if run.data else []
+    run.calls.sort(key=lambda call: str(call.get("began")))
     return run
 
 

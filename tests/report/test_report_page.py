@@ -40,7 +40,7 @@ def test_the_numbers_are_those_of_the_runs_files(place, numbers):
     spent = json.loads((place.run / "time.json").read_text())
     assert {row["kind"]: row["seconds"] for row in numbers["tables"]["time"]} == spent["seconds"]
     assert run["wall_s"] == spent["wall_s"] and run["devices"] == spent["devices"]
-    assert [call["command"].split()[1] for call in run["commands"]] == ["train", "export"]
+    assert [call["command"].split()[1] for call in run["commands"]] == ["train", "probe", "export"]
     assert run["config"] == json.loads((place.run / "config.json").read_text())
     found = {(row["feature"], row["weights"], row["seed"]): row for row in _rows(place)}
     (probe,) = numbers["probes"]
@@ -171,6 +171,13 @@ def test_clips_can_be_filtered_by_value_and_coloured_by_speaker(browser, place, 
         "[...document.querySelectorAll('.map .legend li')].map(l => l.innerText.replace(/\\s+/g, ' '))"
     )
     assert legend == ["p0 12", "p1 12", "p2 12", "p3 12"]
+
+
+def test_a_label_that_the_data_lacks_is_answered_with_those_it_has(place, tmp_path, capsys):
+    assert main(["report", str(place.run), "--label", "mood", "--out", str(tmp_path / "page.html")]) == 2
+    (line,) = [text for text in capsys.readouterr().err.splitlines() if text.startswith("avemo: error")]
+    assert "no label 'mood' with classes; there are constant, half, level, rare, shade, tone, speaker" in line
+    assert not (tmp_path / "page.html").exists()
 
 
 def test_several_runs_stand_side_by_side(browser, place, numbers, tmp_path):

@@ -1,0 +1,80 @@
+"""Pages of runs that have only begun: every part that is not there names the command that makes it."""
+
+import json
+import re
+
+import pytest
+
+from avemo_jax.cli import main
+
+
+@pytest.fixture
+def run(tmp_path):
+    folder = tmp_path / "begun"
+    folder.mkdir()
+    config = {"task": "pretrain", "batch_size": 8, "total_steps": 9, "data": {"path": "nowhere"}}
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def sections(page):
+    """id → text of each section."""
+    return dict(re.findall(r'<section id="(\w+)".*?>(.*?)</section>', page, re.S))
+
+
+def test_every_part_that_is_missing_says_which_command_makes_it(run, capsys):
+    assert main(["report", str(run)]) == 0
+    assert f"report: {run / 'report.html'}" in capsys.readouterr().out
+    page = (run / "report.html").read_text()
+    for name, verb in {
+        "curves": "train",
+        "pictures": "train",
+        "map": "report",
+        "probes": "probe",
+        "time": "train",
+        "made": "train",
+    }.items():
+        (lacking,) = re.findall(r'<p class="missing">(.*?)</p>', sections(page)[name], re.S)
+        assert f"<code>avemo {verb} " in lacking and str(run) in lacking, name
+    assert len(page.encode()) < 50_000  # nothing is drawn, so no library is in it
+
+
+def test_a_run_that_goes_on_shows_what_it_has_logged(run):
+    rows = [{"step": step, "loss": 1 / step, "skipped_steps": step // 2, "odd": None} for step in (1, 2, 3)]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"step": 4, "lo')
+    assert (
+        main(["report", str(run), "--json", str(run / "numbers.json"), "--out", str(run / "page.html")]) == 0
+    )
+    page, numbers = (run / "page.html").read_text(), json.loads((run / "numbers.json").read_text())
+    assert [row["loss"] for row in numbers["tables"]["curves"]] == [1, 1 / 2, 1 / 3]
+    assert numbers["runs"][0]["step"] == 3 and "3 of 9" in page and "24 clips seen" in page
+    assert "loss or gradients were not finite: 1; rollbacks: 0" in " ".join(page.split())
+    assert not (run / "report.html").exists()
+
+
+def test_a_run_given_twice_is_refused(run, tmp_path, capsys):
+    assert main(["report", str(run), str(run), "--out", str(tmp_path / "page.html")]) == 2
+    assert "a run is given twice" in capsys.readouterr().err
+
+
+def test_runs_of_the_same_name_are_told_apart_by_their_folders(run, tmp_path):
+    other = tmp_path / "more" / run.name
+    other.mkdir(parents=True)
+    (other / "config.json").write_text((run / "config.json").read_text())
+    words = [
+        str(run),
+        str(other),
+        "--out",
+        str(tmp_path / "page.html"),
+        "--json",
+        str(tmp_path / "numbers.json"),
+    ]
+    assert main(["report", *words]) == 0
+    names = [each["name"] for each in json.loads((tmp_path / "numbers.json").read_text())["runs"]]
+    assert names == [f"{tmp_path.name}/begun", "more/begun"]
+
+
+def test_a_place_that_cannot_be_written_to_is_named_before_any_work(run, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    assert main(["report", str(run), "--out", str(tmp_path / "file" / "page.html")]) == 2
+    assert "cannot be written" in capsys.readouterr().err
