@@ -1,10 +1,13 @@
 """Pages to look at and to mail: what a run did, and what the model sees of a data folder. HTML files on their own.
 
 gather       a run's folder → plain data; nothing is computed, nothing is formatted
-scores       probe rows → the lines of a table
+contents     runs → the numbers of the page
+samples      pictures that training drew → pictures of the page
 clips        a prepared folder → some clips with what is known of them and a small film strip; facts of all
 embedding    a checkpoint and clips → a map of its features
+run_report   folders of runs → the report
 inspecting   a prepared folder and a config → clips as the model sees them
+styles       how runs and groups of clips are told apart
 charts       plain data → charts, each as a still picture and as a specification to draw again
 images       arrays and files → pictures inside the page
 numbers      how a number is written, everywhere

@@ -16,25 +16,10 @@ import numpy as np
 import vl_convert
 
 from avemo_jax.report import numbers
-from avemo_jax.report.clips import NOTHING
+from avemo_jax.report.styles import run_styles
 from avemo_jax.training.goodput import KINDS
 
 Row = dict[str, Any]
-
-RUN_COLOURS = tuple(f"var(--run-{index})" for index in range(1, 7))
-DASHES = ([1, 0], [6, 2], [2, 2], [8, 2, 2, 2], [10, 3], [4, 4])
-GROUP_COLOURS = tuple(f"var(--group-{index})" for index in range(1, 9))
-NO_GROUP = "var(--quiet)"
-SHAPES = (
-    "circle",
-    "square",
-    "triangle-up",
-    "diamond",
-    "cross",
-    "triangle-down",
-    "triangle-right",
-    "triangle-left",
-)
 
 _CONFIG = {
     "background": None,
@@ -67,23 +52,6 @@ class Chart:
     spec: Row
     svg: str
     alt: str
-
-
-def run_styles(runs: Sequence[str]) -> list[tuple[str, str, list[int]]]:
-    """(run, colour, dashes) of each; one run alone has the page's own colour."""
-    if len(runs) == 1:
-        return [(runs[0], "var(--accent)", DASHES[0])]
-    return [
-        (run, RUN_COLOURS[i % len(RUN_COLOURS)], DASHES[i // len(RUN_COLOURS) % len(DASHES)])
-        for i, run in enumerate(runs)
-    ]
-
-
-def group_style(grouping: Row | None, index: int) -> Row:
-    """How a clip of the grouping's group `index` is drawn on a map."""
-    known = grouping is not None and grouping["names"][index] != NOTHING
-    colour, shape = (GROUP_COLOURS[index], SHAPES[index]) if known else (NO_GROUP, "circle")
-    return {"colour": colour, "shape": shape, "opacity": 0.9, "size": 44}
 
 
 def curve(rows: Sequence[Row], key: str, runs: Sequence[str]) -> Chart:

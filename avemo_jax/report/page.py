@@ -17,8 +17,7 @@ import markupsafe
 import vl_convert
 
 import avemo_jax
-from avemo_jax.report import charts as charts_lib
-from avemo_jax.report import contents
+from avemo_jax.report import contents, styles
 from avemo_jax.report import numbers as writing
 from avemo_jax.report.charts import Chart
 
@@ -47,8 +46,9 @@ def render(
     environment.filters |= writing.FILTERS
     environment.filters |= {"shell": shlex.quote, "svg": _svg}
     environment.globals |= {
-        "group_style": charts_lib.group_style,
-        "run_styles": charts_lib.run_styles,
+        "group_style": styles.group_style,
+        "run_styles": styles.run_styles,
+        "marks": styles.MARKS,
         "flatten": contents.flatten,
         "last_row": contents.last_row,
         "own": lambda name: markupsafe.Markup((TEMPLATES / name).read_text(encoding="utf-8")),
@@ -61,6 +61,7 @@ def render(
             "numbers": _json(numbers),
             "charts": _json(drawn),
             "strips": _json(strips),
+            "styles": _json(styles.FOR_SCRIPTS),
             # Its names stay its own.
             "library": markupsafe.Markup(
                 f"(() => {{{vl_convert.javascript_bundle('window.vegaEmbed = vegaEmbed;')}}})();"

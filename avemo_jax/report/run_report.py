@@ -15,6 +15,7 @@ from avemo_jax.report.clips import Card, Grouping, groupings, read_cards
 from avemo_jax.report.gather import Run, gather_run
 from avemo_jax.report.numbers import count
 from avemo_jax.report.samples import sampled
+from avemo_jax.report.styles import group_style
 from input_pipeline.errors import DataError
 
 Row = dict[str, Any]
@@ -175,7 +176,12 @@ def _map_chart(numbers: contents.Numbers, entry: Row) -> charts.Chart:
     data = numbers["data"][entry["data"]]
     grouping = next((g for g in data["groupings"] if g["key"] == data["first"]), None)
     rows = [
-        {**row, **charts.group_style(grouping, grouping["of"][row["clip"]] if grouping else -1)}
+        {
+            **row,
+            **group_style(
+                grouping["names"] if grouping else (), grouping["of"][row["clip"]] if grouping else -1
+            ),
+        }
         for row in numbers["tables"][entry["table"]]
     ]
     told = (

@@ -10,6 +10,8 @@ import pytest
 from avemo_jax import report
 from avemo_jax.errors import UserError
 from avemo_jax.report import charts, page
+from avemo_jax.report.clips import MOST_GROUPS
+from avemo_jax.report.styles import GROUPS, group_style, run_styles
 from avemo_jax.training.goodput import KINDS
 
 CURVES = [{"run": run, "step": step, "loss": 2 / step} for run in ("a", "b") for step in (1, 2, 4)]
@@ -28,8 +30,7 @@ def all_charts():
         for kind in ("checkpoint", "random", "none")
     ]
     time = [{"run": "a", "kind": k, "place": i, "seconds": 1.0, "share": 1 / 7} for i, k in enumerate(KINDS)]
-    grouping = {"names": ["x", "y"]}
-    places = [{"x": 0.1 * i, "y": -0.1 * i, **charts.group_style(grouping, i % 2)} for i in range(8)]
+    places = [{"x": 0.1 * i, "y": -0.1 * i, **group_style(["x", "y"], i % 2)} for i in range(8)]
     values = [1.0, 1.5, 2.0, 4.0]
     return [
         charts.curve(CURVES, "loss", ["a", "b"]),
@@ -59,6 +60,17 @@ def test_no_chart_has_a_colour_of_its_own(drawn):
         assert colours and all(colour.startswith("var(--") for colour in colours), (chart.name, colours)
         known = (page.TEMPLATES / "page.css").read_text()
         assert all(f"{name}:" in known for name in re.findall(r"var\((--[\w-]+)\)", chart.svg))
+
+
+def test_groups_and_runs_are_told_apart_by_more_than_colour():
+    assert len(GROUPS) == MOST_GROUPS == len({group["shape"] for group in GROUPS})
+    styles = [(colour, tuple(dashes)) for _, colour, dashes in run_styles([str(i) for i in range(20)])]
+    assert len(set(styles)) == 20
+    sheet = (page.TEMPLATES / "page.css").read_text()
+    names = {group["colour"] for group in GROUPS} | {colour for colour, _ in styles}
+    light, dark = sheet.split("prefers-color-scheme: dark")
+    for scheme in (light, dark):
+        assert all(f"{name[4:-1]}:" in scheme for name in names)
 
 
 def test_ids_are_not_shared_between_charts(drawn):

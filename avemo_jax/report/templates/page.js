@@ -4,7 +4,7 @@
   "use strict";
   if (!window.vegaEmbed) return; // a page without charts
   const read = (id) => JSON.parse(document.getElementById(id).textContent);
-  const numbers = read("numbers"), charts = read("charts"), strips = read("strips");
+  const numbers = read("numbers"), charts = read("charts"), strips = read("strips"), styles = read("styles");
 
   const element = (name, text, attributes = {}) => {
     const made = document.createElement(name);
@@ -25,13 +25,6 @@
     return view;
   }
 
-  const SHAPES = ["circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right", "triangle-left"];
-  const PATHS = {
-    "circle": "M-4,0a4,4 0 1,0 8,0a4,4 0 1,0 -8,0", "square": "M-4,-4h8v8h-8z", "triangle-up": "M0,-5L5,4H-5z",
-    "diamond": "M0,-5.5L5,0L0,5.5L-5,0z", "cross": "M-1.7,-5h3.4v3.3h3.3v3.4h-3.3v3.3h-3.4v-3.3h-3.3v-3.4h3.3z",
-    "triangle-down": "M0,5L5,-4H-5z", "triangle-right": "M5,0L-4,-5V5z", "triangle-left": "M-5,0L4,-5V5z",
-  };
-
   async function map(figure) {
     const entry = numbers.maps[figure.dataset.map], data = numbers.data[entry.data];
     const places = numbers.tables[entry.table], strip = strips[entry.data];
@@ -42,15 +35,14 @@
 
     const style = (index) => {
       const name = grouping.names[index];
-      return name === undefined || name === "not given"
-        ? { colour: "var(--quiet)", shape: "circle" }
-        : { colour: `var(--group-${index + 1})`, shape: SHAPES[index] };
+      return name === undefined || name === styles.nothing ? styles.none : styles.groups[index];
     };
     const visible = (row) => only.value === "" || grouping.values[row.clip] === only.value;
     const rows = () => {
-      const drawn = places.map((row) => ({
-        ...row, ...style(grouping.of[row.clip]), opacity: visible(row) ? 0.9 : 0.07, size: row === chosen ? 260 : 44,
-      }));
+      const drawn = places.map((row) => {
+        const how = { ...row, ...style(grouping.of[row.clip]), ...(visible(row) ? styles.plain : styles.faded) };
+        return row === chosen ? { ...how, size: styles.chosen_size } : how;
+      });
       return drawn.sort((a, b) => a.size - b.size || a.opacity - b.opacity);
     };
 
@@ -67,7 +59,7 @@
       const sizes = grouping.names.map((_, index) => places.filter((row) => grouping.of[row.clip] === index).length);
       legend.replaceChildren(...grouping.names.map((name, index) => {
         const item = element("li"), { colour, shape } = style(index);
-        item.innerHTML = `<svg class="mark" viewBox="-6 -6 12 12" aria-hidden="true"><path fill="${colour}" d="${PATHS[shape]}"/></svg>`;
+        item.innerHTML = `<svg class="mark" viewBox="-6 -6 12 12" aria-hidden="true"><path fill="${colour}" d="${styles.marks[shape]}"/></svg>`;
         item.append(element("span", name), element("span", sizes[index], { class: "value" }));
         return item;
       }));
