@@ -119,9 +119,9 @@ def scores(rows: Sequence[Row], table: str, chance: float) -> Chart:
     )
     low = min([row["uar_bounds"][0] for row in rows] + [chance])
     high = max(row["uar_bounds"][1] for row in rows)
-    domain = [max(0, 100 * low - 4), min(100, 100 * high + 4)]
+    span = alt.Scale(domain=[max(0, 100 * low - 4), min(100, 100 * high + 4)], nice=False)
     x_axis = alt.Axis(grid=True, tickCount=5, domain=False)
-    x = alt.X("percent:Q", title="UAR, per cent", axis=x_axis, scale=alt.Scale(domain=domain, nice=False))
+    x = alt.X("percent:Q", title="UAR, per cent", axis=x_axis, scale=span)
     colours = ["var(--accent)", "var(--second)", "var(--quiet)"]
     colour = alt.Color("weights:N", legend=None, scale=alt.Scale(domain=kinds, range=colours))
     shape = alt.Shape(
@@ -135,7 +135,7 @@ def scores(rows: Sequence[Row], table: str, chance: float) -> Chart:
         alt.Tooltip("high:Q", title="to", format=".1f"),
     ]
     bars = base.mark_rule(strokeWidth=2, aria=False).encode(
-        alt.X("low:Q", scale=alt.Scale(domain=domain, nice=False)), y, colour, x2="high:Q", yOffset=offset
+        alt.X("low:Q", scale=span), y, colour, x2="high:Q", yOffset=offset
     )
     dots = base.mark_point(filled=True, size=60, opacity=1, aria=False).encode(
         x, y, colour, shape, yOffset=offset, tooltip=tips
@@ -143,7 +143,7 @@ def scores(rows: Sequence[Row], table: str, chance: float) -> Chart:
     line = (
         alt.Chart(alt.InlineData([{"chance": 100 * chance}]))
         .mark_rule(strokeDash=[3, 3], color="var(--soft)", aria=False)
-        .encode(x=alt.X("chance:Q"))
+        .encode(x=alt.X("chance:Q", scale=span))
     )
     told = [
         f"{row['feature']}{_KIND[row['weights']]} {numbers.percent(row['uar'])} "
