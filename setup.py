@@ -41,8 +41,8 @@ REPORT = [
     "vl-convert-python>=1.9.0.post1",
 ]
 EXTRAS = {
-    # makes or fetches its clips; compares the exported weights in PyTorch; ends with a page
-    "demo": ["pip>=23.2", *REPORT, *SPEECH, *TORCH],
+    # makes its clips; compares what it exports in PyTorch; ends with a page
+    "demo": [*REPORT, *SPEECH, *TORCH, *TRANSFORMERS],
     "report": REPORT,
     "torch": TORCH,
     "huggingface": [*TORCH, *TRANSFORMERS],  # to verify an exported folder; writing one needs neither

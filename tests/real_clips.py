@@ -13,9 +13,9 @@ from pathlib import Path
 
 import av
 
-from input_pipeline import wheel_clips
 from input_pipeline.manifests import Row, read_manifest
 from input_pipeline.media import Clip, read_clip
+from tests import wheel_clips
 
 VARIABLE = "AVEMO_REAL_CLIPS"
 _SUFFIXES = {".mp4", ".avi", ".flv", ".mkv", ".mov", ".webm", ".mpg", ".mpeg"}

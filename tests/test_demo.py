@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from avemo_jax import demo
+from avemo_jax.config import load_config
 from avemo_jax.demo import Clips, Stage
 from avemo_jax.errors import UserError
 from input_pipeline.manifests import Row, read_manifest
@@ -40,9 +41,9 @@ def test_a_probe_is_split_by_the_manifest_if_it_says_how_and_else_by_speaker():
         ("a", "s2", "1", "test"),
         ("b", "s2", "1", "test"),
     ]
-    assert "split" in demo.choose_probe(rows(*both))
-    assert "folds" in demo.choose_probe(rows(*[(a, s, f, "") for a, s, f, _ in both]))
-    assert "leave_one_speaker_out" in demo.choose_probe(rows(*[(a, s, "", "") for a, s, _, _ in both]))
+    assert "split" in demo.choose_probe(rows(*both))[0]
+    assert "folds" in demo.choose_probe(rows(*[(a, s, f, "") for a, s, f, _ in both]))[0]
+    assert "leave_one_speaker_out" in demo.choose_probe(rows(*[(a, s, "", "") for a, s, _, _ in both]))[0]
     assert demo.choose_probe(rows(*[(a, "", "", "") for a, *_ in both])) == []
 
 
@@ -50,7 +51,7 @@ def test_a_class_that_is_in_one_group_only_is_not_probed():
     cells = [
         (name, "", fold, "") for name, fold in (("a", "0"), ("a", "1"), ("b", "0"), ("b", "1"), ("c", "1"))
     ]
-    flags = demo.choose_probe(rows(*cells))
+    (flags,) = demo.choose_probe(rows(*cells))
     assert flags == ["--label", "face", "--protocol", "folds", "--classes", "a,b"]
 
 
@@ -64,10 +65,22 @@ def test_labels_that_are_numbers_on_a_scale_are_not_probed():
 
 
 def test_without_labels_the_probe_is_left_out_and_that_is_said(tmp_path):
-    clips = Clips(tmp_path / "m.csv", tmp_path)
-    stages = demo.plan(tmp_path, clips, [Row("a.mp4", "a"), Row("b.mp4", "b")], steps=5)
-    assert [stage.words[0] for stage in stages] == ["prepare", "train", "export"]
+    (tmp_path / "m.csv").write_text("path\na.mp4\nb.mp4\n")
+    stages = demo.plan(tmp_path, Clips(tmp_path / "m.csv", tmp_path), steps=5)
+    assert [stage.words[0] for stage in stages] == ["prepare", "train", "export", "export", "report"]
     assert "no probe" in demo.closing(tmp_path, stages)
+
+
+def test_the_made_clips_come_first_and_have_two_probes(tmp_path):
+    stages = demo.plan(tmp_path, demo.find_clips(tmp_path, None, None), steps=30)
+    assert [stage.words[0] for stage in stages[:5]] == ["generate", "prepare", "train", "probe", "probe"]
+    assert f"{30 * load_config(demo.CONFIG).batch_size} clips" in stages[2].title
+
+
+def test_without_a_package_of_the_extra_nothing_is_begun(monkeypatch):
+    monkeypatch.setattr(demo, "lacking_of_extra", lambda extra: [f"{extra} lacks x"])
+    with pytest.raises(UserError, match=r"demo lacks x; pip install 'avemo_jax\[demo\]'"):
+        demo.check_packages()
 
 
 def test_all_media_files_of_a_folder_are_listed_and_nothing_else(tmp_path):
@@ -175,16 +188,27 @@ def group_is_empty(process):
 
 
 @pytest.mark.slow
-def test_the_demo_ends_with_a_probe_and_verified_weights_and_does_nothing_twice(tmp_path):
-    done = avemo("demo", "--workdir", tmp_path, "--steps", 2)
+def test_the_demo_killed_half_way_goes_on_ends_with_a_report_and_does_nothing_twice(tmp_path):
+    words = ("demo", "--workdir", tmp_path, "--steps", 6)
+    process = start(*words)
+    while not (tmp_path / "run" / "checkpoints" / "00000002" / "manifest.json").exists():
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+
+    done = avemo(*words)
     assert done.returncode == 0, done.stdout + done.stderr
-    for name in ("data/dataset_info.json", "run/metrics.jsonl", "probe/rows.json", "hicmae.pth"):
+    assert done.stdout.count("done already") == 2 and "resuming at step" in done.stdout
+    for name in ("run/metrics.jsonl", "run/probe_emotion/rows.json", "run/probe_sentence/rows.json",
+                 "hicmae.pth", "huggingface/model.safetensors", "run/report.html"):  # fmt: skip
         assert (tmp_path / name).exists(), name
     assert list((tmp_path / "run" / "samples").glob("*.png"))
-    assert "largest difference" in done.stdout and "FAIL" not in done.stdout
+    assert done.stdout.count("largest difference") > 4 and "FAIL" not in done.stdout
+
     began = time.monotonic()
-    again = avemo("demo", "--workdir", tmp_path, "--steps", 2)
-    assert again.returncode == 0 and again.stdout.count("done already") == 4
+    again = avemo(*words)
+    assert again.returncode == 0 and again.stdout.count("done already") == 8
     assert time.monotonic() - began < 60
 
 
@@ -196,7 +220,7 @@ def test_the_demo_takes_ones_own_clips_and_says_that_without_labels_there_is_no_
         shutil.copy(real_clips.root() / row.path, folder / Path(row.path).name)
     done = avemo("demo", "--workdir", tmp_path / "demo", "--steps", 1, "--clips", folder)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "no probe" in done.stdout and (tmp_path / "demo" / "hicmae.pth").exists()
+    assert "no probe" in done.stdout and (tmp_path / "demo" / "run" / "report.html").exists()
     with open(tmp_path / "demo" / "clips.csv", newline="") as file:
         assert len(list(csv.DictReader(file))) == len(list(folder.iterdir()))
 
@@ -215,17 +239,3 @@ def test_a_demo_that_is_stopped_leaves_no_process_behind(number, code, tmp_path)
     while not group_is_empty(process) and time.monotonic() < ends:
         time.sleep(0.1)
     assert group_is_empty(process)
-
-
-@pytest.mark.slow
-def test_without_a_package_index_the_demo_says_so_in_one_line(tmp_path):
-    offline = {
-        "XDG_CACHE_HOME": str(tmp_path),
-        "PIP_CONFIG_FILE": "/dev/null",
-        "PIP_NO_INDEX": "1",
-        "PIP_FIND_LINKS": "",
-    }
-    done = avemo("demo", "--workdir", tmp_path / "demo", **offline)
-    assert done.returncode == 2
-    (line,) = done.stderr.splitlines()
-    assert "connect to a package index, or use clips of your own" in line

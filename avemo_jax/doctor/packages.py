@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib import metadata
 
 from packaging.requirements import Requirement
@@ -33,6 +33,15 @@ def check_packages() -> Iterator[Finding]:
     for extra in about.get_all("Provides-Extra") or ():
         members = [r for r in requirements if r not in core and _applies(r, extra)]
         yield from _extra(extra, members)
+
+
+def lacking_of_extra(name: str) -> list[str]:
+    """What an extra of this package needs and is not there, a few words each."""
+    try:
+        requirements = [Requirement(text) for text in metadata.requires(PACKAGE) or ()]
+    except metadata.PackageNotFoundError:
+        return [f"{PACKAGE} is not installed"]
+    return _lacking(r for r in requirements if not _applies(r) and _applies(r, name))
 
 
 def what_lacks(requirement: Requirement) -> tuple[str, str] | None:
@@ -65,8 +74,12 @@ def _python(wanted: SpecifierSet) -> Finding:
     return wrong("python", f"{version} is running, {wanted} is needed", "make a venv with a newer Python")
 
 
+def _lacking(requirements: Iterable[Requirement]) -> list[str]:
+    return [lack[0] for requirement in requirements if (lack := what_lacks(requirement))]
+
+
 def _extra(name: str, members: list[Requirement]) -> Iterator[Finding]:
-    lacking = [lack[0] for requirement in members if (lack := what_lacks(requirement))]
+    lacking = _lacking(members)
     if not lacking:
         yield ok("extras", f"{name}: {', '.join(sorted(r.name for r in members))}")
     elif name not in _FOR_DEVELOPERS:

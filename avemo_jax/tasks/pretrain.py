@@ -90,7 +90,7 @@ class Pretrain:
         """Input, what is left of it, and the reconstruction of up to four clips, frames and log-mel."""
         clip, masks = self.view(batch, clips.clip_keys(key, batch))
         grid = reconstruction_grid(
-            clip, masks, model(clip, masks), self.video_grid, self.audio_grid, self.config.target
+            clip, masks, _predict(model, clip, masks), self.video_grid, self.audio_grid, self.config.target
         )
         return {"reconstruction": grid}
 
@@ -98,3 +98,8 @@ class Pretrain:
 def _copies_apart(levels: Array, repeats: int) -> Array:
     """[levels, B · repeats, C], copies of a clip side by side → [repeats, levels, B, C]."""
     return jnp.moveaxis(levels.reshape(levels.shape[0], -1, repeats, levels.shape[-1]), 2, 0)
+
+
+@jax.jit  # compiled once a run: op by op, a picture took longer than many steps
+def _predict(model: nnx.Module, clip: Clip, masks: Masks) -> Outputs:
+    return model(clip, masks)

@@ -4,12 +4,12 @@ import shutil
 
 import pytest
 
-from input_pipeline import wheel_clips
 from input_pipeline.errors import DataError
 from input_pipeline.manifests import read_manifest
 from input_pipeline.prepare import prepare
 from input_pipeline.records import open_records
 from input_pipeline.storing import ClipOptions
+from tests import wheel_clips
 
 
 @pytest.fixture(scope="module")
