@@ -40,9 +40,11 @@ REPORT = [
     "threadpoolctl>=3.8.0",  # comes with scikit-learn
     "vl-convert-python>=1.9.0.post1",
 ]
+DOCS = ["furo>=2025.12.19", "myst-parser>=5.2.0", "sphinx>=9.0.4"]
 EXTRAS = {
     # makes its clips; compares what it exports in PyTorch; ends with a page
     "demo": [*REPORT, *SPEECH, *TORCH, *TRANSFORMERS],
+    "docs": DOCS,
     "report": REPORT,
     "torch": TORCH,
     "huggingface": [*TORCH, *TRANSFORMERS],  # to verify an exported folder; writing one needs neither
@@ -59,6 +61,7 @@ EXTRAS = {
         "scipy>=1.17.1",
         "selenium>=4.51.0",
         "setuptools>=84.2.1",
+        *DOCS,
         *REPORT,
         *SPEECH,
         *TORCH,
