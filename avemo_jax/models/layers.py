@@ -18,6 +18,8 @@ from flax import nnx
 from jax import Array
 from jax.nn import initializers
 
+from avemo_jax.sharding import divided_by_clips
+
 EPSILON = 1e-6  # of every layer norm
 
 
@@ -186,6 +188,7 @@ class Block(nnx.Module):
         self.gamma_2 = nnx.Param(jnp.full(dim, layer_scale)) if layer_scale else None
 
     def __call__(self, x: Array, drop_path: DropPath = NO_DROP) -> Array:
+        x = divided_by_clips(x)
         x = x + drop_path(_gated(self.attn(self.norm1(x)), self.gamma_1))
         return x + drop_path(_gated(self.mlp(self.norm2(x)), self.gamma_2))
 
@@ -213,6 +216,7 @@ class CrossBlock(Block):
     def __call__(  # type: ignore[override]  # it needs a context as well
         self, x: Array, context: Array, drop_path: DropPath = NO_DROP
     ) -> Array:
+        x, context = divided_by_clips(x), divided_by_clips(context)
         attended = self.cross_attn(self.cross_norm(x), self.context_norm(context))
         x = x + drop_path(_gated(attended, self.gamma_0))
         return super().__call__(x, drop_path)

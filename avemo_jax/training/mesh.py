@@ -13,12 +13,14 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from avemo_jax.errors import UserError
+from avemo_jax.sharding import CLIP_AXES
 
-AXES = ("replica", "data", "fsdp", "tensor")
-ROWS = ("replica", "data", "fsdp")  # the mesh axes that divide the clips of a batch
+ROWS = CLIP_AXES
+AXES = (*ROWS, "tensor")
 
 # Pattern of the path's end → mesh axis of each dimension. `...` stands for the leading axes of stacked layers,
 # which are never divided. `fsdp` divides widths (C), `tensor` divides heads (H) and hidden units. What no row
@@ -55,10 +57,13 @@ class Placement(NamedTuple):
 def make_mesh(sizes: Any, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """The mesh of `config.mesh` (one size an axis, at most one of them -1 for "the rest") on all devices.
 
+    Slices of a TPU, which only the data centre's network joins, are told apart by `replica` alone.
+
     Raises:
-      UserError: the sizes do not multiply to the number of devices.
+      UserError: the sizes do not multiply to the number of devices, or `replica` does not to the slices.
     """
-    count = len(devices) if devices is not None else jax.device_count()
+    devices = jax.devices() if devices is None else devices
+    count = len(devices)
     wanted = {axis: int(sizes[axis]) for axis in AXES}
     written = ", ".join(f"mesh.{axis}={size}" for axis, size in wanted.items())
     if any(size == 0 or size < -1 for size in wanted.values()) or list(wanted.values()).count(-1) > 1:
@@ -68,10 +73,27 @@ def make_mesh(sizes: Any, devices: Sequence[jax.Device] | None = None) -> Mesh:
         wanted = {axis: count // known if size == -1 else size for axis, size in wanted.items()}
     if int(np.prod(list(wanted.values()))) != count:
         raise UserError(f"{written} does not fit {count} devices: the sizes must multiply to {count}")
-    # Auto axes: the compiler propagates shardings from the two tables; make_mesh's default are explicit ones.
-    return jax.make_mesh(
-        tuple(wanted.values()), AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices
-    )
+    slices = slice_count(devices)
+    if wanted["replica"] % slices:
+        raise UserError(
+            f"{written} on {slices} slices: make mesh.replica {slices} or a multiple of it, so that only that axis "
+            "crosses the slow network between slices"
+        )
+    # Physical axes may be split: without that, a mesh of 8 × 8 on a torus of 4 × 4 × 4 chips is refused.
+    inside = (wanted["replica"] // slices, *(wanted[axis] for axis in AXES[1:]))
+    if slices == 1:
+        placed = mesh_utils.create_device_mesh(inside, devices, allow_split_physical_axes=True)
+    else:
+        placed = mesh_utils.create_hybrid_device_mesh(
+            inside, (slices, 1, 1, 1), devices, allow_split_physical_axes=True
+        )
+    # Auto axes: the compiler propagates shardings from the two tables; a mesh's default are explicit ones.
+    return Mesh(placed, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def slice_count(devices: Sequence[jax.Device]) -> int:
+    """How many TPU slices these devices belong to; 1 where the platform knows no slices."""
+    return len({getattr(device, "slice_index", 0) for device in devices})
 
 
 def describe(mesh: Mesh) -> str:
@@ -129,23 +151,34 @@ def rows_divisor(mesh: Mesh) -> int:
 def data_process(mesh: Mesh) -> tuple[int, int]:
     """(index, count): which share of each global batch this process must read, of how many.
 
+    Raises:
+      UserError: two processes would share some of their clips but not all.
+    """
+    shares = data_shares(mesh)
+    groups = sorted(set(shares.values()))
+    return groups.index(shares[jax.process_index()]), len(groups)
+
+
+def data_shares(mesh: Mesh) -> dict[int, tuple[int, ...]]:
+    """Which parts of each global batch every process must read; equal shares.
+
     Processes whose devices differ only along `tensor` read the same clips.
 
     Raises:
       UserError: two processes would share some of their clips but not all.
     """
-    parts = rows_divisor(mesh)
     owners: dict[int, set[int]] = {}  # process → parts of the batch that its devices hold
     for index, device in np.ndenumerate(mesh.devices):
         row = np.ravel_multi_index(index[: len(ROWS)], mesh.devices.shape[: len(ROWS)])
         owners.setdefault(device.process_index, set()).add(int(row))
-    groups = sorted({tuple(sorted(rows)) for rows in owners.values()})
-    if sum(map(len, groups)) != parts or len({len(group) for group in groups}) != 1:
+    shares = {process: tuple(sorted(rows)) for process, rows in owners.items()}
+    groups = set(shares.values())
+    if sum(map(len, groups)) != rows_divisor(mesh) or len({len(group) for group in groups}) != 1:
         raise UserError(
             f"mesh {dict(mesh.shape)} divides the batch unevenly between processes: "
             "make mesh.tensor divide, or be a multiple of, the devices of one process"
         )
-    return groups.index(tuple(sorted(owners[jax.process_index()]))), len(groups)
+    return shares
 
 
 def named_leaves(tree: Any) -> list[tuple[str, Any]]:

@@ -40,7 +40,7 @@ def make_step(
 
     def step(state: TrainState, batch: Batch, run_bits: Array) -> tuple[TrainState, Metrics]:
         key = _step_key(run_bits, state.step)
-        (loss, terms), grads = _loss_and_grads(task, graphdef, state.params, batch, key)
+        (loss, terms), grads = _loss_and_grads(task, graphdef, state.params, batch, key, mesh)
         grad_norm = optax.tree.norm(grads)
         good = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
 
@@ -84,7 +84,7 @@ def make_check(task: Any, graphdef: nnx.GraphDef, params: Params, batch: Batch, 
     def check(params: Params, batch: Batch, rows: Array, step: Array, run_bits: Array) -> Array:
         batch = jax.tree.map(lambda field: jnp.take(field, rows, axis=0), batch)
         key = _step_key(run_bits, step)
-        (loss, _), grads = _loss_and_grads(task, graphdef, params, batch, key)
+        (loss, _), grads = _loss_and_grads(task, graphdef, params, batch, key, mesh)
         return jnp.isfinite(loss) & jnp.isfinite(optax.tree.norm(grads))
 
     whole = mesh_lib.replicated(mesh)
@@ -97,6 +97,7 @@ def _step_key(run_bits: Array, step: Array) -> Array:
     return jax.random.fold_in(jax.random.wrap_key_data(run_bits), step)
 
 
-def _loss_and_grads(task: Any, graphdef: nnx.GraphDef, params: Params, batch: Batch, key: Array):
-    """((loss, terms), grads) of the task on one batch."""
-    return jax.value_and_grad(lambda p: task.loss(merge(graphdef, p), batch, key), has_aux=True)(params)
+def _loss_and_grads(task: Any, graphdef: nnx.GraphDef, params: Params, batch: Batch, key: Array, mesh: Mesh):
+    """((loss, terms), grads) of the task on one batch; the mesh is known to `avemo_jax.sharding` meanwhile."""
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+        return jax.value_and_grad(lambda p: task.loss(merge(graphdef, p), batch, key), has_aux=True)(params)

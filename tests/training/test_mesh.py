@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from types import SimpleNamespace
 
 import jax
@@ -119,6 +120,35 @@ def test_the_table_can_be_printed():
     assert first == "mesh replica 1 × data 4 × fsdp 2 × tensor 1"
     assert bias.split() == ["head/bias", "(4,)", "replicated"]
     assert kernel.endswith("(7 is not divisible by fsdp 2)")
+
+
+@dataclass(frozen=True)
+class SliceDevice:
+    """A device as multi-slice platforms describe it, as far as a mesh looks at it."""
+
+    id: int
+    slice_index: int
+    platform: str = "cpu"
+    device_kind: str = "fake"
+    process_index: int = 0
+
+
+def slices_of(count, devices):
+    """So many slices of so many devices each, handed out in turns."""
+    return [SliceDevice(index, index % count) for index in range(count * devices)]
+
+
+def test_only_the_axis_replica_goes_from_slice_to_slice():
+    mesh = mesh_lib.make_mesh(sizes(replica=4, fsdp=2), slices_of(2, 8))
+    assert dict(mesh.shape) == {"replica": 4, "data": 2, "fsdp": 2, "tensor": 1}
+    assert mesh_lib.slice_count(list(mesh.devices.flat)) == 2
+    for part in mesh.devices:
+        assert len({device.slice_index for device in part.flat}) == 1
+
+
+def test_slices_that_replica_does_not_tell_apart_are_refused():
+    with pytest.raises(UserError, match="on 2 slices: make mesh.replica 2 or a multiple"):
+        mesh_lib.make_mesh(sizes(), slices_of(2, 4))
 
 
 def test_clips_are_divided_and_what_is_inside_a_clip_is_not():
