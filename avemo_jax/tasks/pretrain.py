@@ -79,6 +79,7 @@ class Pretrain:
             temperature=contrast.temperature,
             negatives=contrast.negatives,
             group_size=contrast.group_size,
+            chunk=contrast.chunk,
         )
         # Copies of a clip are not each other's negatives: the first copies are contrasted, then the second, …
         repeats = self.config.mask.repeats

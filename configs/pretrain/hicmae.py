@@ -54,7 +54,13 @@ def get_config(arg: str = "base") -> ConfigDict:
         }
     )
     config.contrast = ConfigDict(
-        {"weight": 0.0025, "temperature": 0.07, "negatives": "global", "group_size": 40}
+        {
+            "weight": 0.0025,
+            "temperature": 0.07,
+            "negatives": "global",
+            "group_size": 40,
+            "chunk": 2048,  # larger groups are compared so many clips at a time; 0 is all at once
+        }
     )
     config.data.crop, config.data.audio_gain = "multi_scale", True
     if size == "demo":

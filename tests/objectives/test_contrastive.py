@@ -1,11 +1,15 @@
 """Contrast beside an independent NumPy version."""
 
+import jax
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 from scipy.special import logsumexp
 
 from avemo_jax.errors import UserError
-from avemo_jax.objectives.contrastive import hierarchical_contrast
+from avemo_jax.objectives.contrastive import _chunk_size, hierarchical_contrast
+from avemo_jax.training import mesh as mesh_lib
 
 RNG = np.random.default_rng(0)
 VIDEO, AUDIO = (RNG.standard_normal((3, 8, 5)).astype(np.float32) for _ in range(2))
@@ -43,3 +47,60 @@ def test_matching_pairs_are_found_when_the_modalities_agree():
 def test_settings_that_cannot_work_are_refused(options):
     with pytest.raises(UserError, match="contrast"):
         hierarchical_contrast(VIDEO, AUDIO, temperature=0.07, **options)
+
+
+def loss_and_gradients(devices, chunk, **options):
+    """((loss, metrics), gradients) of 96 clips whose modalities agree a little, divided over so many devices."""
+    video = np.random.default_rng(1).standard_normal((3, 96, 16)).astype(np.float32)
+    audio = video + 3 * np.random.default_rng(2).standard_normal(video.shape).astype(np.float32)
+    mesh = mesh_lib.make_mesh(
+        {"replica": 1, "data": -1, "fsdp": min(2, devices), "tensor": 1}, jax.devices()[:devices]
+    )
+    by_clip = NamedSharding(mesh, P(None, mesh_lib.ROWS))
+
+    def loss(video, audio):
+        return hierarchical_contrast(video, audio, temperature=0.07, chunk=chunk, **options)
+
+    placed = [jax.device_put(x, by_clip) for x in (video, audio)]
+    return jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))(*placed)
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+@pytest.mark.parametrize("options", [{}, {"negatives": "local", "group_size": 48}])
+def test_in_chunks_the_loss_and_its_gradient_are_those_of_all_at_once(devices, options):
+    (loss, metrics), gradients = loss_and_gradients(devices, chunk=0, **options)
+    (chunked, chunked_metrics), chunked_gradients = loss_and_gradients(devices, chunk=16, **options)
+    assert 0 < float(metrics["contrast_accuracy"]) < 1
+    assert float(chunked) == pytest.approx(float(loss), rel=1e-5)
+    assert float(chunked_metrics["contrast_accuracy"]) == float(metrics["contrast_accuracy"])
+    for ours, expected in zip(chunked_gradients, gradients, strict=True):
+        np.testing.assert_allclose(ours, expected, atol=1e-5 * float(np.abs(expected).max()))
+
+
+def test_in_chunks_no_device_ever_holds_all_similarities_or_all_clips():
+    def temporaries(chunk):
+        mesh = mesh_lib.make_mesh({"replica": 1, "data": -1, "fsdp": 1, "tensor": 1})
+        by_clip = NamedSharding(mesh, P(None, mesh_lib.ROWS))
+        struct = jax.ShapeDtypeStruct((3, 4096, 128), np.float32, sharding=by_clip)
+        loss = lambda v, a: hierarchical_contrast(v, a, temperature=0.07, chunk=chunk)[0]  # noqa: E731
+        compiled = jax.jit(jax.value_and_grad(loss, argnums=(0, 1))).lower(struct, struct).compile()
+        assert ("f32[3,4096," in compiled.as_text()) == (chunk == 0)
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    assert temporaries(chunk=256) < 0.2 * temporaries(chunk=0)
+
+
+@pytest.mark.parametrize(
+    "size, most, chosen",
+    [
+        (32768, 2048, 2048),
+        (40960, 2048, 2048),
+        (9216, 2048, 1024),
+        (9472, 2048, 256),
+        (2049, 2048, 683),
+        (4098, 2048, 1366),
+    ],
+)
+def test_a_chunk_divides_the_batch_and_is_even_for_many_devices(size, most, chosen):
+    assert _chunk_size(size, most) == chosen
+    assert size % chosen == 0 and chosen <= most
