@@ -44,6 +44,7 @@ def results_folder(args: argparse.Namespace) -> Path:
 
 
 def run(args: argparse.Namespace) -> int:
+    from avemo_jax import files
     from avemo_jax.evaluation import probing, report
     from avemo_jax.evaluation.extraction import LOUDNESS
 
@@ -60,13 +61,13 @@ def run(args: argparse.Namespace) -> int:
         workers=args.workers,
     )
     for place in (Path(args.out), *([Path(args.json).parent] if args.json else [])):
-        report.check_place(place)
+        files.check_place(place)
     result = probing.run(args.checkpoint, args.data, options)
     text = report.summary(args.checkpoint, result)
     print(text)
     written = report.write(args.out, text, result.judged, result.clips)
     if args.json:
-        report.write_file(args.json, report.rows_json(result.rows))
+        files.write_file(args.json, report.rows_json(result.rows))
         written.append(args.json)
     print("results: " + "  ".join(str(path) for path in written))
     return 0

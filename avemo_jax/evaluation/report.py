@@ -6,7 +6,6 @@ The folder gets `table.txt`, `rows.json` (every row with its confusion matrix an
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import io
 import json
@@ -17,10 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from avemo_jax.errors import UserError
 from avemo_jax.evaluation.judging import Judged
 from avemo_jax.evaluation.probing import ProbeResult
 from avemo_jax.evaluation.protocols import LabelledClips
+from avemo_jax.files import write_file
 
 Row = dict[str, Any]
 
@@ -57,32 +56,6 @@ def write(
     for name, text in files.items():
         write_file(folder / name, text)
     return [folder / name for name in files]
-
-
-def check_place(folder: str | os.PathLike) -> None:
-    """Raise a UserError when `folder` can be neither written to nor made: better before the work than after."""
-    folder = Path(folder).absolute()
-    nearest = next(path for path in (folder, *folder.parents) if path.exists())
-    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
-        reason = "no write permission there" if nearest.is_dir() else f"{nearest} is a file"
-        raise UserError(f"{folder} cannot be written: {reason}; choose another place")
-
-
-def write_file(path: str | os.PathLike, text: str) -> None:
-    """Write a whole file or none; an earlier one stays until the new one is complete."""
-    path = Path(path)
-    part = path.with_name(path.name + ".part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(text, encoding="utf-8")
-        os.replace(part, path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
-        reason = f"{error.strerror or error} ({len(text.encode()):,} bytes)"
-        raise UserError(
-            f"{path} cannot be written: {reason}; choose another place or free some space"
-        ) from error
 
 
 def rows_json(rows: Sequence[Row]) -> str:

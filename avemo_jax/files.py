@@ -1,0 +1,35 @@
+"""Files that are results: written whole or not at all, and refused before the work where they cannot be."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+from avemo_jax.errors import UserError
+
+
+def check_place(folder: str | os.PathLike) -> None:
+    """Raise a UserError when `folder` can be neither written to nor made: better before the work than after."""
+    folder = Path(folder).absolute()
+    nearest = next(path for path in (folder, *folder.parents) if path.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+        reason = "no write permission there" if nearest.is_dir() else f"{nearest} is a file"
+        raise UserError(f"{folder} cannot be written: {reason}; choose another place")
+
+
+def write_file(path: str | os.PathLike, text: str) -> None:
+    """Write a whole file or none; an earlier one stays until the new one is complete."""
+    path = Path(path)
+    part = path.with_name(path.name + ".part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.write_text(text, encoding="utf-8")
+        os.replace(part, path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+        reason = f"{error.strerror or error} ({len(text.encode()):,} bytes)"
+        raise UserError(
+            f"{path} cannot be written: {reason}; choose another place or free some space"
+        ) from error
