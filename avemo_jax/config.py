@@ -44,8 +44,28 @@ def load_config(name: str, overrides: Sequence[str] = ()) -> ConfigDict:
         raise UserError(f"config file {path} cannot be used: {type(error).__name__}: {error}") from error
     config.lock()
     for override in overrides:
-        _apply(config, override)
+        apply_override(config, override)
     return config
+
+
+def apply_override(config: ConfigDict, override: str) -> None:
+    """Sets one value, `key.path=value`.
+
+    Raises:
+      UserError: an unknown key (with the nearest valid one) or a value of the wrong type.
+    """
+    key, _, text = override.partition("=")
+    keys = list(keys_of(config))
+    if key not in keys:
+        inside = [k for k in keys if k.startswith(key + ".")]
+        near = difflib.get_close_matches(key, keys, n=1, cutoff=0.4) or keys[:1]
+        hint = f"it has the keys {', '.join(inside)}" if inside else f"the nearest valid key is '{near[0]}'"
+        raise UserError(f"config has no value '{key}' (from --config.{override}): {hint}")
+    *parents, leaf = key.split(".")
+    node = config
+    for parent in parents:
+        node = node[parent]
+    node[leaf] = _parse(key, text, node[leaf])
 
 
 def find_config(name: str) -> Path:
@@ -163,21 +183,6 @@ def _tuples(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _tuples(item) for key, item in value.items()}
     return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
-
-
-def _apply(config: ConfigDict, override: str) -> None:
-    key, _, text = override.partition("=")
-    keys = list(keys_of(config))
-    if key not in keys:
-        inside = [k for k in keys if k.startswith(key + ".")]
-        near = difflib.get_close_matches(key, keys, n=1, cutoff=0.4) or keys[:1]
-        hint = f"it has the keys {', '.join(inside)}" if inside else f"the nearest valid key is '{near[0]}'"
-        raise UserError(f"config has no value '{key}' (from --config.{override}): {hint}")
-    *parents, leaf = key.split(".")
-    node = config
-    for parent in parents:
-        node = node[parent]
-    node[leaf] = _parse(key, text, node[leaf])
 
 
 def _parse(key: str, text: str, old: Any) -> Any:

@@ -32,11 +32,14 @@ def build(config: ConfigDict, key: jax.Array) -> nnx.Module:
     )
 
 
-def compute_dtype(config: ConfigDict) -> jnp.dtype:
-    """The dtype of matrix products and activations; "auto" is bfloat16 on TPU and GPU, float32 on CPU."""
+def compute_dtype(config: ConfigDict, platform: str = "") -> jnp.dtype:
+    """The dtype of matrix products and activations; "auto" is bfloat16 on TPU and GPU, float32 on CPU.
+
+    `platform` is where the program will run, if not on this process's own devices.
+    """
     name = config.dtype
     if name == "auto":
-        name = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+        name = "float32" if (platform or jax.default_backend()) == "cpu" else "bfloat16"
     return jnp.dtype(name)
 
 
