@@ -50,12 +50,14 @@ EXTRAS = {
     "huggingface": [*TORCH, *TRANSFORMERS],  # to verify an exported folder; writing one needs neither
     "tensorboard": ["tensorboardX>=2.6.4"],
     "wandb": ["wandb>=0.28.0"],
+    "plan": ["matplotlib>=3.11.2"],  # draws the page of `avemo plan`; its compiler is that of `tpu`
     "tpu": ["jax[tpu]>=0.10.2"],
     "cuda": ["jax[cuda13]>=0.10.2"],
     "test": [
         "axe-core-python>=0.1.0",
         "hypothesis>=6.170.15",
         "librosa>=0.11.0",
+        "matplotlib>=3.11.2",
         "pip>=23.2",
         "pytest>=9.2.0",
         "scipy>=1.17.1",

@@ -24,6 +24,7 @@ from input_pipeline.errors import DataError
 VERBS = {
     "generate": "a labelled talking-face corpus, spoken and drawn on this machine, to try things out",
     "prepare": "raw videos → face crops and sound → sharded records, and a list of what was left out",
+    "plan": "memory, FLOPs, collectives and speed of a config on a TPU pod, without the pod",
     "train": "run the task of a config file; resumes by itself",
     "launch": "run a command as several processes: local",
     "probe": "linear probes on a frozen checkpoint, beside their baselines",

@@ -12,10 +12,10 @@ ROOT = Path(__file__).parent.parent
 LAYERS = [
     {"cli"},
     {"commands"},
-    {"tasks", "parity", "demo", "doctor", "report"},
+    {"tasks", "parity", "demo", "doctor", "planning", "report"},
     {"models", "objectives", "evaluation", "training", "convert"},
     {"frontend", "masking"},
-    {"batch", "config", "errors", "provenance"},
+    {"batch", "config", "errors", "files", "provenance", "sharding"},
 ]
 RANK = {part: rank for rank, parts in enumerate(LAYERS) for part in parts}
 

@@ -1,0 +1,228 @@
+"""What the devices of a compiled program say to each other: how much, how often, over which network, what for.
+
+A collective's payload is the whole array: the result of an all-gather or all-reduce, the operand of a
+reduce-scatter. What it is for is told from the names and shapes around it, so `other` means that it is neither
+parameters, gradients nor the contrast, and deserves a look.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from avemo_jax.planning.hlo import ArrayType, Computation, Executed, Instruction, Program
+
+KINDS = (
+    "all-gather", "all-reduce", "reduce-scatter", "all-to-all", "ragged-all-to-all", "collective-permute",
+    "collective-broadcast",
+)  # fmt: skip
+SCALAR, GRADIENTS, PARAMETERS, CONTRAST, OTHER = "scalar", "gradients", "parameters", "contrast", "other"
+
+
+class Stored(NamedTuple):
+    """A parameter's shape, and the shape of what one device holds of it."""
+
+    whole: tuple[int, ...]
+    shard: tuple[int, ...]
+
+
+@dataclasses.dataclass
+class Collective:
+    """All executions in one step that are alike; bytes are those of one device, all executions together."""
+
+    kind: str
+    purpose: str
+    network: str  # "ici" inside a slice, "dcn" between slices
+    group: int  # devices that take part in one
+    reach: tuple[int, ...]  # chips along each dimension of the torus that a group stretches over
+    overlapped: bool  # whether the program computes while it runs
+    bytes: int = 0
+    count: int = 0
+    counted: bool = True  # False: in a loop whose iterations depend on the data, counted as one
+
+
+def collectives(
+    program: Program, parameters: Sequence[Stored], coordinates: Sequence[tuple[int, ...]]
+) -> list[Collective]:
+    """Every collective of a program, alike ones added up, the largest first.
+
+    Args:
+      program: what was compiled.
+      parameters: of the model, to know their arrays again.
+      coordinates: where each device of a slice stands, in the order of the program's device numbers.
+    """
+    found: dict[tuple, Collective] = {}
+    seen: set[tuple] = set()
+    executed = list(program.executed())
+    # Between slices the compiler flattens, joins and cuts what it sends, so less is left to know arrays by.
+    cut = any(one.instruction.opcode == "send" for one in executed)
+    for one in executed:
+        instruction = one.instruction
+        kind, asynchronous = _kind(one)
+        if not kind:
+            continue
+        if one.fusion is not None and kind != "reduce-scatter":
+            # A collective spread over several fusions, each with a copy of it, computes meanwhile.
+            channel = re.search(r"channel_id=(\d+)", instruction.attributes)
+            key = (one.owner, kind, channel and channel[1])
+            if key in seen:
+                continue
+            seen.add(key)
+            asynchronous = True
+        network = "dcn" if instruction.opcode == "send" else "ici"
+        group, reach = _group(instruction, coordinates) if network == "ici" else (_slices(instruction), ())
+        alike: set[tuple] = set()
+        for array, purpose in _parts(one, kind, parameters, cut):
+            key = (kind, purpose, network, group, reach, asynchronous, one.counted)
+            row = found.setdefault(
+                key, Collective(kind, purpose, network, group, reach, asynchronous, counted=one.counted)
+            )
+            row.bytes += one.times * array.bytes
+            row.count += 0 if key in alike else one.times
+            alike.add(key)
+    return sorted(found.values(), key=lambda row: -row.bytes)
+
+
+def _kind(one: Executed) -> tuple[str, bool]:
+    """("all-gather", whether it is an asynchronous pair), or ("", False) for what is no collective."""
+    opcode = one.instruction.opcode
+    transfer = re.search(r'_xla_megascale_transfer_type="(\w+)"', one.instruction.attributes)
+    if opcode == "send" and transfer:
+        return transfer[1].lower().replace("_", "-"), True
+    kind = opcode.removesuffix("-start")
+    if kind not in KINDS:
+        return "", False
+    if kind == "all-reduce" and "all-reduce-scatter" in one.computation.name:
+        kind = "reduce-scatter"
+    return kind, opcode.endswith("-start")
+
+
+def _parts(
+    one: Executed, kind: str, parameters: Sequence[Stored], cut: bool
+) -> Iterator[tuple[ArrayType, str]]:
+    """The arrays that one collective moves, each with what it is for."""
+    instruction, computation = one.instruction, one.computation
+    sources = [computation[name] for name in instruction.operands if name in computation]
+    if instruction.opcode == "send":
+        sources = sources[:1]
+    for place, source in enumerate(sources):
+        if kind in ("reduce-scatter", "collective-permute") or instruction.opcode == "send":
+            array = source.arrays[0]
+        elif len(instruction.arrays) >= 2 * len(sources):  # a start: (operands, results)
+            array = instruction.arrays[len(sources) + place]
+        else:
+            array = instruction.arrays[place]
+        own_name = instruction.op_name if len(sources) == 1 else ""  # one of several would stand for all
+        yield array, _purpose(kind, array, list(_ancestors(source, computation)), own_name, parameters, cut)
+
+
+def _purpose(
+    kind: str,
+    array: ArrayType,
+    made_of: list[Instruction],
+    name: str,
+    parameters: Sequence[Stored],
+    cut: bool,
+) -> str:
+    if array.size <= 1:
+        return SCALAR
+    names = [name, *(one.op_name for one in made_of if one.op_name)]
+    if any("contrast" in name for name in names[: None if cut else 2]):
+        return CONTRAST
+    gathers = kind in ("all-gather", "collective-broadcast")
+    if gathers and any(p.whole != p.shard and _same(array.shape, p.whole) for p in parameters):
+        return PARAMETERS
+    if any(_same(array.shape, p.whole) or _same(array.shape, p.shard) for p in parameters):
+        return GRADIENTS
+    if cut:
+        shapes = [array.shape, *(part.shape for one in made_of for part in one.arrays[:1])]
+        if any(_piece(shape, p.whole) for shape in shapes for p in parameters):
+            return GRADIENTS
+    return OTHER
+
+
+def _same(shape: tuple[int, ...], stored: tuple[int, ...]) -> bool:
+    """Whether an array is a parameter or one layer of a stack of them, perhaps transposed; axes of 1 do not count."""
+    sizes = sorted(_sizes(shape))
+    return bool(sizes) and sizes in (sorted(_sizes(stored)), sorted(_sizes(stored[1:])))
+
+
+def _piece(shape: tuple[int, ...], stored: tuple[int, ...]) -> bool:
+    """Whether an array may be an even piece of a parameter or of a layer of it, or all of it, flattened."""
+    sizes = _sizes(shape)
+    for whole in (_sizes(stored), _sizes(stored[1:])):
+        if whole and math.prod(sizes) == math.prod(whole):
+            return True
+        if len(sizes) == len(whole) > 1 and all(b % a == 0 for a, b in zip(sizes, whole, strict=True)):
+            return True
+    return False
+
+
+def _sizes(shape: tuple[int, ...]) -> list[int]:
+    return [size for size in shape if size > 1]
+
+
+def _ancestors(source: Instruction, computation: Computation) -> Iterator[Instruction]:
+    """A value, then what it was made of, a few steps back, the nearest first."""
+    level = [source]
+    for _ in range(4):
+        yield from level
+        level = [computation[name] for one in level for name in one.operands if name in computation]
+
+
+def _group(instruction: Instruction, coordinates: Sequence[tuple[int, ...]]) -> tuple[int, tuple[int, ...]]:
+    """(devices in a group, chips along each dimension that the first group stretches over)."""
+    members = first_group(instruction.attributes) or list(range(len(coordinates)))
+    places = [coordinates[member] for member in members if member < len(coordinates)]
+    return len(members), tuple(len(set(axis)) for axis in zip(*places, strict=True))
+
+
+def first_group(attributes: str) -> list[int]:
+    """The device numbers of a collective's first group, in any of the ways in which the compiler writes groups."""
+    pairs = re.search(r"source_target_pairs=\{\{(\d+),(\d+)\}", attributes)
+    if pairs:
+        return [int(pairs[1]), int(pairs[2])]
+    listed = re.search(r"replica_groups=\{\{([\d,]*)\}", attributes)
+    if listed:
+        return [int(number) for number in listed[1].split(",")]
+    counted = re.search(r"replica_groups=\[(\d+),(\d+)\]<=(\[[\d,]+\](?:T\([\d,]+\))?)", attributes)
+    if counted:
+        return _numbers(counted[3]).reshape(int(counted[1]), int(counted[2]))[0].tolist()
+    named = re.search(
+        r"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\((\[[\d,]+\](?:T\([\d,]+\))?)\))? \{([^}]*)\}",
+        attributes,
+    )
+    if not named:
+        return []
+    sizes = {axis: int(size) for axis, size in re.findall(r"'(\w+)'=(\d+)", named[1])}
+    count = math.prod(sizes.values())
+    order = _numbers(named[2]) if named[2] else np.arange(count)
+    # An axis may be split: 'x':(before)size names the part of x after `before`.
+    used = re.findall(r"'(\w+)'(?::\((\d+)\)(\d+))?", named[3])
+    shape, chosen = [], []
+    for axis, size in sizes.items():
+        parts = [(int(before or 1), int(part or size)) for name, before, part in used if name == axis]
+        before, part = parts[0] if parts else (1, 1)
+        shape += [before, part, size // before // part]
+        chosen.append(len(shape) - 2)
+    grid = order.reshape(shape)
+    index = tuple(slice(None) if axis in chosen else 0 for axis in range(grid.ndim))
+    return grid[index].reshape(-1).tolist()
+
+
+def _numbers(text: str) -> np.ndarray:
+    """`[4,2]T(1,0)`: 0 … 7 in that shape, transposed, flat."""
+    sizes, order = re.match(r"\[([\d,]+)\](?:T\(([\d,]+)\))?", text).groups()  # type: ignore[union-attr]  # by the callers
+    grid = np.arange(math.prod(map(int, sizes.split(",")))).reshape([int(size) for size in sizes.split(",")])
+    return (grid.transpose([int(axis) for axis in order.split(",")]) if order else grid).reshape(-1)
+
+
+def _slices(instruction: Instruction) -> int:
+    """Slices that take part in a transfer over the data centre's network."""
+    target = re.search(r'_xla_megascale_target="\{([\d,]+)\}', instruction.attributes)
+    return len(target[1].split(",")) if target else 2

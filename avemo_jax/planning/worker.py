@@ -1,0 +1,214 @@
+"""The process that compiles: reads a job from standard input, writes its facts to a file. See `jobs`, which starts it.
+
+The step is the one that `avemo train` would run, made by the same functions from the same config; only its
+devices are described instead of present. The compiler may abort the process, which is why it is one of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import topologies
+from jax.sharding import Mesh, NamedSharding
+from ml_collections import ConfigDict
+
+from avemo_jax.config import from_json
+from avemo_jax.errors import UserError
+from avemo_jax.models import compute_dtype
+from avemo_jax.planning.chips import Topology, parse_topology
+from avemo_jax.planning.collectives import Stored, collectives
+from avemo_jax.planning.costs import costs
+from avemo_jax.planning.facts import Facts, Memory
+from avemo_jax.planning.flops import traced_flops
+from avemo_jax.planning.hlo import Program
+from avemo_jax.tasks import make_task
+from avemo_jax.training import mesh as mesh_lib
+from avemo_jax.training import state as state_lib
+from avemo_jax.training.optimizer import learning_rate, make_optimizer
+from avemo_jax.training.step import make_step
+
+_LARGE = 2**20  # bytes from which a replicated array is worth a word
+_STEPS = 1000  # of the schedules, where the config gives none; costs nothing in the step
+
+
+def main(argv: Sequence[str]) -> int:
+    """`python -m avemo_jax.planning.worker RESULT_FILE < JOB`."""
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    job = json.load(sys.stdin)
+    try:
+        result = examine(from_json(job["config"]), parse_topology(job["topology"], job["slices"])).to_json()
+    except UserError as error:
+        result = json.dumps({"error": str(error)})
+    Path(argv[0]).write_text(result)
+    return 0
+
+
+def examine(config: ConfigDict, topology: Topology) -> Facts:
+    """Compiles the train step of `config` for the topology and counts what came out."""
+    devices = target_devices(topology)
+    mesh = mesh_lib.make_mesh(config.mesh, devices)
+    with config.unlocked():
+        config.dtype = compute_dtype(config, devices[0].platform).name
+    traced, state = trace_step(config, mesh)
+    plain = traced if config.remat == "none" else trace_step(_without_remat(config), mesh)[0]
+
+    began = time.monotonic()
+    compiled, refusal = None, ""
+    # On the CPU only layouts are of interest, and optimising would take most of the time.
+    options = {"xla_backend_optimization_level": 0} if topology.generation is None else None
+    try:
+        compiled = traced.lower().compile(compiler_options=options)
+    except jax.errors.JaxRuntimeError as error:
+        refusal = str(error).strip().splitlines()[0]
+        if "RESOURCE_EXHAUSTED" not in refusal:
+            raise UserError(f"the compiler refused this step: {refusal}") from error
+
+    batch, shares = make_task(config).batch_shapes(), mesh_lib.data_shares(mesh)
+    parts = mesh_lib.rows_divisor(mesh)
+    facts = Facts(
+        chips=topology.chips,
+        devices_per_chip=topology.devices // topology.chips,
+        hosts=len(shares),
+        mesh=dict(mesh.shape),
+        dtype=config.dtype,
+        remat=config.remat,
+        batch_size=config.batch_size,
+        parts=parts,
+        model_flops=traced_flops(plain.jaxpr),
+        **_state_bytes(state, mesh),
+        replicated=_replicated(state, mesh),
+        placements=mesh_lib.format_placements(mesh_lib.placements(state.params, mesh), mesh),
+        clip_bytes=sum(_bytes(field) for field in batch.values()) // config.batch_size,
+        host_clips=config.batch_size // parts * len(next(iter(shares.values()))),
+        compile_s=time.monotonic() - began,
+        fits=compiled is not None,
+        refusal=refusal,
+        needed_bytes=needed_bytes(refusal),
+    )
+    if compiled is not None:
+        _read(facts, compiled, state, mesh)
+    return facts
+
+
+def target_devices(topology: Topology) -> list[Any]:
+    """The devices of a topology: descriptions of a TPU's, or this process's fake CPU devices."""
+    if topology.generation is None:
+        return jax.devices("cpu")[: topology.devices]
+    options: dict[str, Any] = {}
+    if topology.slices > 1:
+        options["num_slices"] = topology.slices
+    if topology.generation.chip_config:
+        options["chip_config_name"] = topology.generation.chip_config
+    if any(size == 1 for size in topology.shape[:2]):  # less than the four chips of a host
+        options["chips_per_host_bounds"] = (*(min(size, 2) for size in topology.shape[:2]), 1)
+    try:
+        return topologies.get_topology_desc(platform="tpu", topology_name=topology.name, **options).devices
+    except jax.errors.JaxRuntimeError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"--topology {topology.name}: the compiler does not know it: {reason}") from error
+
+
+def trace_step(config: ConfigDict, mesh: Mesh) -> tuple[Any, state_lib.TrainState]:
+    """The traced step and the shapes of its state, as `training.loop.train` makes them."""
+    task = make_task(config)
+    init_key, _ = state_lib.run_keys(config.seed)
+    graphdef, params = state_lib.abstract_params(task, init_key)
+    total_steps = config.total_steps or _STEPS
+    optimizer, schedule = make_optimizer(config, params, total_steps), learning_rate(config, total_steps)
+    state = state_lib.with_shardings(state_lib.abstract_state(params, optimizer), mesh)
+    batch = task.batch_shapes()
+    step = make_step(task, graphdef, optimizer, schedule, state, batch, mesh)
+    return step.trace(state, batch, jax.ShapeDtypeStruct((2,), np.uint32)), state
+
+
+def needed_bytes(refusal: str) -> int:
+    """What the compiler says a program needs, from its words on the memory it does not have."""
+    found = re.search(r"\(([\d.]+)([KMG])\) exceeds", refusal) or re.search(
+        r"Used ([\d.]+)([KMG]) of", refusal
+    )
+    return int(float(found[1]) * 2 ** {"K": 10, "M": 20, "G": 30}[found[2]]) if found else 0
+
+
+def stored_parameters(params: Any, mesh: Mesh) -> list[Stored]:
+    """Each parameter's shape and that of one device's part."""
+    return [
+        Stored(row.shape, NamedSharding(mesh, row.spec).shard_shape(row.shape))
+        for row in mesh_lib.placements(params, mesh)
+    ]
+
+
+def _end_with(parent: int) -> None:
+    """Ends this process when the one that started it is gone, however that ended: a compile may take minutes."""
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(1)
+
+
+def _read(facts: Facts, compiled: Any, state: state_lib.TrainState, mesh: Mesh) -> None:
+    """Adds what the compiled program tells."""
+    sizes, program = compiled.memory_analysis(), Program(compiled.as_text())
+    peak = sizes.peak_memory_in_bytes
+    if mesh.devices.flat[0].platform == "cpu":  # whose peak leaves temporaries out
+        peak = sizes.argument_size_in_bytes + sizes.temp_size_in_bytes
+        peak += sizes.output_size_in_bytes - sizes.alias_size_in_bytes
+    facts.memory = Memory(
+        arguments=sizes.argument_size_in_bytes,
+        outputs=sizes.output_size_in_bytes,
+        aliased=sizes.alias_size_in_bytes,
+        temporaries=sizes.temp_size_in_bytes,
+        code=sizes.generated_code_size_in_bytes,
+        peak=peak,
+    )
+    facts.flops, facts.hbm_bytes, facts.cycles, facts.data_dependent_loops = costs(program)
+    slices = mesh_lib.slice_count(list(mesh.devices.flat))
+    one_slice = list(mesh.devices.flat)[
+        : mesh.size // slices
+    ]  # `replica`, the first axis, tells slices apart
+    places = [tuple(getattr(device, "coords", (device.id,))) for device in one_slice]
+    facts.collectives = collectives(program, stored_parameters(state.params, mesh), places)
+
+
+def _state_bytes(state: state_lib.TrainState, mesh: Mesh) -> dict[str, int]:
+    sizes = {}
+    for name, tree in (("parameter", state.params), ("optimizer", state.opt_state)):
+        leaves = jax.tree.leaves(tree)
+        sizes[f"{name}_bytes"] = sum(map(_bytes, leaves))
+        shards = (leaf.update(shape=leaf.sharding.shard_shape(leaf.shape)) for leaf in leaves)
+        sizes[f"{name}_shard_bytes"] = sum(map(_bytes, shards))
+    return sizes
+
+
+def _replicated(state: state_lib.TrainState, mesh: Mesh) -> list[str]:
+    """Large arrays that are whole on every device although weights are to be divided."""
+    if mesh.shape["fsdp"] * mesh.shape["tensor"] == 1:
+        return []
+    return [
+        path
+        for path, leaf in mesh_lib.named_leaves(state)
+        if _bytes(leaf) >= _LARGE and leaf.sharding.is_fully_replicated
+    ]
+
+
+def _without_remat(config: ConfigDict) -> ConfigDict:
+    plain = config.copy_and_resolve_references()
+    with plain.unlocked():
+        plain.remat = "none"
+    return plain
+
+
+def _bytes(leaf: Any) -> int:
+    return leaf.size * leaf.dtype.itemsize
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
