@@ -18,6 +18,6 @@ def divided_by_clips(x: Array, axis: int = 0) -> Array:
     """
     if jax.sharding.get_abstract_mesh().empty:
         return x
-    spec = [PartitionSpec.UNCONSTRAINED] * x.ndim
-    spec[axis] = CLIP_AXES
-    return jax.lax.with_sharding_constraint(x, PartitionSpec(*spec))
+    free = PartitionSpec.UNCONSTRAINED
+    spec = PartitionSpec(*(CLIP_AXES if i == axis else free for i in range(x.ndim)))
+    return jax.lax.with_sharding_constraint(x, spec)

@@ -69,10 +69,10 @@ def collectives(
         if one.fusion is not None and kind != "reduce-scatter":
             # A collective spread over several fusions, each with a copy of it, computes meanwhile.
             channel = re.search(r"channel_id=(\d+)", instruction.attributes)
-            key = (one.owner, kind, channel and channel[1])
-            if key in seen:
+            spread = (one.owner, kind, channel and channel[1])
+            if spread in seen:
                 continue
-            seen.add(key)
+            seen.add(spread)
             asynchronous = True
         network = "dcn" if instruction.opcode == "send" else "ici"
         group, reach = _group(instruction, coordinates) if network == "ici" else (_slices(instruction), ())
@@ -132,13 +132,15 @@ def _purpose(
     if array.size <= 1:
         return SCALAR
     names = [name, *(one.op_name for one in made_of if one.op_name)]
-    if any("contrast" in name for name in names[: None if cut else 2]):
+    if any("contrast" in name for name in names[:2]):
         return CONTRAST
     gathers = kind in ("all-gather", "collective-broadcast")
     if gathers and any(p.whole != p.shard and _same(array.shape, p.whole) for p in parameters):
         return PARAMETERS
     if any(_same(array.shape, p.whole) or _same(array.shape, p.shard) for p in parameters):
         return GRADIENTS
+    if any("contrast" in name for name in names):
+        return CONTRAST
     if cut:
         shapes = [array.shape, *(part.shape for one in made_of for part in one.arrays[:1])]
         if any(_piece(shape, p.whole) for shape in shapes for p in parameters):

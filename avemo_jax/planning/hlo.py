@@ -197,7 +197,9 @@ class Program:
 
     def _fused(self, fusion, times, counted, owner, outermost) -> Iterator[Executed]:
         inner = self.called(fusion)
-        for one in inner.values() if inner is not None else ():
+        if inner is None:
+            return
+        for one in inner.values():
             yield Executed(one, inner, times, counted, owner, outermost)
             if one.opcode in ("fusion", "call"):
                 yield from self._fused(one, times, counted, owner, outermost)

@@ -85,7 +85,10 @@ def examine(config: ConfigDict, topology: Topology) -> Facts:
         batch_size=config.batch_size,
         parts=parts,
         model_flops=traced_flops(plain.jaxpr),
-        **_state_bytes(state, mesh),
+        parameter_bytes=_whole_bytes(state.params),
+        parameter_shard_bytes=_shard_bytes(state.params),
+        optimizer_bytes=_whole_bytes(state.opt_state),
+        optimizer_shard_bytes=_shard_bytes(state.opt_state),
         replicated=_replicated(state, mesh),
         placements=mesh_lib.format_placements(mesh_lib.placements(state.params, mesh), mesh),
         clip_bytes=sum(_bytes(field) for field in batch.values()) // config.batch_size,
@@ -126,7 +129,7 @@ def trace_step(config: ConfigDict, mesh: Mesh) -> tuple[Any, state_lib.TrainStat
     total_steps = config.total_steps or _STEPS
     optimizer, schedule = make_optimizer(config, params, total_steps), learning_rate(config, total_steps)
     state = state_lib.with_shardings(state_lib.abstract_state(params, optimizer), mesh)
-    batch = task.batch_shapes()
+    batch: Any = task.batch_shapes()
     step = make_step(task, graphdef, optimizer, schedule, state, batch, mesh)
     return step.trace(state, batch, jax.ShapeDtypeStruct((2,), np.uint32)), state
 
@@ -178,14 +181,14 @@ def _read(facts: Facts, compiled: Any, state: state_lib.TrainState, mesh: Mesh) 
     facts.collectives = collectives(program, stored_parameters(state.params, mesh), places)
 
 
-def _state_bytes(state: state_lib.TrainState, mesh: Mesh) -> dict[str, int]:
-    sizes = {}
-    for name, tree in (("parameter", state.params), ("optimizer", state.opt_state)):
-        leaves = jax.tree.leaves(tree)
-        sizes[f"{name}_bytes"] = sum(map(_bytes, leaves))
-        shards = (leaf.update(shape=leaf.sharding.shard_shape(leaf.shape)) for leaf in leaves)
-        sizes[f"{name}_shard_bytes"] = sum(map(_bytes, shards))
-    return sizes
+def _whole_bytes(tree: Any) -> int:
+    return sum(map(_bytes, jax.tree.leaves(tree)))
+
+
+def _shard_bytes(tree: Any) -> int:
+    """What one device holds of it."""
+    parts = (leaf.update(shape=leaf.sharding.shard_shape(leaf.shape)) for leaf in jax.tree.leaves(tree))
+    return sum(map(_bytes, parts))
 
 
 def _replicated(state: state_lib.TrainState, mesh: Mesh) -> list[str]:
