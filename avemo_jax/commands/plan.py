@@ -35,6 +35,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     )
     add("--scaling", action="store_true", help="also compile for 4, 8, 64, 256 and 1,024 chips")
     add("--json", type=Path, metavar="FILE", help="write all figures here")
+    add("--program", type=Path, metavar="FILE", help="write the compiled program's text (HLO) here")
     add("--out", type=Path, metavar="PAGE", help="write a page with the roofline here")
 
 
@@ -45,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
     config = load_config(args.config, args.overrides)
     topology = chips.parse_topology(args.topology, args.slices)
     jobs.check_compiler(topology)
-    for path in (args.json, args.out):
+    for path in (args.json, args.out, args.program):
         if path:
             files.check_place(path.absolute().parent)
     if args.out:
@@ -58,6 +59,7 @@ def run(args: argparse.Namespace) -> int:
         batch_per_chip=args.batch_per_chip,
         look_for_batch=not args.no_search,
         scaling=args.scaling,
+        program=args.program,
         say=lambda line: print(line, flush=True),
     )
     print(f"\n{report.to_text(made)}")

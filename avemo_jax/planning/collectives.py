@@ -1,8 +1,7 @@
-"""What the devices of a compiled program say to each other: how much, how often, over which network, what for.
+"""What the devices of a compiled program say to each other: how much, how often, over which network.
 
 A collective's payload is the whole array: the result of an all-gather or all-reduce, the operand of a
-reduce-scatter. What it is for is told from the names and shapes around it, so `other` means that it is neither
-parameters, gradients nor the contrast, and deserves a look.
+reduce-scatter. What it is for is said by `purposes`.
 """
 
 from __future__ import annotations
@@ -11,24 +10,16 @@ import dataclasses
 import math
 import re
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
 
 import numpy as np
 
-from avemo_jax.planning.hlo import ArrayType, Computation, Executed, Instruction, Program
+from avemo_jax.planning.hlo import ArrayType, Executed, Instruction, Program
+from avemo_jax.planning.purposes import Around, Stored, purpose_of
 
 KINDS = (
     "all-gather", "all-reduce", "reduce-scatter", "all-to-all", "ragged-all-to-all", "collective-permute",
     "collective-broadcast",
 )  # fmt: skip
-SCALAR, GRADIENTS, PARAMETERS, CONTRAST, OTHER = "scalar", "gradients", "parameters", "contrast", "other"
-
-
-class Stored(NamedTuple):
-    """A parameter's shape, and the shape of what one device holds of it."""
-
-    whole: tuple[int, ...]
-    shard: tuple[int, ...]
 
 
 @dataclasses.dataclass
@@ -66,10 +57,10 @@ def collectives(
         kind, asynchronous = _kind(one)
         if not kind:
             continue
-        if one.fusion is not None and kind != "reduce-scatter":
+        if one.place.fusion is not None and kind != "reduce-scatter":
             # A collective spread over several fusions, each with a copy of it, computes meanwhile.
             channel = re.search(r"channel_id=(\d+)", instruction.attributes)
-            spread = (one.owner, kind, channel and channel[1])
+            spread = (one.place.owner, kind, channel and channel[1])
             if spread in seen:
                 continue
             seen.add(spread)
@@ -77,10 +68,10 @@ def collectives(
         network = "dcn" if instruction.opcode == "send" else "ici"
         group, reach = _group(instruction, coordinates) if network == "ici" else (_slices(instruction), ())
         alike: set[tuple] = set()
-        for array, purpose in _parts(one, kind, parameters, cut):
-            key = (kind, purpose, network, group, reach, asynchronous, one.counted)
+        for array, purpose in _parts(one, kind, program, parameters, cut):
+            key = (kind, purpose, network, group, reach, asynchronous, one.place.counted)
             row = found.setdefault(
-                key, Collective(kind, purpose, network, group, reach, asynchronous, counted=one.counted)
+                key, Collective(kind, purpose, network, group, reach, asynchronous, counted=one.place.counted)
             )
             row.bytes += one.times * array.bytes
             row.count += 0 if key in alike else one.times
@@ -103,13 +94,15 @@ def _kind(one: Executed) -> tuple[str, bool]:
 
 
 def _parts(
-    one: Executed, kind: str, parameters: Sequence[Stored], cut: bool
+    one: Executed, kind: str, program: Program, parameters: Sequence[Stored], cut: bool
 ) -> Iterator[tuple[ArrayType, str]]:
     """The arrays that one collective moves, each with what it is for."""
     instruction, computation = one.instruction, one.computation
     sources = [computation[name] for name in instruction.operands if name in computation]
     if instruction.opcode == "send":
         sources = sources[:1]
+    owner = program.computations[one.place.owner]
+    uses = list(owner.descendants(one.place.fusion or instruction))
     for place, source in enumerate(sources):
         if kind in ("reduce-scatter", "collective-permute") or instruction.opcode == "send":
             array = source.arrays[0]
@@ -118,63 +111,11 @@ def _parts(
         else:
             array = instruction.arrays[place]
         own_name = instruction.op_name if len(sources) == 1 else ""  # one of several would stand for all
-        yield array, _purpose(kind, array, list(_ancestors(source, computation)), own_name, parameters, cut)
-
-
-def _purpose(
-    kind: str,
-    array: ArrayType,
-    made_of: list[Instruction],
-    name: str,
-    parameters: Sequence[Stored],
-    cut: bool,
-) -> str:
-    if array.size <= 1:
-        return SCALAR
-    names = [name, *(one.op_name for one in made_of if one.op_name)]
-    if any("contrast" in name for name in names[:2]):
-        return CONTRAST
-    gathers = kind in ("all-gather", "collective-broadcast")
-    if gathers and any(p.whole != p.shard and _same(array.shape, p.whole) for p in parameters):
-        return PARAMETERS
-    if any(_same(array.shape, p.whole) or _same(array.shape, p.shard) for p in parameters):
-        return GRADIENTS
-    if any("contrast" in name for name in names):
-        return CONTRAST
-    if cut:
-        shapes = [array.shape, *(part.shape for one in made_of for part in one.arrays[:1])]
-        if any(_piece(shape, p.whole) for shape in shapes for p in parameters):
-            return GRADIENTS
-    return OTHER
-
-
-def _same(shape: tuple[int, ...], stored: tuple[int, ...]) -> bool:
-    """Whether an array is a parameter or one layer of a stack of them, perhaps transposed; axes of 1 do not count."""
-    sizes = sorted(_sizes(shape))
-    return bool(sizes) and sizes in (sorted(_sizes(stored)), sorted(_sizes(stored[1:])))
-
-
-def _piece(shape: tuple[int, ...], stored: tuple[int, ...]) -> bool:
-    """Whether an array may be an even piece of a parameter or of a layer of it, or all of it, flattened."""
-    sizes = _sizes(shape)
-    for whole in (_sizes(stored), _sizes(stored[1:])):
-        if whole and math.prod(sizes) == math.prod(whole):
-            return True
-        if len(sizes) == len(whole) > 1 and all(b % a == 0 for a, b in zip(sizes, whole, strict=True)):
-            return True
-    return False
-
-
-def _sizes(shape: tuple[int, ...]) -> list[int]:
-    return [size for size in shape if size > 1]
-
-
-def _ancestors(source: Instruction, computation: Computation) -> Iterator[Instruction]:
-    """A value, then what it was made of, a few steps back, the nearest first."""
-    level = [source]
-    for _ in range(4):
-        yield from level
-        level = [computation[name] for one in level for name in one.operands if name in computation]
+        made_of = list(computation.ancestors(source))
+        if source.opcode == "parameter" and one.place.fusion is not None:
+            made_of += owner.ancestors(owner[one.place.fusion.operands[int(source.literal)]])
+        around = Around(own_name, one.place.loop, made_of, uses, cut)
+        yield array, purpose_of(kind, array, around, parameters)
 
 
 def _group(instruction: Instruction, coordinates: Sequence[tuple[int, ...]]) -> tuple[int, tuple[int, ...]]:

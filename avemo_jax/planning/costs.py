@@ -39,7 +39,7 @@ def costs(program: Program) -> Costs:
         instruction, computation = one.instruction, one.computation
         if instruction.opcode in ("dot", "convolution"):
             flops += one.times * product_flops(instruction, computation)
-        if one.fusion is None:
+        if one.place.fusion is None:
             traffic += one.times * moved_bytes(instruction, computation, program)
             estimate = re.search(r'"estimated_cycles":"(\d+)"', instruction.attributes)
             cycles += one.times * int(estimate[1]) if estimate else 0

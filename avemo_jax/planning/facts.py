@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 
-from avemo_jax.planning.collectives import OTHER, SCALAR, Collective
+from avemo_jax.planning.collectives import Collective
+from avemo_jax.planning.purposes import OTHER, SCALAR
 
 
 @dataclasses.dataclass

@@ -11,7 +11,7 @@ import dataclasses
 import functools
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 _BITS = {"pred": 8, "token": 0, "opaque": 0, "bf16": 16, "c64": 64, "c128": 128}
@@ -103,16 +103,45 @@ class Computation(dict[str, Instruction]):
                 found.get(operand, []).append(one)
         return found
 
+    def ancestors(self, instruction: Instruction) -> Iterator[Instruction]:
+        """An instruction, then what it was made of, a few steps back, the nearest first."""
+        return self._near(instruction, lambda one: [self[name] for name in one.operands if name in self])
+
+    def descendants(self, instruction: Instruction) -> Iterator[Instruction]:
+        """An instruction, then what is made of it, a few steps on, the nearest first."""
+        return self._near(instruction, lambda one: self.users[one.name])
+
+    def _near(
+        self, instruction: Instruction, neighbours: Callable[[Instruction], list[Instruction]]
+    ) -> Iterator[Instruction]:
+        level, seen = [instruction], {instruction.name}
+        for _ in range(4):
+            yield from level
+            level = [near for one in level for near in neighbours(one) if near.name not in seen]
+            level = list({near.name: near for near in level}.values())
+            seen.update(near.name for near in level)
+
+
+class Place(NamedTuple):
+    """Where an instruction stands in the execution."""
+
+    owner: str  # the computation that is scheduled: that of the fusion, for what was fused
+    times: int = 1  # runs in one execution of the program
+    counted: bool = True  # False inside a loop whose number of iterations depends on the data: counted as one
+    loop: str = ""  # the name of the innermost loop around it: `jit(step)/jvp(contrast)/while`
+    fusion: Instruction | None = None
+
 
 class Executed(NamedTuple):
-    """An instruction, where it stands and how often it runs."""
+    """An instruction, the computation that it is in, and where that runs."""
 
     instruction: Instruction
     computation: Computation
-    times: int
-    counted: bool  # False inside a loop whose number of iterations depends on the data: counted as one
-    owner: str  # the computation that is scheduled: that of the fusion, for what was fused
-    fusion: Instruction | None
+    place: Place
+
+    @property
+    def times(self) -> int:
+        return self.place.times
 
 
 class Program:
@@ -137,12 +166,12 @@ class Program:
                     current[instruction.name] = instruction
 
     def called(self, instruction: Instruction) -> Computation | None:
-        """The computation of a fusion, call or asynchronous start."""
-        return self.computations.get(instruction.attribute("calls"))
+        """The computation of a fusion, or of a call inside one."""
+        return self.computations.get(instruction.attribute("calls") or instruction.attribute("to_apply"))
 
     def executed(self) -> Iterator[Executed]:
         """Every instruction that runs, those inside fusions too; of a conditional all branches."""
-        yield from self._walk(self.entry, 1, True)
+        yield from self._walk(Place(self.entry))
 
     def trip_count(self, loop: Instruction, computation: Computation) -> int | None:
         """Iterations of a `while`, or None where they depend on the data."""
@@ -172,37 +201,39 @@ class Program:
         first = int(start.literal) if start is not None and start.opcode == "constant" else 0
         return int(bound.literal) - first
 
-    def _walk(self, name: str, times: int, counted: bool) -> Iterator[Executed]:
-        computation = self.computations[name]
+    def _walk(self, place: Place) -> Iterator[Executed]:
+        computation = self.computations[place.owner]
         for one in computation.values():
-            yield Executed(one, computation, times, counted, name, None)
+            yield Executed(one, computation, place)
             if one.opcode == "while":
                 trips = self.trip_count(one, computation)
-                yield from self._walk(
-                    one.attribute("body"), times * (trips or 1), counted and trips is not None
-                )
-            elif one.opcode == "conditional":
-                branches = re.search(r"branch_computations=\{([^}]*)\}", one.attributes)
-                targets = _NAME.findall(branches[1]) if branches else []
-                for key in ("true_computation", "false_computation"):
-                    targets += [one.attribute(key)] if one.attribute(key) else []
-                for target in targets:
-                    yield from self._walk(target, times, counted)
-            elif one.opcode == "call":
-                yield from self._walk(one.attribute("to_apply") or one.attribute("calls"), times, counted)
-            elif one.opcode == "async-start":
-                yield from self._walk(one.attribute("calls"), times, counted)
+                times, counted = place.times * (trips or 1), place.counted and trips is not None
+                yield from self._walk(Place(one.attribute("body"), times, counted, one.op_name))
             elif one.opcode == "fusion":
-                yield from self._fused(one, times, counted, name, one)
+                yield from self._fused(one, place._replace(fusion=one))
+            else:
+                for target in self._targets(one):
+                    yield from self._walk(place._replace(owner=target))
 
-    def _fused(self, fusion, times, counted, owner, outermost) -> Iterator[Executed]:
+    def _fused(self, fusion: Instruction, place: Place) -> Iterator[Executed]:
         inner = self.called(fusion)
         if inner is None:
             return
         for one in inner.values():
-            yield Executed(one, inner, times, counted, owner, outermost)
+            yield Executed(one, inner, place)
             if one.opcode in ("fusion", "call"):
-                yield from self._fused(one, times, counted, owner, outermost)
+                yield from self._fused(one, place)
+
+    @staticmethod
+    def _targets(one: Instruction) -> list[str]:
+        """The computations that a conditional, a call or an asynchronous start runs."""
+        if one.opcode == "conditional":
+            branches = re.search(r"branch_computations=\{([^}]*)\}", one.attributes)
+            named = [one.attribute(key) for key in ("true_computation", "false_computation")]
+            return [*(_NAME.findall(branches[1]) if branches else []), *filter(None, named)]
+        if one.opcode in ("call", "async-start"):
+            return [one.attribute("to_apply") or one.attribute("calls")]
+        return []
 
 
 def _through(name: str, computation: Computation, outer) -> Instruction | None:

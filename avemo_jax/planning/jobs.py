@@ -30,13 +30,20 @@ def check_compiler(topology: Topology) -> None:
         )
 
 
-def compile_step(config: ConfigDict, topology: Topology) -> Facts:
-    """The facts of the train step of `config`, compiled for the topology.
+def compile_step(config: ConfigDict, topology: Topology, program: Path | None = None) -> Facts:
+    """The facts of the train step of `config`, compiled for the topology; `program` gets the compiled text.
 
     Raises:
       UserError: the config and the topology do not go together, or the compiler gave up.
     """
-    job = json.dumps({"config": to_json(config), "topology": topology.name, "slices": topology.slices})
+    job = json.dumps(
+        {
+            "config": to_json(config),
+            "topology": topology.name,
+            "slices": topology.slices,
+            "program": str(program.absolute()) if program else "",
+        }
+    )
     with tempfile.TemporaryDirectory() as folder:
         result = Path(folder) / "facts.json"
         done = subprocess.run(

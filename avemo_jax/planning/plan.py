@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -59,6 +60,7 @@ def make_plan(
     batch_per_chip: int = 0,
     look_for_batch: bool = True,
     scaling: bool = False,
+    program: Path | None = None,
     say: Say = print,
 ) -> Plan:
     """Compiles what has to be compiled; a minute or so each time.
@@ -71,13 +73,14 @@ def make_plan(
       batch_per_chip: clips; 0 takes the config's batch.
       look_for_batch: also search for the largest batch that fits, or for a layout that does.
       scaling: also compile for 4 to 1,024 chips of this generation.
+      program: a file for the text of the program that was asked for.
       say: prints a line of progress.
     """
     generation = topology.generation
     if scaling and generation is None:
         raise UserError("--scaling needs a TPU topology: its figures are those of a generation's networks")
     config, notes = _fitted(config, overrides, topology, batch_per_chip)
-    asked = _compile(config, topology, say)
+    asked = _compile(config, topology, say, program)
     plan = Plan(name, topology, _sized(asked, generation), notes=notes)
     if generation and look_for_batch:
         plan.searched = True
@@ -149,13 +152,13 @@ def _fitted(
     return config, notes
 
 
-def _compile(config: ConfigDict, topology: Topology, say: Say) -> Facts:
+def _compile(config: ConfigDict, topology: Topology, say: Say, program: Path | None = None) -> Facts:
     per_chip = whole(config.batch_size / topology.chips)
     layout = ", ".join(f"{axis} {size}" for axis, size in config.mesh.items() if size != 1)
     say(
         f"compiling for {topology.title}: {per_chip} clips a chip, remat {config.remat}, mesh {layout or 'of one'}"
     )
-    facts = compile_step(config, topology)
+    facts = compile_step(config, topology, program)
     verdict = "fits" if facts.fits else "does not fit"
     say(f"  {verdict}: {facts.peak_bytes / 2**30:.2f} GiB a device, compiled in {facts.compile_s:.0f} s")
     return facts

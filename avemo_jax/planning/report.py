@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from avemo_jax.planning.chips import Generation
-from avemo_jax.planning.collectives import SCALAR, Collective
+from avemo_jax.planning.collectives import Collective
 from avemo_jax.planning.facts import Facts
 from avemo_jax.planning.plan import Plan, Sized
+from avemo_jax.planning.purposes import SCALAR
 from avemo_jax.planning.roofline import ASSUMPTIONS, seconds
 
 _GIB, _MB = 2**30, 1e6

@@ -24,13 +24,15 @@ from ml_collections import ConfigDict
 
 from avemo_jax.config import from_json
 from avemo_jax.errors import UserError
+from avemo_jax.files import write_file
 from avemo_jax.models import compute_dtype
 from avemo_jax.planning.chips import Topology, parse_topology
-from avemo_jax.planning.collectives import Stored, collectives
+from avemo_jax.planning.collectives import collectives
 from avemo_jax.planning.costs import costs
 from avemo_jax.planning.facts import Facts, Memory
 from avemo_jax.planning.flops import traced_flops
 from avemo_jax.planning.hlo import Program
+from avemo_jax.planning.purposes import Stored
 from avemo_jax.tasks import make_task
 from avemo_jax.training import mesh as mesh_lib
 from avemo_jax.training import state as state_lib
@@ -46,15 +48,19 @@ def main(argv: Sequence[str]) -> int:
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     job = json.load(sys.stdin)
     try:
-        result = examine(from_json(job["config"]), parse_topology(job["topology"], job["slices"])).to_json()
+        topology = parse_topology(job["topology"], job["slices"])
+        result = examine(from_json(job["config"]), topology, job["program"]).to_json()
     except UserError as error:
         result = json.dumps({"error": str(error)})
     Path(argv[0]).write_text(result)
     return 0
 
 
-def examine(config: ConfigDict, topology: Topology) -> Facts:
-    """Compiles the train step of `config` for the topology and counts what came out."""
+def examine(config: ConfigDict, topology: Topology, program: str = "") -> Facts:
+    """Compiles the train step of `config` for the topology and counts what came out.
+
+    `program` is a file for the compiled text.
+    """
     devices = target_devices(topology)
     mesh = mesh_lib.make_mesh(config.mesh, devices)
     with config.unlocked():
@@ -100,6 +106,8 @@ def examine(config: ConfigDict, topology: Topology) -> Facts:
     )
     if compiled is not None:
         _read(facts, compiled, state, mesh)
+        if program:
+            write_file(program, compiled.as_text())
     return facts
 
 

@@ -10,8 +10,9 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from avemo_jax.objectives.contrastive import hierarchical_contrast
-from avemo_jax.planning.collectives import Stored, collectives, first_group
+from avemo_jax.planning.collectives import collectives, first_group
 from avemo_jax.planning.hlo import Program
+from avemo_jax.planning.purposes import Stored
 from avemo_jax.training import mesh as mesh_lib
 from tests.planning import programs
 from tests.planning.programs import HIDDEN, LAYERS, WIDTH

@@ -42,7 +42,7 @@ def test_what_stands_in_nested_loops_runs_as_often_as_both_say():
 
     program = compiled(nested, np.zeros((16, 16), np.float32))
     (product,) = [one for one in program.executed() if one.instruction.opcode == "dot"]
-    assert product.times == 21 and product.counted
+    assert product.times == 21 and product.place.counted
 
 
 def test_a_loop_that_depends_on_the_data_counts_once_and_says_so():
@@ -50,7 +50,7 @@ def test_a_loop_that_depends_on_the_data_counts_once_and_says_so():
         lambda x: jax.lax.while_loop(lambda y: jnp.sum(y) < 9, lambda y: y @ y, x), np.zeros((16, 16))
     )
     (product,) = [one for one in program.executed() if one.instruction.opcode == "dot"]
-    assert product.times == 1 and not product.counted
+    assert product.times == 1 and not product.place.counted
 
 
 def test_trip_counts_of_a_tpu_program_are_read_from_its_conditions():
@@ -91,6 +91,6 @@ ENTRY %main (x0: f32[8]) -> f32[8] {
 
 def test_instructions_inside_fusions_know_where_they_are_scheduled():
     program = Program(programs.layers_over_fsdp())
-    inside = [one for one in program.executed() if one.fusion is not None]
-    assert inside and all(one.owner in program.computations for one in inside)
+    inside = [one for one in program.executed() if one.place.fusion is not None]
+    assert inside and all(one.place.owner in program.computations for one in inside)
     assert all(one.instruction.name in program.computations[one.computation.name] for one in inside)

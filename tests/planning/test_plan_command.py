@@ -19,6 +19,7 @@ def plan(*words):
     return main(["plan", "--config", "hicmae:demo", *SMALL_STEP, *words])
 
 
+@pytest.mark.slow
 def test_a_step_divided_over_fsdp_moves_weights_and_gradients_but_no_activations(tmp_path, capsys):
     words = (
         "--topology",

@@ -15,9 +15,9 @@ import pytest
 
 from avemo_jax.config import load_config
 from avemo_jax.planning.chips import GENERATIONS, parse_topology
-from avemo_jax.planning.collectives import CONTRAST, GRADIENTS, PARAMETERS, SCALAR
 from avemo_jax.planning.facts import Facts
 from avemo_jax.planning.jobs import compile_step, environment
+from avemo_jax.planning.purposes import CONTRAST, GRADIENTS, PARAMETERS, SCALAR
 from tests.planning import hicmae_flops
 
 pytest.importorskip("libtpu", reason="needs the TPU's compiler: pip install 'avemo_jax[tpu]'")
