@@ -28,7 +28,7 @@ def run(args: argparse.Namespace) -> int:
     from avemo_jax import report
     from avemo_jax.config import load_config
     from avemo_jax.errors import UserError
-    from avemo_jax.evaluation.report import check_place, write_file
+    from avemo_jax.files import check_place, write_file
 
     if not 1 <= args.clips <= 100:
         raise UserError(f"--clips is {args.clips}, it must be 1 to 100")

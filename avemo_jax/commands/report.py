@@ -26,7 +26,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from avemo_jax import report
     from avemo_jax.errors import UserError
-    from avemo_jax.evaluation.report import check_place, write_file
+    from avemo_jax.files import check_place, write_file
 
     report.check_packages()
     if args.out is None and len(args.runs) > 1:
