@@ -6,5 +6,7 @@ features, baselines   one batch of clips → named vectors of a network, or plai
 extraction            every clip once → feature matrices of several networks
 logistic, probes      a feature matrix → predictions of a linear classifier
 judging, probing      → one row of results; a checkpoint and a folder → all rows
+retrieval             does the sound of a clip find its picture among all
+runs                  a run's folder → plain data
 report                rows → a printed table and files
 """

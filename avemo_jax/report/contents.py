@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from avemo_jax.evaluation.report import summarise
-from avemo_jax.report.gather import Probe, Run
+from avemo_jax.evaluation.runs import Probe, Run
 from avemo_jax.training.goodput import KINDS
 
 Row = dict[str, Any]

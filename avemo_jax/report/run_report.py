@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from avemo_jax.errors import UserError
+from avemo_jax.evaluation.runs import Run, gather_run
 from avemo_jax.report import charts, contents, embedding, page
 from avemo_jax.report.clips import Card, Grouping, groupings, read_cards
-from avemo_jax.report.gather import Run, gather_run
 from avemo_jax.report.numbers import count
 from avemo_jax.report.samples import sampled
 from avemo_jax.report.styles import group_style

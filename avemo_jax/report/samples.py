@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from ml_collections import ConfigDict
 
+from avemo_jax.evaluation.runs import Run
 from avemo_jax.report import numbers
-from avemo_jax.report.gather import Run
 from avemo_jax.report.images import Picture, picture, read_pixels
 from avemo_jax.tasks.pictures import ROWS, Strip, cut_grid
 

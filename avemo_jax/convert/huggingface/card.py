@@ -187,6 +187,7 @@ def _training(config: ConfigDict, facts: Facts) -> str:
         "clips": _clips(facts),
         "steps": f"{facts.step:,} of {config.batch_size} clips, {facts.step * config.batch_size:,} clips seen",
         "time in steps": _clock(facts.stepping_s),
+        "devices": facts.devices,
         f"losses at step {facts.losses_step:,}": ", ".join(
             f"{name} {value:.4g}" for name, value in facts.losses.items()
         ),

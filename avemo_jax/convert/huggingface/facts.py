@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,8 +9,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from avemo_jax.evaluation.runs import gather_run
 from avemo_jax.training.checkpoint_files import ARRAYS, FOLDER, read_record, run_folder, step_name
-from avemo_jax.training.writers import METRICS
 from input_pipeline.errors import DataError
 from input_pipeline.records import open_records
 
@@ -31,7 +30,8 @@ class Data:
 class Facts:
     """A checkpoint's history.
 
-    losses: name → value on the last logged batch, at `losses_step`; stepping_s: seconds in training steps.
+    losses: name → value on the last logged batch, at `losses_step`; stepping_s: seconds in training steps;
+      devices: what they ran on.
     probes: rows of each `rows.json` in the work directory that were computed from this step.
     """
 
@@ -41,15 +41,16 @@ class Facts:
     losses: dict[str, float] = field(default_factory=dict)
     losses_step: int = 0
     stepping_s: float | None = None
+    devices: str = ""
     probes: list[ProbeRows] = field(default_factory=list)
 
 
 def gather(checkpoint: str | Path, config: ConfigDict, step: int) -> Facts:
     """The facts of step `step` of what `load_params(checkpoint)` took."""
-    workdir = run_folder(checkpoint)
-    at = Path(checkpoint)
+    workdir, at = run_folder(checkpoint), Path(checkpoint)
     record = read_record(at if (at / ARRAYS).is_dir() else workdir / FOLDER / step_name(step))
-    rows = [row for row in _rows(workdir / METRICS) if row["step"] <= step]
+    run = gather_run(workdir)
+    rows = [row for row in run.metrics if row["step"] <= step]
     last = rows[-1] if rows else {}
     return Facts(
         step=step,
@@ -58,7 +59,8 @@ def gather(checkpoint: str | Path, config: ConfigDict, step: int) -> Facts:
         losses={name: value for name, value in last.items() if name.startswith("loss") and _is_number(value)},
         losses_step=last.get("step", 0),
         stepping_s=_stepping_s(rows),
-        probes=_probes(workdir, step),
+        devices=(run.time or {}).get("devices", ""),
+        probes=[probe.rows for probe in run.probes if _steps_of(probe.rows) == {step}],
     )
 
 
@@ -73,19 +75,6 @@ def _data(config: ConfigDict, clips: int | None) -> Data | None:
     return Data(len(records), records.sound_s, records.splits)
 
 
-def _rows(path: Path) -> list[dict[str, Any]]:
-    """The lines of a metrics file that are whole."""
-    rows = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else ():
-        try:
-            row = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(row, dict) and isinstance(row.get("step"), int):
-            rows.append(row)
-    return rows
-
-
 def _stepping_s(rows: list[dict[str, Any]]) -> float | None:
     """Each row's mean step time holds for the steps since the row before it."""
     if not rows or not all(_is_number(row.get("step_s")) for row in rows):
@@ -96,17 +85,8 @@ def _stepping_s(rows: list[dict[str, Any]]) -> float | None:
     )
 
 
-def _probes(workdir: Path, step: int) -> list[ProbeRows]:
-    found = []
-    for path in sorted(workdir.rglob("rows.json")):
-        try:
-            rows = json.loads(path.read_text(encoding="utf-8"))
-            steps = {row["step"] for row in rows if row["weights"] == "checkpoint"}
-        except (OSError, ValueError, KeyError, TypeError):
-            continue  # somebody else's file
-        if steps == {step}:
-            found.append(rows)
-    return found
+def _steps_of(rows: ProbeRows) -> set[int | None]:
+    return {row.get("step") for row in rows if row["weights"] == "checkpoint"}
 
 
 def _is_number(value: Any) -> bool:

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from avemo_jax.errors import UserError
-from avemo_jax.report.gather import gather_run
+from avemo_jax.evaluation.runs import gather_run
 
 PROBE_ROW = dict.fromkeys(
     ("feature", "weights", "loudness", "uar", "ci95", "classes", "confusion", "folds"), 0

@@ -83,13 +83,17 @@ def gather_run(folder: str | os.PathLike) -> Run:
     run.time = _read_json(run, folder / goodput.NAME)
     for path in _find(folder, PROBE_ROWS):
         rows = _read_json(run, path)
-        if isinstance(rows, list) and rows and all(row.keys() >= _PROBE_KEYS for row in rows):
+        if isinstance(rows, list) and rows and all(map(_is_probe_row, rows)):
             rows = [{key: value for key, value in row.items() if key != "folds"} for row in rows]
             run.probes.append(Probe(path.parent.relative_to(folder).as_posix(), rows))
             run.calls += read_calls(path.parent)
     run.calls += read_calls(Path(run.data)) if run.data else []
     run.calls.sort(key=lambda call: str(call.get("began")))
     return run
+
+
+def _is_probe_row(row: Any) -> bool:
+    return isinstance(row, dict) and row.keys() >= _PROBE_KEYS
 
 
 def _read_checkpoint(run: Run) -> None:
