@@ -128,6 +128,8 @@ def run_defaults() -> ConfigDict:
             "total_steps": 0,  # where it is not 0 it wins over epochs
             "dtype": "auto",  # bfloat16 on TPU and GPU, float32 on CPU
             "remat": "none",  # none, dots or full
+            "accumulate": 1,  # microbatches that a batch is computed in, one after the other
+            "ema": {"decay": 0.0},  # of a moving average of the weights, which is then evaluated; 0 is off
             "mesh": {"replica": 1, "data": -1, "fsdp": 1, "tensor": 1},
             "data": {
                 "path": "",  # a folder that `avemo prepare` made

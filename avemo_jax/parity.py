@@ -102,8 +102,11 @@ def _pretraining(prefix: str, info: dict, arrays: Arrays) -> Arrays:
             "temperature": float(engine.get("temperature", 0.07)),
             "negatives": "global",
             "group_size": 0,
+            "chunk": 0,
+            "cached": False,
         }
     )
+    config.mask = ConfigDict({"repeats": 1})  # which tokens are hidden was recorded
     task = Pretrain(config)
     graphdef, params = _load(prefix, config)
     clip = _clip(prefix, arrays)

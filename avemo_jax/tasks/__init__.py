@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import jax
 import numpy as np
@@ -35,6 +35,25 @@ class Task(Protocol):
 
     def batch_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
         """Shapes and types of the global batch."""
+
+
+class ComparingTask(Task, Protocol):
+    """A task that compares clips with each other and can do so over microbatches (`training.gradients`)."""
+
+    @property
+    def compares_whole_batch(self) -> bool:
+        """Whether it is to; False computes every microbatch as a batch of its own."""
+
+    def embeddings(self, model: nnx.Module, batch: Batch, key: jax.Array) -> Any:
+        """What clips are compared by: a tree of arrays whose first axis is the clips."""
+
+    def comparison(self, embeddings: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """The part of the loss that compares clips, of a whole batch, and its metrics."""
+
+    def pulled_loss(
+        self, model: nnx.Module, batch: Batch, key: jax.Array, pull: Any
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """The other parts of the loss and their metrics; the gradient of ⟨embeddings, pull⟩ is in it, its value not."""
 
 
 def make_task(config: ConfigDict) -> Task:

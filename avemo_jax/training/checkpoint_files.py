@@ -1,6 +1,6 @@
 """One checkpoint's folder: its layout, its small record, and reading or writing parameters alone.
 
-    00000200/arrays/            parameters and optimiser (Orbax)
+    00000200/arrays/            parameters, their average, and optimiser (Orbax)
              checkpoint.json    everything small: `Record`
              manifest.json      sizes and SHA-256 of all files, written last
 
@@ -34,6 +34,7 @@ from avemo_jax.training.mesh import named_leaves
 FOLDER = "checkpoints"
 ARRAYS = "arrays"
 RECORD = "checkpoint.json"
+AVERAGED = "averaged"  # the part with the moving average of parameters, in runs that keep one
 
 _SPARE_BYTES = 1 << 20  # for the small files
 
@@ -55,6 +56,8 @@ class Record:
 
 def load_params(path: str | Path, *, say: Callable[[str], None] = print) -> tuple[ConfigDict, Params, int]:
     """(config, parameters as NumPy arrays, step) of a checkpoint, for evaluation and export; changes nothing.
+
+    Of a run that keeps a moving average of its parameters (`config.ema`), that average.
 
     Args:
       path: a work directory, its `checkpoints` folder, or the folder of one step. Of several, the newest
@@ -82,12 +85,13 @@ def load_params(path: str | Path, *, say: Callable[[str], None] = print) -> tupl
     if passed_over:
         say(f"{'; '.join(passed_over)}: using {candidate.name} instead")
     record = read_record(candidate)
+    part = AVERAGED if any(name.startswith(f"{AVERAGED}/") for name in record.arrays) else "params"
     shapes = {
-        name.removeprefix("params/"): s for name, s in record.arrays.items() if name.startswith("params/")
+        name.removeprefix(f"{part}/"): s for name, s in record.arrays.items() if name.startswith(f"{part}/")
     }
     # A broadcast zero has the shape and type that Orbax asks for, and no memory; NumPy in, NumPy out.
     target = {name: np.broadcast_to(np.zeros((), dtype), shape) for name, (shape, dtype) in shapes.items()}
-    params = ocp.load_checkpointables(candidate / ARRAYS, {"params": unflatten(target)})["params"]
+    params = ocp.load_checkpointables(candidate / ARRAYS, {part: unflatten(target)})[part]
     return from_json(json.dumps(record.config)), params, record.step
 
 

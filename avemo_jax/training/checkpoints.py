@@ -103,10 +103,10 @@ class Checkpoints:
         folder = self.folder / files.step_name(step)
         record, parts = files.read_record(folder), _parts(target)
         if not any(path.startswith("training/") for path in record.arrays):
-            del parts["training"]
+            parts = {"params": parts["params"]}
         files.check_same_arrays(record.arrays, files.describe(parts), folder)
         loaded = ocp.load_checkpointables(folder / files.ARRAYS, parts)
-        return dataclasses.replace(target, params=loaded["params"], **loaded.get("training", {})), record
+        return dataclasses.replace(target, **loaded.pop("training", {}), **loaded), record
 
     def _choose(self, good_only: bool) -> int | None:
         """The step to restore; sets aside what is newer, so that it cannot be taken for this run's later on."""
@@ -168,8 +168,9 @@ class Checkpoints:
 
 
 def _parts(state: TrainState) -> dict[str, Any]:
-    """A state as the two trees that are saved; evaluation reads the first alone."""
-    return {"params": state.params, "training": {name: getattr(state, name) for name in _TRAINING}}
+    """A state as the trees that are saved; evaluation reads `averaged` alone, or `params` where there is none."""
+    parts = {"params": state.params, "training": {name: getattr(state, name) for name in _TRAINING}}
+    return parts if state.averaged is None else parts | {files.AVERAGED: state.averaged}
 
 
 def _is_not_from_orbax_threads(record: logging.LogRecord) -> bool:

@@ -95,7 +95,8 @@ def train(
     init_key, run_key = state_lib.run_keys(config.seed)
     graphdef, params = state_lib.abstract_params(task, init_key)
     optimizer, schedule = make_optimizer(config, params, total_steps), learning_rate(config, total_steps)
-    target = state_lib.with_shardings(state_lib.abstract_state(params, optimizer), mesh)
+    average = config.ema.decay > 0
+    target = state_lib.with_shardings(state_lib.abstract_state(params, optimizer, average=average), mesh)
     batch_shapes = task.batch_shapes()
     batch_shardings = mesh_lib.batch_shardings(batch_shapes, mesh)
     max_bad_steps, pictures_every = config.guard.max_bad_steps, config.log.samples_every_steps
@@ -117,11 +118,11 @@ def train(
             restored = checkpoints.restore(target, good_only=good_only)
         if restored is None:
             with goodput.on("compiling"):  # hardly anything else
-                return state_lib.create_state(task, optimizer, init_key, mesh), beginning
+                return state_lib.create_state(task, optimizer, init_key, mesh, average=average), beginning
         state, record = restored
         if not record.loader:
             say("the checkpoint holds parameters only: starting at step 0 with a fresh optimiser")
-            return state_lib.start_from(state.params, optimizer, mesh), beginning
+            return state_lib.start_from(state.params, optimizer, mesh, average=average), beginning
         _check_dataset(record, loader)
         return state, dataclasses.replace(record, config=beginning.config)
 

@@ -16,9 +16,10 @@ from jax import Array
 from jax.sharding import Mesh
 
 from avemo_jax.batch import Batch
-from avemo_jax.models.params import Params, merge
+from avemo_jax.models.params import Params
 from avemo_jax.training import mesh as mesh_lib
-from avemo_jax.training.state import TrainState
+from avemo_jax.training.gradients import loss_and_grads
+from avemo_jax.training.state import TrainState, averaged
 
 Metrics = dict[str, Array]
 
@@ -40,18 +41,20 @@ def make_step(
 
     def step(state: TrainState, batch: Batch, run_bits: Array) -> tuple[TrainState, Metrics]:
         key = _step_key(run_bits, state.step)
-        (loss, terms), grads = _loss_and_grads(task, graphdef, state.params, batch, key, mesh)
+        (loss, terms), grads = loss_and_grads(task, graphdef, state.params, batch, key, mesh)
         grad_norm = optax.tree.norm(grads)
         good = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
 
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         keep_if_bad = lambda new, old: jax.tree.map(lambda n, o: jnp.where(good, n, o), new, old)  # noqa: E731
+        params = keep_if_bad(params, state.params)
         new_state = TrainState(
             step=state.step + 1,
             bad_steps=jnp.where(good, 0, state.bad_steps + 1),
             skipped_steps=state.skipped_steps + ~good,
-            params=keep_if_bad(params, state.params),
+            params=params,
+            averaged=averaged(state.averaged, params, state.step, task.config.ema.decay),
             opt_state=keep_if_bad(opt_state, state.opt_state),
         )
         metrics = {
@@ -84,7 +87,7 @@ def make_check(task: Any, graphdef: nnx.GraphDef, params: Params, batch: Batch, 
     def check(params: Params, batch: Batch, rows: Array, step: Array, run_bits: Array) -> Array:
         batch = jax.tree.map(lambda field: jnp.take(field, rows, axis=0), batch)
         key = _step_key(run_bits, step)
-        (loss, _), grads = _loss_and_grads(task, graphdef, params, batch, key, mesh)
+        (loss, _), grads = loss_and_grads(task, graphdef, params, batch, key, mesh)
         return jnp.isfinite(loss) & jnp.isfinite(optax.tree.norm(grads))
 
     whole = mesh_lib.replicated(mesh)
@@ -95,9 +98,3 @@ def make_check(task: Any, graphdef: nnx.GraphDef, params: Params, batch: Batch, 
 def _step_key(run_bits: Array, step: Array) -> Array:
     """The key of a step; `run_bits` uint32 [2] are the run key's, as a checkpoint keeps them."""
     return jax.random.fold_in(jax.random.wrap_key_data(run_bits), step)
-
-
-def _loss_and_grads(task: Any, graphdef: nnx.GraphDef, params: Params, batch: Batch, key: Array, mesh: Mesh):
-    """((loss, terms), grads) of the task on one batch; the mesh is known to `avemo_jax.sharding` meanwhile."""
-    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-        return jax.value_and_grad(lambda p: task.loss(merge(graphdef, p), batch, key), has_aux=True)(params)

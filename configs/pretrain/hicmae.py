@@ -59,6 +59,7 @@ def get_config(arg: str = "base") -> ConfigDict:
             "temperature": 0.07,
             "negatives": "global",
             "group_size": 40,
+            "cached": False,  # with accumulate: over the whole batch, not each microbatch (GradCache)
             "chunk": 2048,  # larger groups are compared so many clips at a time; 0 is all at once
         }
     )

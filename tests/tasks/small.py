@@ -1,0 +1,41 @@
+"""A pretraining task and a batch small enough to differentiate in seconds."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from avemo_jax.config import load_config
+from avemo_jax.tasks import make_task
+
+SIZES = (
+    "model.dim=24",
+    "model.depth=2",
+    "model.skip_layers=(0,0,1)",
+    "model.decoder_dim=12",
+    "model.fusion_depth=1",
+    "model.image_size=32",
+    "model.frames=4",
+    "model.audio_frames=32",
+    "model.mel_bins=32",
+    "mask.video_ratio=0.5",
+    "mask.audio_ratio=0.5",
+)
+
+
+def task(*overrides: str, clips: int = 3):
+    """HiCMAE pretraining with tiny sizes, in float32."""
+    return make_task(load_config("hicmae:demo", [*SIZES, f"batch_size={clips}", *overrides]))
+
+
+def batch(clips: int = 3):
+    """Random clips with places in the dataset that are not their rows."""
+    rng = np.random.default_rng(0)
+    shapes = task(clips=clips).batch_shapes()
+    made = {
+        "video": rng.integers(0, 256, shapes["video"].shape, np.uint8),
+        "waveform": rng.integers(-9000, 9000, shapes["waveform"].shape).astype(np.int16),
+        "waveform_length": np.full(clips, shapes["waveform"].shape[1], np.int32),
+        "waveform_mean": np.zeros(clips, np.float32),
+        "position": rng.permutation(100)[:clips].astype(np.int32),
+    }
+    return jax.tree.map(jnp.asarray, made)
