@@ -110,8 +110,9 @@ def plan(workdir: Path, clips: Clips, steps: int) -> list[Stage]:
     }
     train = _words("train", "--config", CONFIG, "--workdir", run)
     train += [f"--config.{key}={value}" for key, value in settings.items()]
-    batch_size = load_config(CONFIG).batch_size
-    title = f"pretraining on {steps * batch_size:,} clips: {steps} steps of {batch_size}"
+    config = load_config(CONFIG)
+    size, repeats = config.batch_size, config.mask.repeats
+    title = f"pretraining on {steps * size:,} clips: {steps} steps of {size}, each under {repeats} masks"
     stages.append(Stage(title, train, run / "checkpoints" / f"{steps:08d}"))
 
     for chosen in _MADE_PROBES if clips.made else choose_probe(read_manifest(clips.manifest)):
