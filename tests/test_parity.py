@@ -1,7 +1,6 @@
 """`avemo parity` on the recorded fixtures, on variants of them, and on fixtures that cannot be used."""
 
 import json
-import shutil
 
 import numpy as np
 import pytest
@@ -10,24 +9,12 @@ from safetensors.numpy import load_file, save_file
 from avemo_jax import parity
 from avemo_jax.cli import main
 from avemo_jax.errors import UserError
-from tests.golden_weights import GOLDEN, golden_weights
+from tests.golden_weights import GOLDEN, write_fixture
 
 
 @pytest.fixture(params=["pretrain_tiny", "finetune_tiny"])
 def fixture(request, tmp_path):
-    return fixture_copy(request.param, tmp_path)
-
-
-def fixture_copy(name, folder):
-    """The recorded fixture with its weights, which follow from a formula and the gradients' names and shapes."""
-    for file in GOLDEN.glob(f"{name}_*"):
-        shutil.copy(file, folder)
-    grads = load_file(GOLDEN / f"{name}_grads.safetensors")
-    salt = json.loads((GOLDEN / f"{name}_info.json").read_text())["config"]["salt"]
-    save_file(
-        golden_weights({k: g.shape for k, g in grads.items()}, salt), folder / f"{name}_weights.safetensors"
-    )
-    return folder / name
+    return write_fixture(request.param, tmp_path)
 
 
 def test_every_required_array_and_gradient_passes(fixture, tmp_path, capsys):
@@ -58,7 +45,7 @@ def test_every_required_array_and_gradient_passes(fixture, tmp_path, capsys):
 
 
 def test_a_wrong_number_is_a_failure_with_exit_code_1(tmp_path, capsys):
-    prefix = fixture_copy("finetune_tiny", tmp_path)
+    prefix = write_fixture("finetune_tiny", tmp_path)
     arrays = dict(np.load(GOLDEN / "finetune_tiny_io.npz"))
     arrays["logits"] = arrays["logits"] + 1e-3
     np.savez(tmp_path / "finetune_tiny_io.npz", **arrays)
@@ -95,7 +82,7 @@ def no_json(folder):
 
 @pytest.mark.parametrize("spoil", [remove_weight, uneven_masks, other_width, no_json])
 def test_a_fixture_that_cannot_be_used_is_one_line_and_exit_code_2(spoil, tmp_path, capsys):
-    prefix = fixture_copy("pretrain_tiny", tmp_path)
+    prefix = write_fixture("pretrain_tiny", tmp_path)
     hint = spoil(tmp_path)
     assert main(["parity", "--fixture", str(prefix)]) == 2
     error = capsys.readouterr().err
