@@ -38,6 +38,9 @@ VERBS = {
 }
 
 
+_REFUSED = 2  # the exit code of bad input
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one verb; returns the process's exit code (2 on bad input, 130 on Ctrl-C)."""
     argv = list(sys.argv[1:] if argv is None else argv)
@@ -60,12 +63,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         if debug:
             traceback.print_exc()
         print(f"avemo: error: {error}", file=sys.stderr)
-        code = getattr(error, "exit_code", 2)
+        code = getattr(error, "exit_code", _REFUSED)
     except KeyboardInterrupt:
         print("avemo: interrupted", file=sys.stderr)
         code = 130
     finally:
-        if note_in:
+        if note_in and code != _REFUSED:  # that made nothing, perhaps in a folder of somebody else's
             call.note(note_in, code)
     return code
 

@@ -104,15 +104,15 @@ def plan(workdir: Path, clips: Clips, steps: int) -> list[Stage]:
     settings = {
         "data.path": data,
         "total_steps": steps,
+        "mask.repeats": 1,  # in so short a run, more clips teach more than more masks of each
         "checkpoint.every_steps": max(1, steps // 6),
         "log.every_steps": max(1, steps // 30),
         "log.samples_every_steps": max(1, steps // 2),
     }
     train = _words("train", "--config", CONFIG, "--workdir", run)
     train += [f"--config.{key}={value}" for key, value in settings.items()]
-    config = load_config(CONFIG)
-    size, repeats = config.batch_size, config.mask.repeats
-    title = f"pretraining on {steps * size:,} clips: {steps} steps of {size}, each under {repeats} masks"
+    size = load_config(CONFIG).batch_size
+    title = f"pretraining on {steps * size:,} clips: {steps} steps of {size}"
     stages.append(Stage(title, train, run / "checkpoints" / f"{steps:08d}"))
 
     for chosen in _MADE_PROBES if clips.made else choose_probe(read_manifest(clips.manifest)):

@@ -43,7 +43,6 @@ def test_a_command_is_noted_as_typed_with_its_time_and_its_versions(place, tmp_p
 
 def test_a_command_that_failed_is_noted_with_its_exit_code(tmp_path, monkeypatch):
     words = ["train", "--config", "hicmae:demo", "--workdir", str(tmp_path)]
-    assert main([*words, "--config.data.path=/nowhere"]) == 2
     for error, code in ((KeyboardInterrupt(), 130), (ZeroDivisionError(), 1)):
 
         def fail(args, error=error):
@@ -55,7 +54,16 @@ def test_a_command_that_failed_is_noted_with_its_exit_code(tmp_path, monkeypatch
                 main(words)
         else:
             assert main(words) == code
-    assert [call["exit_code"] for call in read_calls(tmp_path)] == [2, 130, 1]
+    assert [call["exit_code"] for call in read_calls(tmp_path)] == [130, 1]
+
+
+def test_a_command_that_was_refused_leaves_nothing_in_a_folder_that_may_be_somebody_elses(tmp_path):
+    (tmp_path / "m.csv").write_text("path\na.mp4\n")
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "mine.jpg").touch()
+    words = ["prepare", "--manifest", str(tmp_path / "m.csv"), "--root", str(tmp_path)]
+    assert main([*words, "--out", str(tmp_path / "photos")]) == 2
+    assert provenance.NAME not in [path.name for path in (tmp_path / "photos").iterdir()]
 
 
 def test_no_folder_is_made_for_a_note_and_one_that_cannot_be_written_is_no_error(tmp_path, monkeypatch):

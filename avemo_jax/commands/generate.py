@@ -12,6 +12,7 @@ import argparse
 import os
 import shlex
 import sys
+from pathlib import Path
 
 EXAMPLE = "avemo generate --out data/talking --clips 300 --speakers 20"
 
@@ -23,6 +24,10 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add("--speakers", type=int, default=20, help="how many speakers take turns, at least 5 (20)")
     add("--seed", type=int, default=0, help="another seed, another corpus (0)")
     add("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: one a core)")
+
+
+def results_folder(args: argparse.Namespace) -> Path:
+    return Path(args.out)
 
 
 def run(args: argparse.Namespace) -> int:
