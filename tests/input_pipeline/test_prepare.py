@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from avemo_jax import cli
+from avemo_jax import cli, provenance
 from input_pipeline import folders
 from input_pipeline import prepare as prepare_module
 from input_pipeline.errors import DataError, MediaError
@@ -54,8 +54,9 @@ def rows(root):
 
 
 def contents(folder):
-    """{name: bytes} of what a dataset consists of."""
-    return {path.name: path.read_bytes() for path in sorted(Path(folder).iterdir()) if path.is_file()}
+    """{name: bytes} of what a dataset consists of; when and by which commands it was made is beside it."""
+    files = [path for path in sorted(Path(folder).iterdir()) if path.is_file()]
+    return {path.name: path.read_bytes() for path in files if path.name != provenance.NAME}
 
 
 def rejected(folder):
