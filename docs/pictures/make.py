@@ -6,7 +6,6 @@ import csv
 import sys
 from pathlib import Path
 
-import numpy as np
 from PIL import Image, ImageDraw
 
 from input_pipeline.media import read_clip

@@ -12,8 +12,6 @@ import pytest
 
 from tests.training.tiny import losses_of, start
 
-pytestmark = pytest.mark.slow
-
 SLOWLY = ("tiny.sleep_s=0.1",)  # so that there is a moment to strike in
 
 
@@ -43,6 +41,7 @@ MOMENTS = {
 }
 
 
+@pytest.mark.slow
 def test_a_run_killed_at_three_moments_has_the_losses_of_one_never_killed(tmp_path, uninterrupted):
     workdir = tmp_path / "run"
     for happened in MOMENTS.values():
@@ -54,6 +53,7 @@ def test_a_run_killed_at_three_moments_has_the_losses_of_one_never_killed(tmp_pa
     assert losses_of(workdir) == pytest.approx(uninterrupted, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_sigterm_saves_the_step_it_reaches_and_the_next_start_goes_on_from_there(tmp_path, uninterrupted):
     workdir = tmp_path / "run"
     process = start(workdir, *SLOWLY)
