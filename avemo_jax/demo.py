@@ -28,9 +28,12 @@ NOTE = "demo.json"  # in the work directory: the commands that are done, and for
 CONFIG = "hicmae:demo"
 MEDIA = (".mp4", ".avi", ".flv", ".mkv", ".mov", ".webm", ".mpg", ".mpeg")
 
-# Twelve clips of each speaker, two of each emotion; emotions and sentences are probed on speakers left out.
+# Twelve clips of each speaker, two of each emotion; emotions are probed on speakers left out.
 _MADE_CLIPS, _MADE_SPEAKERS = 240, 20
-_MADE_PROBES = tuple(["--label", label, "--protocol", "folds"] for label in ("emotion", "sentence"))
+_MADE_PROBE = ["--label", "emotion", "--protocol", "folds"]
+
+# What takes seconds and still tells voice from face; `avemo probe` alone takes all features, and three seeds.
+_BRIEF = ["--features", "cat4,audio_rows,video_cells", "--random_seeds", "1"]
 
 # So that a folder of films is tried out in minutes too.
 _MOST_FILES = 200
@@ -107,7 +110,7 @@ def plan(workdir: Path, clips: Clips, steps: int) -> list[Stage]:
         "mask.repeats": 1,  # in so short a run, more clips teach more than more masks of each
         "checkpoint.every_steps": max(1, steps // 6),
         "log.every_steps": max(1, steps // 30),
-        "log.samples_every_steps": max(1, steps // 2),
+        "log.samples_every_steps": steps,
     }
     train = _words("train", "--config", CONFIG, "--workdir", run)
     train += [f"--config.{key}={value}" for key, value in settings.items()]
@@ -115,10 +118,10 @@ def plan(workdir: Path, clips: Clips, steps: int) -> list[Stage]:
     title = f"pretraining on {steps * size:,} clips: {steps} steps of {size}"
     stages.append(Stage(title, train, run / "checkpoints" / f"{steps:08d}"))
 
-    for chosen in _MADE_PROBES if clips.made else choose_probe(read_manifest(clips.manifest)):
+    if chosen := _MADE_PROBE if clips.made else choose_probe(read_manifest(clips.manifest)):
         label = chosen[chosen.index("--label") + 1]
         out = run / f"probe_{label}"
-        probe = _words("probe", "--checkpoint", run, "--data", data, *chosen, "--out", out)
+        probe = _words("probe", "--checkpoint", run, "--data", data, *chosen, *_BRIEF, "--out", out)
         title = f"a linear probe of {label} on frozen features, beside random networks and plain statistics"
         stages.append(Stage(title, probe, out / "rows.json", may_refuse=True))
 
@@ -138,8 +141,8 @@ def plan(workdir: Path, clips: Clips, steps: int) -> list[Stage]:
     return stages
 
 
-def choose_probe(rows: Sequence[Row]) -> list[list[str]]:
-    """Flags of `avemo probe` for the first label that these clips can be split for, as a list of one; or none."""
+def choose_probe(rows: Sequence[Row]) -> list[str]:
+    """Flags of `avemo probe` for the first label that these clips can be split for; none if there is no such."""
     for label in dict.fromkeys(name for row in rows for name in row.labels):
         labelled = [row for row in rows if label in row.labels]
         if any(isinstance(row.labels[label], (float, dict)) for row in labelled):
@@ -156,7 +159,7 @@ def choose_probe(rows: Sequence[Row]) -> list[list[str]]:
             # A class of one group only cannot be both learnt and tested.
             classes = sorted(name for name, where in groups.items() if len(where) > 1 and "," not in name)
             if len(classes) > 1:
-                return [["--label", label, "--protocol", protocol, "--classes", ",".join(classes)]]
+                return ["--label", label, "--protocol", protocol, "--classes", ",".join(classes)]
     return []
 
 

@@ -41,9 +41,9 @@ def test_a_probe_is_split_by_the_manifest_if_it_says_how_and_else_by_speaker():
         ("a", "s2", "1", "test"),
         ("b", "s2", "1", "test"),
     ]
-    assert "split" in demo.choose_probe(rows(*both))[0]
-    assert "folds" in demo.choose_probe(rows(*[(a, s, f, "") for a, s, f, _ in both]))[0]
-    assert "leave_one_speaker_out" in demo.choose_probe(rows(*[(a, s, "", "") for a, s, _, _ in both]))[0]
+    assert "split" in demo.choose_probe(rows(*both))
+    assert "folds" in demo.choose_probe(rows(*[(a, s, f, "") for a, s, f, _ in both]))
+    assert "leave_one_speaker_out" in demo.choose_probe(rows(*[(a, s, "", "") for a, s, _, _ in both]))
     assert demo.choose_probe(rows(*[(a, "", "", "") for a, *_ in both])) == []
 
 
@@ -51,7 +51,7 @@ def test_a_class_that_is_in_one_group_only_is_not_probed():
     cells = [
         (name, "", fold, "") for name, fold in (("a", "0"), ("a", "1"), ("b", "0"), ("b", "1"), ("c", "1"))
     ]
-    (flags,) = demo.choose_probe(rows(*cells))
+    flags = demo.choose_probe(rows(*cells))
     assert flags == ["--label", "face", "--protocol", "folds", "--classes", "a,b"]
 
 
@@ -71,9 +71,9 @@ def test_without_labels_the_probe_is_left_out_and_that_is_said(tmp_path):
     assert "no probe" in demo.closing(tmp_path, stages)
 
 
-def test_the_made_clips_come_first_and_have_two_probes(tmp_path):
+def test_the_made_clips_come_first_and_are_probed_for_what_was_drawn(tmp_path):
     stages = demo.plan(tmp_path, demo.find_clips(tmp_path, None, None), steps=30)
-    assert [stage.words[0] for stage in stages[:5]] == ["generate", "prepare", "train", "probe", "probe"]
+    assert [stage.words[0] for stage in stages[:4]] == ["generate", "prepare", "train", "probe"]
     assert f"{30 * load_config(demo.CONFIG).batch_size} clips" in stages[2].title
 
 
@@ -200,16 +200,14 @@ def test_the_demo_killed_half_way_goes_on_ends_with_a_report_and_does_nothing_tw
     done = avemo(*words)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("done already") == 2 and "resuming at step" in done.stdout
-    for name in ("run/metrics.jsonl", "run/probe_emotion/rows.json", "run/probe_sentence/rows.json",
-                 "hicmae.pth", "huggingface/model.safetensors", "run/report.html"):  # fmt: skip
+    results = ("run/metrics.jsonl", "run/probe_emotion/rows.json", "run/report.html")
+    for name in (*results, "hicmae.pth", "huggingface/model.safetensors"):
         assert (tmp_path / name).exists(), name
     assert list((tmp_path / "run" / "samples").glob("*.png"))
     assert done.stdout.count("largest difference") > 4 and "FAIL" not in done.stdout
 
-    began = time.monotonic()
     again = avemo(*words)
-    assert again.returncode == 0 and again.stdout.count("done already") == 8
-    assert time.monotonic() - began < 60
+    assert again.returncode == 0 and again.stdout.count("done already") == 7
 
 
 @pytest.mark.slow
