@@ -15,7 +15,7 @@ EXAMPLE = "avemo demo --workdir runs/demo"
 def add_flags(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--workdir", type=Path, default=Path("runs/demo"), help="folder for all results (runs/demo)")
-    add("--steps", type=int, default=150, help="training steps of 16 clips (150)")
+    add("--steps", type=int, default=120, help="training steps of 16 clips (120)")
     add("--clips", type=Path, metavar="DIR", help="your own videos: all in this folder, by default")
     add(
         "--manifest", type=Path, metavar="M.csv", help="of these only the ones listed, as for `avemo prepare`"
