@@ -29,7 +29,7 @@ CONFIG = "hicmae:demo"
 MEDIA = (".mp4", ".avi", ".flv", ".mkv", ".mov", ".webm", ".mpg", ".mpeg")
 
 # Twelve clips of each speaker, two of each emotion; emotions are probed on speakers left out.
-_MADE_CLIPS, _MADE_SPEAKERS = 240, 20
+_MADE_CLIPS, _MADE_SPEAKERS = 180, 15
 _MADE_PROBE = ["--label", "emotion", "--protocol", "folds"]
 
 # What takes seconds and still tells voice from face; `avemo probe` alone takes all features, and three seeds.
