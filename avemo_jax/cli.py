@@ -26,7 +26,7 @@ VERBS = {
     "prepare": "raw videos → face crops and sound → sharded records, and a list of what was left out",
     "plan": "memory, FLOPs, collectives and speed of a config on a TPU pod, without the pod",
     "train": "run the task of a config file; resumes by itself",
-    "launch": "run a command as several processes: local",
+    "launch": "run a command as several processes: local, slurm, gke, tpu-vm",
     "probe": "linear probes on a frozen checkpoint, beside their baselines",
     "report": "what a run did, or several side by side, as one page to mail",
     "inspect": "clips as the model sees them before training, as one page",

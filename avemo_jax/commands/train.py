@@ -14,6 +14,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from avemo_jax.config import load_config
+from avemo_jax.training.heartbeat import HEARTBEAT
 
 EXAMPLE = "avemo train --config hicmae:demo --workdir runs/first --config.data.path=prepared/clips"
 TAKES_CONFIG = True
@@ -30,6 +31,7 @@ def results_folder(args: argparse.Namespace) -> Path:
 
 
 def run(args: argparse.Namespace) -> int:
+    HEARTBEAT.start()
     config = load_config(args.config, args.overrides)
 
     # Only now JAX: a mistyped config is refused before any device work, and joining comes before devices.

@@ -21,6 +21,7 @@ PROCESS_ID = "AVEMO_PROCESS_ID"
 MODE = "AVEMO_DISTRIBUTED"  # "auto": ask the cluster
 HEARTBEAT_S = "AVEMO_HEARTBEAT_S"
 
+_NOT_JOINED = 1  # not that of bad input: with the next start it may go well
 _SHUTDOWN_S = 60  # how long a process that is done waits for the others
 
 
@@ -28,7 +29,7 @@ def initialize() -> None:
     """Joins the group that the environment describes; does nothing when it describes none.
 
     A process that dies or hangs ends the others after the heartbeat's time-out (JAX aborts them, since a
-    collective cannot be left); the launcher then says which it was.
+    collective cannot be left). A launcher is quicker, and says which one it was.
 
     Raises:
       UserError: the description is incomplete, or the group did not come together.
@@ -57,7 +58,9 @@ def initialize() -> None:
             if given
             else "the cluster"
         )
-        raise UserError(f"could not join {whom}: {str(error).splitlines()[0]}") from error
+        raise UserError(
+            f"could not join {whom}: {str(error).splitlines()[0]}", exit_code=_NOT_JOINED
+        ) from error
 
 
 def leave_after(error: BaseException) -> None:

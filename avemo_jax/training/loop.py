@@ -32,6 +32,7 @@ from avemo_jax.training.blame import describe_offenders
 from avemo_jax.training.checkpoints import Checkpoints, Record
 from avemo_jax.training.feed import DeviceFeed, Fed, Loader
 from avemo_jax.training.goodput import Goodput
+from avemo_jax.training.heartbeat import HEARTBEAT
 from avemo_jax.training.optimizer import learning_rate, make_optimizer
 from avemo_jax.training.progress import Progress
 from avemo_jax.training.reporting import Reporter
@@ -128,6 +129,7 @@ def train(
 
     state, record = begin()
     run_bits = mesh_lib.put_everywhere(np.asarray(record.run_key, np.uint32), mesh)
+    HEARTBEAT.at(record.step)
     if record.step:
         say(f"resuming at step {record.step} of {total_steps}")
     if record.step >= total_steps:
@@ -168,6 +170,7 @@ def train(
                 with jax.transfer_guard("disallow"):
                     state, metrics = step_fn(state, fed.batch, run_bits)
                 step += 1
+                HEARTBEAT.at(step)
 
                 # 5b. The numbers of the step before; where this one is saved, its numbers too.
                 stopping = stop.reached(step)

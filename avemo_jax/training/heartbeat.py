@@ -1,0 +1,48 @@
+"""Telling the launcher that this process runs, and at which step: a line with the step, once a second.
+
+The launcher names a pipe in the environment; without one, nothing is told. A process that is stopped, or so stuck
+that no Python runs in it, falls silent: that is the sign. Not here: what is done about it, see `launch/`.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+
+FD = "AVEMO_HEARTBEAT_FD"  # of the pipe's end to write to
+
+_EVERY_S = 1.0
+
+
+class Heartbeat:
+    """The process's heartbeat: started once, as early as can be."""
+
+    def __init__(self):
+        self._step = -1  # none yet
+
+    def start(self) -> None:
+        """Begins to beat in the background."""
+        fd = os.environ.pop(FD, "")  # taken out: it is not for our workers
+        if not fd:
+            return
+        os.set_blocking(int(fd), False)
+        os.set_inheritable(int(fd), False)
+        threading.Thread(target=self._beat, args=(int(fd),), name="heartbeat", daemon=True).start()
+
+    def at(self, step: int) -> None:
+        """This step was given to the devices; the next beat tells."""
+        self._step = step
+
+    def _beat(self, fd: int) -> None:
+        while True:
+            try:
+                os.write(fd, b"%d\n" % self._step)
+            except BlockingIOError:  # nobody reads just now
+                pass
+            except OSError:  # nobody will again: the launcher is gone
+                return
+            time.sleep(_EVERY_S)
+
+
+HEARTBEAT = Heartbeat()

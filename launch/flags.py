@@ -1,0 +1,150 @@
+"""The flags that launchers share, and what a process of a run is started with."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from .crew import Process, share_of_gpus
+from .supervisor import Rules
+
+_JAX_PATIENCE = 3  # times ours: JAX aborts a group too, later and without saying for whom
+
+
+def parser(name: str, doc: str | None) -> argparse.ArgumentParser:
+    """A launcher's parser, its help the module's own words."""
+    return argparse.ArgumentParser(
+        prog=f"avemo launch {name}",
+        description=doc,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+
+
+def add_processes(flags: argparse.ArgumentParser, what: str) -> None:
+    """How many processes."""
+    flags.add_argument(f"--{what}", type=int, default=1, help="how many")
+    flags.add_argument(
+        "--devices_per_process",
+        type=int,
+        default=0,
+        help="CPU devices that each process shows; 0: as they are",
+    )
+
+
+def add_rules(flags: argparse.ArgumentParser, restarts: int, stall_s: float = 0) -> None:
+    """What is tolerated, and what is done about the rest."""
+    rules = Rules()
+    flags.add_argument(
+        "--heartbeat_s",
+        type=float,
+        default=rules.heartbeat_s,
+        help="a process or host that is silent for so long is given up (%(default)g)",
+    )
+    flags.add_argument(
+        "--stall_s",
+        type=float,
+        default=stall_s,
+        help="a run without a new step for so long is given up; 0: never (%(default)g)",
+    )
+    flags.add_argument(
+        "--grace_s", type=float, default=rules.grace_s, help="time to save in after SIGTERM (%(default)g)"
+    )
+    flags.add_argument(
+        "--restarts",
+        type=int,
+        default=restarts,
+        help="start all processes again after a failure, at most so often at the same step (%(default)d)",
+    )
+    flags.add_argument(
+        "--backoff_s",
+        type=float,
+        default=rules.backoff_s,
+        help="pause before the first restart; doubles with each (%(default)g)",
+    )
+
+
+def add_verb(flags: argparse.ArgumentParser) -> None:
+    """The command behind `--`."""
+    flags.add_argument("--dry_run", action="store_true", help="print what would be run")
+    flags.add_argument("verb", nargs=argparse.REMAINDER, help="-- and the command, without 'avemo'")
+
+
+def read(flags: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.Namespace:
+    """The flags, with `verb` free of its `--`; exits with 2 and one line where they make no sense."""
+    args = flags.parse_args(argv)
+    args.verb = args.verb[1:] if args.verb[:1] == ["--"] else args.verb
+    if not args.verb:
+        flags.error(
+            "nothing to run: write the command behind --, for example -- train --config hicmae:demo …"
+        )
+    for name in ("heartbeat_s", "grace_s", "restarts", "backoff_s", "stall_s"):
+        if getattr(args, name, 0) < 0:
+            flags.error(f"--{name} is not below 0")
+    if getattr(args, "heartbeat_s", 1) < 1:
+        flags.error("--heartbeat_s is at least 1: processes beat once a second")
+    return args
+
+
+def rules_of(args: argparse.Namespace, memory: Path | None = None) -> Rules:
+    """The rules that the flags say."""
+    return Rules(
+        heartbeat_s=args.heartbeat_s,
+        stall_s=args.stall_s,
+        grace_s=args.grace_s,
+        restarts=args.restarts,
+        backoff_s=args.backoff_s,
+        memory=memory,
+    )
+
+
+def rules_as_words(args: argparse.Namespace) -> list[str]:
+    """The same flags again, for the hosts of a cluster."""
+    names = ("heartbeat_s", "stall_s", "grace_s", "restarts", "backoff_s")
+    return [word for name in names for word in (f"--{name}", f"{getattr(args, name):g}")]
+
+
+def processes_of(
+    args: argparse.Namespace,
+    count: int,
+    coordinator: str,
+    *,
+    first: int = 0,
+    total: int | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> list[Process]:
+    """The processes of one host.
+
+    Args:
+      args: with `verb`, `devices_per_process` and `heartbeat_s`.
+      count: on this host.
+      coordinator: host:port of process 0.
+      first: the number of this host's first process.
+      total: of the whole run; this host's unless given.
+      environment: ours. A platform that it names is kept.
+    """
+    environment = os.environ if environment is None else environment
+    total = count if total is None else total
+    common = {}
+    if args.devices_per_process:
+        common["JAX_PLATFORMS"] = environment.get("JAX_PLATFORMS", "cpu")
+        kept = [f for f in environment.get("XLA_FLAGS", "").split() if "host_platform_device_count" not in f]
+        devices = f"--xla_force_host_platform_device_count={args.devices_per_process}"
+        common["XLA_FLAGS"] = " ".join([*kept, devices])
+    if total > 1:
+        common["AVEMO_COORDINATOR"] = coordinator
+        common["AVEMO_PROCESSES"] = str(total)
+        common["AVEMO_HEARTBEAT_S"] = f"{_JAX_PATIENCE * args.heartbeat_s:.0f}"
+    command = [sys.executable, "-m", "avemo_jax", *args.verb]
+    return [
+        Process(
+            command,
+            common
+            | ({"AVEMO_PROCESS_ID": str(first + index)} if total > 1 else {})
+            | share_of_gpus(environment, index, count),
+        )
+        for index in range(count)
+    ]

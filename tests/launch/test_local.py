@@ -1,0 +1,126 @@
+"""The local launcher: what it starts, and that its processes live and end together."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+import pytest
+
+from avemo_jax.cli import main as avemo_main
+from launch.local import main, plan, read_flags
+from launch.supervisor import Rules, host_name, run_here
+from tests.launch.striking import SLOWLY, has_steps, pid_of, python, strike_when, tiny_processes
+from tests.training.tiny import losses_of
+
+FLAGS = ("--processes", "2", "--devices_per_process", "4")
+HERE = host_name()
+
+
+def test_a_dry_run_prints_the_command_and_settings_of_every_process(capsys):
+    words = [
+        *FLAGS,
+        "--port",
+        "1234",
+        "--dry_run",
+        "--",
+        "train",
+        "--config",
+        "hicmae:demo",
+        "--config.seed=1",
+    ]
+    assert avemo_main(["launch", "local", *words]) == 0
+    first, second = capsys.readouterr().out.splitlines()
+    for line in (first, second):
+        assert "--xla_force_host_platform_device_count=4" in line
+        assert "AVEMO_COORDINATOR=127.0.0.1:1234 AVEMO_PROCESSES=2" in line
+        assert line.endswith("-m avemo_jax train --config hicmae:demo --config.seed=1")
+    assert "AVEMO_PROCESS_ID=0" in first and "AVEMO_PROCESS_ID=1" in second
+
+
+def test_one_process_needs_no_group_and_a_named_platform_is_kept():
+    args = read_flags(["--processes", "1", "--", "train"])
+    (process,) = plan(args, "127.0.0.1:1234", {"JAX_PLATFORMS": "cuda"})
+    assert process.environment == {"JAX_PLATFORMS": "cuda"}
+
+
+@pytest.mark.parametrize(
+    "words", [["--processes", "2"], ["--processes", "0", "--", "train"], ["--what", "--", "train"]]
+)
+def test_wrong_flags_exit_with_2(words):
+    with pytest.raises(SystemExit) as caught:
+        main(words)
+    assert caught.value.code == 2
+
+
+def test_an_unknown_launcher_is_named_with_the_known_ones(capsys):
+    assert avemo_main(["launch", "nowhere", "--", "train"]) == 2
+    assert "no launcher 'nowhere': there are local" in capsys.readouterr().err
+
+
+def test_output_is_shown_behind_the_number_of_its_process(capfd):
+    assert run_here(python("print('one')", "print('two')"), Rules(grace_s=1)) == 0
+    assert {"[0] one", "[1] two"} <= set(capfd.readouterr().out.splitlines())
+
+
+@pytest.mark.parametrize(
+    "program, code, said",
+    [
+        ("raise SystemExit(7)", 7, f"process 1 on {HERE} failed with exit code 7; stopping process 0"),
+        (
+            "import os; os.kill(os.getpid(), 9)",
+            137,
+            f"process 1 on {HERE} was ended by SIGKILL; stopping process 0",
+        ),
+    ],
+)
+def test_when_one_process_fails_the_others_are_stopped_within_seconds(program, code, said, capfd):
+    began = time.monotonic()
+    assert run_here(python("import time; time.sleep(60)", program), Rules(grace_s=60)) == code
+    assert time.monotonic() - began < 10
+    assert said in capfd.readouterr().err
+
+
+def test_preempted_processes_are_reported_as_to_be_resumed(capfd):
+    assert run_here(python(*["raise SystemExit(143)"] * 2), Rules(grace_s=1)) == 143
+    assert "start the same command again" in capfd.readouterr().err
+
+
+def test_processes_that_ignore_sigterm_are_ended_after_their_grace(capfd):
+    deaf = "import signal, time; signal.signal(15, signal.SIG_IGN); print('deaf', flush=True); time.sleep(60)"
+    strike_when(lambda: "deaf" in capfd.readouterr().out)
+    began = time.monotonic()
+    assert run_here(python(deaf), Rules(grace_s=0.5)) == 137
+    assert time.monotonic() - began < 20
+
+
+@pytest.mark.slow
+def test_two_processes_of_four_devices_give_the_losses_of_one_device(tmp_path, uninterrupted):
+    assert run_here(tiny_processes(tmp_path, "mesh.fsdp=2", "mesh.tensor=2"), Rules(grace_s=60)) == 0
+    assert losses_of(tmp_path / "run") == pytest.approx(uninterrupted, rel=1e-5)
+
+
+@pytest.mark.slow
+def test_two_processes_save_together_on_sigterm_and_go_on(tmp_path, uninterrupted, capfd):
+    strike_when(has_steps(tmp_path, 2))
+    assert run_here(tiny_processes(tmp_path, SLOWLY), Rules(grace_s=60)) == 143
+    assert "stopped at step" in capfd.readouterr().out
+    assert run_here(tiny_processes(tmp_path, SLOWLY), Rules(grace_s=60)) == 0
+    assert "resuming at step" in capfd.readouterr().out
+    assert losses_of(tmp_path / "run") == pytest.approx(uninterrupted, rel=1e-5)
+
+
+@pytest.mark.slow
+def test_two_processes_stop_when_only_one_is_told_to_or_one_is_killed(tmp_path, uninterrupted, capfd):
+    run = tmp_path / "run"
+    strike_when(has_steps(tmp_path, 2), lambda: os.kill(pid_of(tmp_path, 1), signal.SIGTERM))
+    assert run_here(tiny_processes(tmp_path, SLOWLY), Rules(grace_s=60)) == 143
+    reached = max(losses_of(run))
+
+    more = lambda: max(losses_of(run)) > reached  # noqa: E731
+    strike_when(more, lambda: os.kill(pid_of(tmp_path, 1), signal.SIGKILL))
+    assert run_here(tiny_processes(tmp_path, SLOWLY), Rules(grace_s=60)) == 137
+    assert f"process 1 on {HERE} was ended by SIGKILL; " in capfd.readouterr().err
+    assert run_here(tiny_processes(tmp_path, SLOWLY), Rules(grace_s=60)) == 0
+    assert losses_of(run) == pytest.approx(uninterrupted, rel=1e-5)
