@@ -23,7 +23,7 @@ HEARTBEAT_FD = "AVEMO_HEARTBEAT_FD"
 
 # Loaded here, since little is safe between fork and exec.
 LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
-_OWN_PAUSE_S = 5.0  # longer between two looks than this, and it was us who did not run
+OWN_PAUSE_S = 5.0  # longer between two looks than this, and it was us who did not run
 
 
 class Process(NamedTuple):
@@ -71,7 +71,7 @@ class Crew:
         """How every process is now. To be called often."""
         now = time.monotonic()
         # When we ourselves were stopped, or the machine was, silence meanwhile says nothing.
-        excused = now - self._looked_at > _OWN_PAUSE_S
+        excused = now - self._looked_at > OWN_PAUSE_S
         self._looked_at = now
         return [member.look(now, excused) for member in self._members]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -75,7 +76,7 @@ def add_verb(flags: argparse.ArgumentParser) -> None:
 
 def read(flags: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.Namespace:
     """The flags, with `verb` free of its `--`; exits with 2 and one line where they make no sense."""
-    args = flags.parse_args(argv)
+    args = flags.parse_args(_with_files(flags, argv))
     args.verb = args.verb[1:] if args.verb[:1] == ["--"] else args.verb
     if not args.verb:
         flags.error(
@@ -87,6 +88,21 @@ def read(flags: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.Namesp
     if getattr(args, "heartbeat_s", 1) < 1:
         flags.error("--heartbeat_s is at least 1: processes beat once a second")
     return args
+
+
+def _with_files(flags: argparse.ArgumentParser, argv: Sequence[str]) -> list[str]:
+    """The words, with those of `@FILE` in its place; not behind `--`, where they are another program's."""
+    own = argv.index("--") if "--" in argv else len(argv)
+    words: list[str] = []
+    for word in argv[:own]:
+        if not word.startswith("@"):
+            words.append(word)
+            continue
+        try:
+            words += shlex.split(Path(word[1:]).read_text(encoding="utf-8"), comments=True)
+        except (OSError, ValueError) as error:
+            flags.error(f"{word}: cannot be read ({error})")
+    return [*words, *argv[own:]]
 
 
 def rules_of(args: argparse.Namespace, memory: Path | None = None) -> Rules:

@@ -10,6 +10,7 @@ again on hosts that work; anything else is a failure that starting again did not
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 import signal
 from collections.abc import Sequence
@@ -50,7 +51,7 @@ def _lead(args: argparse.Namespace, host: Host, rules, say) -> int:
         try:
             gate = links.Gate(port, args.run, args.hosts - 1, rules.heartbeat_s)
         except OSError as error:
-            say(f"port {port} cannot be listened at ({error.strerror}): give another one to --lead")
+            say(f"port {port} cannot be listened at ({os.strerror(error.errno)}): give another one to --lead")
             return 2
         members += gate.await_all(rules.join_s, lambda: bool(host.report().told))
         if missing := gate.missing():

@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from .crew import Condition
+from .crew import OWN_PAUSE_S, Condition
 from .supervisor import HOST_LOST, POLL_S, Host, Order, Report
 
 _AGAIN_S = 1.0  # how often an order is repeated
@@ -28,7 +28,7 @@ class RemoteHost:
         self.name = name
         self._connection, self._lines, self._heartbeat_s = connection, lines, heartbeat_s
         self._report = Report(0, 0, [])
-        self._heard_at, self._closed = time.monotonic(), False
+        self._heard_at, self._looked_at, self._closed = time.monotonic(), time.monotonic(), False
         self._order, self._sent_at = Order(), 0.0
         threading.Thread(target=self._read, daemon=True).start()
 
@@ -44,7 +44,11 @@ class RemoteHost:
     def lost(self) -> str:
         if self._closed:
             return "is gone"
-        silent_s = time.monotonic() - self._heard_at
+        now = time.monotonic()
+        if now - self._looked_at > OWN_PAUSE_S:  # nobody was heard meanwhile
+            self._heard_at = now
+        self._looked_at = now
+        silent_s = now - self._heard_at
         return f"has been silent for {silent_s:.0f} s" if silent_s > self._heartbeat_s else ""
 
     def _repeat(self) -> None:
@@ -63,6 +67,8 @@ class RemoteHost:
                 processes = [Condition(**each) for each in told["processes"]]
                 self._report = Report(told["round"], told["told"], processes)
                 self._heard_at = time.monotonic()
+        except TimeoutError:  # silent for too long: `lost` tells
+            return
         except (OSError, ValueError, KeyError, TypeError):
             pass
         self._closed = True

@@ -164,7 +164,7 @@ class Lead:
             self._await_end()
             if self._step > self._best_step:
                 self._best_step, self._restarts = self._step, 0
-            if ending.code == 0 or not self._rules.restarts:
+            if ending.code == 0 or not (self._rules.restarts or self._rules.memory):
                 return self._leave(ending)
             if refusal := self._why_not_again(ending):
                 self._say(refusal)
@@ -291,9 +291,10 @@ class Lead:
         """Why the processes are not started again; empty: they are."""
         if ending.code == REFUSED:
             return f"not started again: {ending.why}: its input is wrong"
-        if ending.told and not self._rules.memory:  # whether it was told often is not known
-            return ""
-        if self._restarts >= self._rules.restarts:
+        by_others = ending.told or ending.code == HOST_LOST  # who may start us again even where we may not
+        most = max(self._rules.restarts, 1) if by_others else self._rules.restarts
+        # Without a memory it is not known how often others have started us.
+        if self._restarts >= most and (self._rules.memory or not by_others):
             return f"giving up after {self._restarts} restarts at {self._where()}: {ending.why}"
         return ""
 
