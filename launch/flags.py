@@ -6,7 +6,7 @@ import argparse
 import os
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from .crew import Process, share_of_gpus
@@ -15,10 +15,19 @@ from .supervisor import Rules
 _JAX_PATIENCE = 3  # times ours: JAX aborts a group too, later and without saying for whom
 
 
-def parser(name: str, doc: str | None) -> argparse.ArgumentParser:
+class Parser(argparse.ArgumentParser):
+    """argparse, with its errors as one line."""
+
+    def error(self, message: str):
+        print(f"{self.prog}: error: {message} (see --help)", file=sys.stderr)
+        raise SystemExit(2)
+
+
+def parser(name: str, doc: str | None) -> Parser:
     """A launcher's parser, its help the module's own words."""
-    return argparse.ArgumentParser(
+    return Parser(
         prog=f"avemo launch {name}",
+        usage=f"avemo launch {name} [--flags] [@FILE with flags] -- VERB …",
         description=doc,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -68,17 +77,19 @@ def add_rules(flags: argparse.ArgumentParser, restarts: int, stall_s: float = 0)
     )
 
 
-def add_verb(flags: argparse.ArgumentParser) -> None:
-    """The command behind `--`."""
+def read(
+    flags: argparse.ArgumentParser, argv: Sequence[str], needs_verb: Callable[[str], bool] = lambda _: True
+) -> argparse.Namespace:
+    """The flags, and as `verb` the command behind `--`; exits with 2 and one line where they make no sense.
+
+    Args:
+      needs_verb: is there to be a command, given the first word?
+    """
     flags.add_argument("--dry_run", action="store_true", help="print what would be run")
-    flags.add_argument("verb", nargs=argparse.REMAINDER, help="-- and the command, without 'avemo'")
-
-
-def read(flags: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.Namespace:
-    """The flags, with `verb` free of its `--`; exits with 2 and one line where they make no sense."""
-    args = flags.parse_args(_with_files(flags, argv))
-    args.verb = args.verb[1:] if args.verb[:1] == ["--"] else args.verb
-    if not args.verb:
+    cut = argv.index("--") if "--" in argv else len(argv)
+    args = flags.parse_args(_with_files(flags, argv[:cut]))
+    args.verb = list(argv[cut + 1 :])
+    if not args.verb and needs_verb(argv[0] if argv else ""):
         flags.error(
             "nothing to run: write the command behind --, for example -- train --config hicmae:demo …"
         )
@@ -90,19 +101,18 @@ def read(flags: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.Namesp
     return args
 
 
-def _with_files(flags: argparse.ArgumentParser, argv: Sequence[str]) -> list[str]:
-    """The words, with those of `@FILE` in its place; not behind `--`, where they are another program's."""
-    own = argv.index("--") if "--" in argv else len(argv)
-    words: list[str] = []
-    for word in argv[:own]:
+def _with_files(flags: argparse.ArgumentParser, words: Sequence[str]) -> list[str]:
+    """The words, with those of a file in place of its `@FILE`."""
+    found: list[str] = []
+    for word in words:
         if not word.startswith("@"):
-            words.append(word)
+            found.append(word)
             continue
         try:
-            words += shlex.split(Path(word[1:]).read_text(encoding="utf-8"), comments=True)
+            found += shlex.split(Path(word[1:]).read_text(encoding="utf-8"), comments=True)
         except (OSError, ValueError) as error:
             flags.error(f"{word}: cannot be read ({error})")
-    return [*words, *argv[own:]]
+    return found
 
 
 def rules_of(args: argparse.Namespace, memory: Path | None = None) -> Rules:

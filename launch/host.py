@@ -79,7 +79,6 @@ def read_flags(argv: Sequence[str]) -> argparse.Namespace:
     )
     flags.add_processes(parser, "processes")
     flags.add_rules(parser, restarts=3, stall_s=1800)
-    flags.add_verb(parser)
     args = flags.read(parser, argv)
     if args.processes < 1 or args.devices_per_process < 0:
         parser.error("--processes is at least 1 and --devices_per_process at least 0")

@@ -183,7 +183,6 @@ def read_flags(argv: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--requeues", type=int, default=1000, help="at most so often (%(default)d)")
     flags.add_rules(parser, restarts=3, stall_s=1800)
-    flags.add_verb(parser)
     args = flags.read(parser, argv)
     if min(args.nodes, args.processes) < 1 or min(args.devices_per_process, args.warn_s) < 0:
         parser.error("--nodes and --processes are at least 1, --devices_per_process and --warn_s at least 0")

@@ -168,6 +168,8 @@ class Lead:
                 return self._leave(ending)
             if refusal := self._why_not_again(ending):
                 self._say(refusal)
+                if self._rules.memory:  # whoever starts it again by hand starts afresh
+                    self._rules.memory.unlink(missing_ok=True)
                 return self._leave(_Ending(ending.code if 0 < ending.code < HOST_LOST else 1, refusal))
             self._restarts += 1
             self._remember()
