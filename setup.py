@@ -56,10 +56,12 @@ EXTRAS = {
     "test": [
         "axe-core-python>=0.1.0",
         "hypothesis>=6.170.15",
+        "jsonschema>=4.26.0",
         "librosa>=0.11.0",
         "matplotlib>=3.11.2",
         "pip>=23.2",
         "pytest>=9.2.0",
+        "pyyaml>=6.0.4",
         "scipy>=1.17.1",
         "selenium>=4.51.0",
         "setuptools>=84.2.1",

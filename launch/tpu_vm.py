@@ -35,6 +35,7 @@ _LEFT_OUT = {".git", ".venv", "venv", "runs", "build", "dist", "__pycache__", "n
 # uv brings the Python that is needed, whatever the image holds.
 _INSTALL = "curl -LsSf https://astral.sh/uv/install.sh | sh && ~/.local/bin/uv venv --quiet --clear --python 3.12 venv"
 _INSTALL += " && ~/.local/bin/uv pip install --quiet --python venv/bin/python 'source[tpu]'"
+_STOPPED = -1  # by `stop`, not by a preemption
 _GONE = ("SUSPENDING", "SUSPENDED", "FAILED", "DELETING")
 
 
@@ -117,7 +118,8 @@ def _start_script(args: argparse.Namespace, hosts: int, first: int, lead: str, r
     command = ["venv/bin/python", "-m", "avemo_jax", "launch", "host", "--hosts", str(hosts), "--lead", lead]
     command += ["--run", run, "--memory", "restarts.json", *flags.rules_as_words(args)]
     own = f'--host "$(({first} + worker))" --name "$(hostname)"'
-    log = f"{shlex.join(command)} {own} -- {shlex.join(args.verb)} >> log.txt 2>&1; echo $? > code"
+    log = f"{shlex.join(command)} {own} -- {shlex.join(args.verb)} >> log.txt 2>&1; code=$?"
+    log += "; [ -e stopped ] && code=stopped; echo $code > code"
     return "\n".join(
         [
             f"set -e; cd {_home(args)}",
@@ -126,7 +128,7 @@ def _start_script(args: argparse.Namespace, hosts: int, first: int, lead: str, r
             "fi",
             f"export worker=$(curl --fail --silent --header 'Metadata-Flavor: Google' {_METADATA})",
             *(f"export {name}={shlex.quote(value)}" for name, value in args.env),
-            "rm -f code",
+            "rm -f code stopped",
             # Apart from this connection, which ends.
             f"setsid nohup bash -c {shlex.quote(log)} > /dev/null 2>&1 < /dev/null & echo $! > pid",
         ]
@@ -142,15 +144,17 @@ def _logs(args: argparse.Namespace) -> None:
 def _status(args: argparse.Namespace) -> None:
     """Says whether the VMs are there and the run goes on."""
     state = _state(args)
-    print(f"{args.name}: {state}")
-    if state == "ACTIVE" or args.dry_run:
-        code = _code(args)
-        print("it runs" if not code else f"it ended with exit code {code}")
+    code = _code(args) if state == "ACTIVE" or args.dry_run else ""
+    if args.dry_run:
+        return
+    print(f"{args.name} is {state}")
+    if state == "ACTIVE":
+        print(f"the run ended: {code}" if code else "the run goes on, or was not started")
 
 
 def _stop(args: argparse.Namespace) -> None:
     """Tells the first supervisor, and through it all others, to save and stop."""
-    script = f'pkill -TERM --parent "$(cat {_home(args)}/pid)"'
+    script = f'cd {_home(args)} && touch stopped && pkill -TERM --parent "$(cat pid)"'
     _gcloud(args, "tpu-vm", "ssh", _nodes(args)[0], "--worker", "0", *_inside(args), "--command", script)
 
 
@@ -176,6 +180,9 @@ def _up(args: argparse.Namespace) -> int:
             code = HOST_LOST
         if args.dry_run or code == 0:
             return 0
+        if code == _STOPPED:
+            _say(f"{args.name} was told to stop: `run` or `up` goes on, `delete` gives the VMs back")
+            return int(PREEMPTED)
         if code not in (PREEMPTED, HOST_LOST):
             raise Failed(f"the run ended with exit code {code}: see `avemo launch tpu-vm logs {args.name}`")
         if _state(args, missing_ok=True) in _GONE:
@@ -189,7 +196,9 @@ def _watch(args: argparse.Namespace) -> int:
         if state in _GONE:
             _say(f"{args.name} is {state}: it was preempted")
             return HOST_LOST
-        if code := _code(args):
+        if (code := _code(args)) == "stopped":
+            return _STOPPED
+        if code:
             return int(code)
         time.sleep(args.poll_s)
     return 0
@@ -201,7 +210,7 @@ def _state(args: argparse.Namespace, missing_ok: bool = False) -> str:
 
 
 def _code(args: argparse.Namespace) -> str:
-    """The exit code that the first worker noted; empty while it runs."""
+    """The exit code that the first worker noted, or `stopped`; empty while it runs."""
     script = f"cat {_home(args)}/code 2>/dev/null || true"
     words = ["tpu-vm", "ssh", _nodes(args)[0], "--worker", "0", *_inside(args), "--command", script]
     return _gcloud(args, *words, capture=True)

@@ -123,6 +123,19 @@ def test_a_dry_run_calls_nothing(monkeypatch, tmp_path, capsys):
     assert "launch host --hosts 2 --lead ADDRESS_OF_base:7700" in printed
 
 
+def test_a_run_that_is_stopped_says_so_and_is_not_started_again(cloud, capsys):
+    waits = "trap 'exit 143' TERM; while sleep 0.1; do :; done"
+    python = f"mkdir -p venv/bin && echo {shlex.quote(waits)} > venv/bin/python && chmod +x venv/bin/python"
+    stopped = threading.Timer(4.0, lambda: main(["stop", "base", *ZONE]))
+    stopped.start()
+    assert main(["up", *CREATE, "--source", str(ROOT), "--install", python, "--", *TRAIN]) == 143
+    stopped.join()
+    assert "base was told to stop" in capsys.readouterr().err
+    assert len([call for call in calls(cloud) if call[1] == "create"]) == 1
+    assert main(["status", "base", *ZONE]) == 0
+    assert "the run ended: stopped" in capsys.readouterr().out
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not REAL, reason="no Google Cloud CLI here")
 @pytest.mark.parametrize("slices", ["1", "2"])
@@ -144,18 +157,14 @@ def test_the_real_gcloud_understands_every_command(action, slices, monkeypatch, 
     (tmp_path / "source.tar.gz").touch()
     settings = {"CONFIG": str(tmp_path / "none"), "CORE_CHECK_GCE_METADATA": "False", "CORE_PROJECT": "p"}
     environment = {**os.environ, **{f"CLOUDSDK_{name}": value for name, value in settings.items()}}
-    printed = shlex.split(capsys.readouterr().out.replace("\ngcloud compute", "\nNEXT gcloud compute"))
-    commands = " ".join(map(shlex.quote, printed)).split(" NEXT ")
-    for command in commands:
-        words = shlex.split(command)
-        if words[0] != "gcloud":  # what status says
-            words = words[words.index("gcloud") :] if "gcloud" in words else []
-        if words:
-            done = subprocess.run(
-                words, env=environment, cwd=tmp_path, capture_output=True, text=True, stdin=subprocess.DEVNULL
-            )
-            # Its arguments are read before it looks for an account, and there is none.
-            assert "active account" in done.stderr, f"{words}\n{done.stderr}"
+    # A command may hold lines of its own.
+    for command in capsys.readouterr().out.removeprefix("gcloud").split("\ngcloud"):
+        words = shlex.split(f"gcloud{command}")
+        done = subprocess.run(
+            words, env=environment, cwd=tmp_path, capture_output=True, text=True, stdin=subprocess.DEVNULL
+        )
+        # Its arguments are read before it looks for an account, and there is none.
+        assert "active account" in done.stderr, f"{words}\n{done.stderr}"
 
 
 @pytest.mark.slow
@@ -181,12 +190,8 @@ def test_up_trains_on_all_workers_through_a_preemption_and_a_second_request(
 
     striker = threading.Thread(target=preempt)
     striker.start()
-    words = [
-        "--port",
-        str(free_port()),
-        "--install",
-        f"mkdir -p venv/bin && ln -sf {sys.executable} venv/bin/python",
-    ]
+    python = f"mkdir -p venv/bin && echo 'exec {sys.executable} \"$@\"' > venv/bin/python && chmod +x venv/bin/python"
+    words = ["--port", str(free_port()), "--install", python]
     train = ["train", "--config", str(CONFIG), "--workdir", str(run), "--config.tiny.sleep_s=0.5"]
     assert main(["up", *CREATE, "--source", str(ROOT), *words, "--", *train]) == 0
     striker.join()
