@@ -14,11 +14,12 @@ import time
 from collections.abc import Callable
 
 from .crew import OWN_PAUSE_S, Condition
-from .supervisor import HOST_LOST, POLL_S, Host, Order, Report
+from .supervisor import HOST_LOST, POLL_S, PREEMPTED, Host, Order, Report
 
 _AGAIN_S = 1.0  # how often an order is repeated
 _MOST_BYTES = 1 << 20  # of one line
 _RETRY_S = 1.0
+_REPORT_S = 0.5
 
 
 class RemoteHost:
@@ -101,6 +102,7 @@ class Gate:
             for host in list(self._joined.values()):
                 host.order(Order())  # so that it sees that we are here
             time.sleep(POLL_S)
+        self.close()  # the hosts of a run are those that came before it began
         return [self._joined[index] for index in sorted(self._joined)]
 
     def missing(self) -> list[int]:
@@ -108,6 +110,8 @@ class Gate:
         return [index for index in range(1, self._count + 1) if index not in self._joined]
 
     def close(self) -> None:
+        with contextlib.suppress(OSError):
+            self._server.shutdown(socket.SHUT_RDWR)  # wakes who waits in accept
         self._server.close()
 
     def _accept(self) -> None:
@@ -127,7 +131,8 @@ class Gate:
         except (OSError, ValueError, KeyError, TypeError):
             connection.close()
             return
-        if run != self._run or not 1 <= index <= self._count or index in self._joined:
+        taken = index in self._joined and not self._joined[index].lost()
+        if run != self._run or not 1 <= index <= self._count or taken:
             refusal = Order("leave", code=1, why=f"host {index} of run {run} is not expected here")
             with contextlib.suppress(OSError):
                 connection.sendall(json.dumps(refusal._asdict()).encode() + b"\n")
@@ -148,6 +153,8 @@ def follow(host: Host, index: int, lead: tuple[str, int], run: str, rules, say: 
     try:
         connection = _connect(lead, rules.join_s, lambda: bool(host.report().told))
     except OSError as error:
+        if host.report().told:
+            return PREEMPTED
         say(f"host {lead[0]}, which leads, cannot be reached at port {lead[1]} ({error})")
         return HOST_LOST
     connection.settimeout(rules.heartbeat_s)
@@ -178,7 +185,7 @@ def follow(host: Host, index: int, lead: tuple[str, int], run: str, rules, say: 
                 say(f"host {lead[0]}, which leads, {gone[0]}; its processes here were stopped")
                 return HOST_LOST
             report = host.report()
-            if time.monotonic() - sent_at >= POLL_S:
+            if time.monotonic() - sent_at >= _REPORT_S:
                 sent_at = time.monotonic()
                 try:
                     conditions = [each.as_json() for each in report.processes]

@@ -38,8 +38,7 @@ export AVEMO_LEAD=$(hostname):$(({port}))
 
 # Shortly before the time limit, and at a preemption, this script alone is told, and tells the first supervisor.
 # Not srun: told to end, it kills its tasks within seconds. Not the step: SLURM would signal every process in it.
-told=
-trap 'told=1; [ -s "$lead_pid" ] && kill -TERM "$(cat "$lead_pid")"' TERM
+trap '[ -s "$lead_pid" ] && kill -TERM "$(cat "$lead_pid")"' TERM
 
 srun --kill-on-bad-exit=0 ${{SLURM_CPUS_PER_TASK:+--cpus-per-task=$SLURM_CPUS_PER_TASK}} bash -c '
     [ "$SLURM_NODEID" = 0 ] && echo $$ > "$0"
@@ -51,15 +50,16 @@ while [ -z "$code" ]; do
     wait "$step"; code=$?
     kill -0 "$step" 2>/dev/null && code=  # a signal ended the waiting, not the step
 done
+rm -f "$lead_pid"
 {after}"""
 
 _REQUEUE = r"""
-# {preempted}: saved. {lost}: a node was lost. Over {killed}: killed from outside, by a node that fails as a rule.
+# {preempted}: saved. {lost}: a node was lost. Over {killed}: killed, as a rule with its node. Others: given up.
 starts=$((${{SLURM_RESTART_COUNT:-0}} + 1))
 case "$code" in
     0) again= ;;
     {preempted} | {lost}) again=yes ;;
-    *) again=$told; [ "$code" -gt {killed} ] && again=yes ;;
+    *) again=; [ "$code" -gt {killed} ] && again=yes ;;
 esac
 if [ -n "$again" ]; then
     if [ "$starts" -gt {requeues} ]; then

@@ -165,12 +165,10 @@ class Lead:
             if self._step > self._best_step:
                 self._best_step, self._restarts = self._step, 0
             if ending.code == 0 or not (self._rules.restarts or self._rules.memory):
-                return self._leave(ending)
+                return self._end_for_good(ending)
             if refusal := self._why_not_again(ending):
                 self._say(refusal)
-                if self._rules.memory:  # whoever starts it again by hand starts afresh
-                    self._rules.memory.unlink(missing_ok=True)
-                return self._leave(_Ending(ending.code if 0 < ending.code < HOST_LOST else 1, refusal))
+                return self._end_for_good(_Ending(ending.code if 0 < ending.code < HOST_LOST else 1, refusal))
             self._restarts += 1
             self._remember()
             if ending.told or ending.code == HOST_LOST:  # to be started again by whoever started us
@@ -318,6 +316,11 @@ class Lead:
     def _leave(self, ending: _Ending) -> int:
         self._order(Order("leave", self._round, code=ending.code, why=ending.why.strip()))
         return ending.code
+
+    def _end_for_good(self, ending: _Ending) -> int:
+        if self._rules.memory:  # whoever starts it again by hand starts afresh
+            self._rules.memory.unlink(missing_ok=True)
+        return self._leave(ending)
 
     def _remember(self) -> None:
         if self._rules.memory:

@@ -126,10 +126,10 @@ class Job:
     def await_steps(self, count):
         self.slurm.wait_for(lambda: len(rows_of(self.folder / "run")) >= count, 120)
 
-    def await_end(self, state="COMPLETED"):
+    def await_end(self, state="COMPLETED", seconds=180):
         ended = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL")
         try:
-            self.slurm.wait_for(lambda: self.slurm.job(self.number)["JobState"] in ended, 180)
+            self.slurm.wait_for(lambda: self.slurm.job(self.number)["JobState"] in ended, seconds)
         finally:
             print(self.output())
         assert self.slurm.job(self.number)["JobState"] == state
@@ -168,8 +168,21 @@ def test_a_job_goes_on_after_a_killed_process_a_warning_and_a_killed_node(slurm,
     assert losses_of(tmp_path / "run") == pytest.approx(uninterrupted, rel=1e-5)
 
 
-@pytest.mark.slow
-def test_a_job_outlives_the_node_that_leads_it_and_its_time_limit(slurm, tmp_path, uninterrupted):
+@pytest.mark.nightly
+def test_a_job_saves_before_its_time_limit_and_is_requeued_as_often_as_it_takes(
+    slurm, tmp_path, uninterrupted
+):
+    job = Job(
+        slurm, tmp_path, "tiny.sleep_s=10.0", flags=["--time", "2", "--warn_s", "60", "--grace_s", "30"]
+    )
+    job.await_end(seconds=600)
+    assert job.restarts() >= 1
+    assert "exit code 143: requeued" in job.output()
+    assert losses_of(tmp_path / "run") == pytest.approx(uninterrupted, rel=1e-5)
+
+
+@pytest.mark.nightly
+def test_a_job_outlives_the_node_that_leads_it(slurm, tmp_path, uninterrupted):
     job = Job(slurm, tmp_path)
     job.await_steps(2)
     slurm.kill("node1")  # with the batch script: SLURM itself notices, and requeues

@@ -117,7 +117,7 @@ def test_the_count_of_restarts_outlives_the_launcher(tmp_path, capfd):
     assert "giving up after 1 restarts at step 7" in capfd.readouterr().err
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_launcher_that_was_itself_stopped_for_a_while_blames_nobody(tmp_path):
     program = beating(tmp_path, "come_to(1); time.sleep(15)")
     code = f"""if True:
