@@ -126,6 +126,8 @@ class _Member:
         told.stopped = told.code is None and _is_stopped(self.child.pid)
         if not told.stopped or excused:
             self._stopped_since = None
+        if excused:
+            self._step_since = now
         if told.stopped:
             self._stopped_since = self._stopped_since or now
         quiet_since = [since for since in (self._heard_at, self._stopped_since) if since is not None]

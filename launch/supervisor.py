@@ -185,10 +185,8 @@ class Lead:
         self._round += 1
         self._step = -1
         self._order(Order("run", self._round, self._coordinator()))
-        ends_at, trouble_at = (
-            0.0,
-            0.0,
-        )  # when what still runs after a signal is ended; the first sign of a failure
+        ends_at = 0.0  # when what still runs after a signal is ended
+        trouble_at = 0.0  # the first sign of a failure
         while True:
             time.sleep(POLL_S)
             now = time.monotonic()
@@ -201,7 +199,8 @@ class Lead:
             gone = [(member.name, why) for member in self._members if (why := member.lost())]
             if gone:
                 names = " and ".join(f"host {name} {why}" for name, why in gone)
-                self._say(f"{names}{self._rest(processes)}")
+                left = [each for each in processes if each.host not in dict(gone)]
+                self._say(f"{names}{self._rest(left)}")
                 return _Ending(PREEMPTED if ends_at else HOST_LOST, names, told=bool(ends_at))
             codes = [each.code for each in processes]
             if there and all(code in _GOOD_ENDINGS for code in codes):
@@ -262,7 +261,7 @@ class Lead:
             return ""
         if process.code >= 0:
             return f"failed with exit code {process.code}"
-        how = f"was ended by {signal.Signals(-process.code).name}"
+        how = f"was ended by {_signal_name(-process.code)}"
         if process.code == -signal.SIGABRT:
             how += " (JAX gave up on another process, which died or hangs)"
         return how
@@ -350,6 +349,13 @@ def say_as(launcher: str) -> Callable[[str], None]:
             print(f"avemo launch {launcher}: {line}", file=sys.stderr, flush=True)
 
     return say
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # most real-time signals have none
+        return f"signal {number}"
 
 
 def _guilt(process: Condition) -> int:

@@ -90,7 +90,7 @@ def test_a_process_frozen_on_one_host_is_named_on_the_first_and_all_go_on(tmp_pa
     assert losses_of(tmp_path / "run") == pytest.approx(uninterrupted, rel=1e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_sigterm_to_any_host_saves_on_all_and_the_next_start_goes_on(tmp_path, uninterrupted):
     with started(tmp_path, *train(tmp_path)) as hosts:
         wait_for(has_steps(tmp_path, 2))

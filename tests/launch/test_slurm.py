@@ -159,10 +159,10 @@ def test_a_job_goes_on_after_a_killed_process_a_warning_and_a_killed_node(slurm,
     # The second node dies. The job is requeued, waits for a node in its place, and goes on.
     job.await_steps(saved + 1)
     slurm.kill("node2")
-    slurm.wait_for(lambda: job.restarts() == 2)
-    assert re.search("host node2 (is gone|has been silent)", job.output())
+    slurm.wait_for(lambda: re.search("host node2 (is gone|has been silent)", job.output()))
     assert f"resuming at step {saved} of 12" in job.output()
     slurm.start("node2")
+    slurm.wait_for(lambda: job.restarts() == 2)
 
     job.await_end()
     assert losses_of(tmp_path / "run") == pytest.approx(uninterrupted, rel=1e-5)
@@ -193,7 +193,7 @@ def test_a_job_outlives_the_node_that_leads_it(slurm, tmp_path, uninterrupted):
     assert losses_of(tmp_path / "run") == pytest.approx(uninterrupted, rel=1e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_job_whose_input_is_refused_fails_once(slurm, tmp_path):
     job = Job(slurm, tmp_path, "optimizer.learning_rat=1")
     job.await_end("FAILED")
