@@ -26,6 +26,10 @@ from .supervisor import HOST_LOST, PREEMPTED
 # Ports for the supervisors, below those that systems give out themselves; a job's follows from its number.
 _FIRST_PORT, _PORTS = 20000, 10000
 
+# All supervisors leave together. One that has not by then died with its node, which may be back already, so that
+# SLURM does not miss it.
+_LEAVING_S = 20
+
 _SCRIPT = r"""#!/bin/bash
 {options}
 # Written by `avemo launch slurm`. Submitted again, it goes on from the newest checkpoint.
@@ -40,7 +44,7 @@ export AVEMO_LEAD=$(hostname):$(({port}))
 # Not srun: told to end, it kills its tasks within seconds. Not the step: SLURM would signal every process in it.
 trap '[ -s "$lead_pid" ] && kill -TERM "$(cat "$lead_pid")"' TERM
 
-srun --kill-on-bad-exit=0 ${{SLURM_CPUS_PER_TASK:+--cpus-per-task=$SLURM_CPUS_PER_TASK}} bash -c '
+srun --kill-on-bad-exit=0 --wait={leaving} ${{SLURM_CPUS_PER_TASK:+--cpus-per-task=$SLURM_CPUS_PER_TASK}} bash -c '
     [ "$SLURM_NODEID" = 0 ] && echo $$ > "$0"
     exec {host} "$@"
 ' "$lead_pid" {words} &
@@ -139,6 +143,7 @@ def script_of(args: argparse.Namespace, folder: Path) -> str:
         port=port,
         host=_within_single_quotes(shlex.join(host)) + host_flags,
         words=shlex.join(words),
+        leaving=_LEAVING_S,
         after=after if args.requeue else 'exit "$code"\n',
     )
 

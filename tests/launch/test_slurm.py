@@ -156,7 +156,7 @@ def test_a_job_goes_on_after_a_killed_process_a_warning_and_a_killed_node(slurm,
     assert "exit code 143: requeued" in job.output()
     saved = len(rows_of(tmp_path / "run"))
 
-    # The second node dies. The job is requeued, waits for a node in its place, and goes on.
+    # The second node dies, and comes back so soon that SLURM misses nothing. The job is requeued, and goes on.
     job.await_steps(saved + 1)
     slurm.kill("node2")
     slurm.wait_for(lambda: re.search("host node2 (is gone|has been silent)", job.output()))

@@ -2,11 +2,7 @@
 
 import sys
 
-if (
-    "-m" in sys.orig_argv
-    and "avemo_jax" in sys.orig_argv
-    and any("tiny_config" in word for word in sys.orig_argv)
-):
+if sys.orig_argv[1:4] == ["-m", "avemo_jax", "train"] and any("tiny_config" in word for word in sys.orig_argv):
     from avemo_jax.commands import train
     from tests.training import tiny
 
