@@ -2,7 +2,9 @@
 
 import sys
 
-if sys.orig_argv[1:4] == ["-m", "avemo_jax", "train"] and any("tiny_config" in word for word in sys.orig_argv):
+if sys.orig_argv[1:4] == ["-m", "avemo_jax", "train"] and any(
+    "tiny_config" in word for word in sys.orig_argv
+):
     from avemo_jax.commands import train
     from tests.training import tiny
 
