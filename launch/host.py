@@ -13,12 +13,15 @@ import argparse
 import os
 import shlex
 import signal
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from . import flags, links
 from .crew import Process
-from .supervisor import HOST_LOST, PREEMPTED, Host, Lead, free_port, say_as
+from .supervisor import HOST_LOST, POLL_S, PREEMPTED, Host, Lead, free_port, say_as
+
+_PARTING_S = 5.0  # for the others to hear how it ended, and leave
 
 
 def main(argv: Sequence[str]) -> int:
@@ -60,7 +63,11 @@ def _lead(args: argparse.Namespace, host: Host, rules, say) -> int:
             names = ", ".join(map(str, missing))
             say(f"host {names} of {args.hosts} did not come within {rules.join_s:g} s")
             return HOST_LOST
-    return Lead(members, rules, lambda: f"{address}:{free_port('')}", say).run()
+    code = Lead(members, rules, lambda: f"{address}:{free_port('')}", say).run()
+    ends = time.monotonic() + _PARTING_S
+    while any(not other.lost() for other in members[1:]) and time.monotonic() < ends:
+        time.sleep(POLL_S)
+    return code
 
 
 def read_flags(argv: Sequence[str]) -> argparse.Namespace:

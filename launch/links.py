@@ -175,14 +175,15 @@ def follow(host: Host, index: int, lead: tuple[str, int], run: str, rules, say: 
         threading.Thread(target=read, daemon=True).start()
         sent_at = 0.0
         while True:
+            lost = gone[0]  # looked at before the order: the last one may have come just before the end
             order = newest[0]
             host.order(order)
             if order.kind == "leave":
                 say(order.why)
                 return order.code
-            if gone[0]:
+            if lost:
                 host.order(Order("end"))
-                say(f"host {lead[0]}, which leads, {gone[0]}; its processes here were stopped")
+                say(f"host {lead[0]}, which leads, {lost}; its processes here were stopped")
                 return HOST_LOST
             report = host.report()
             if time.monotonic() - sent_at >= _REPORT_S:

@@ -41,6 +41,7 @@ ReturnToService=2
 SlurmdTimeout=10
 KillWait=5
 MinJobAge=3600
+SchedulerParameters=bf_interval=2,sched_interval=2
 """
 # Beside each other on one host, nodes need a line and a port each.
 _NODE = "NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs=1 RealMemory=2000 State=UNKNOWN\n"
