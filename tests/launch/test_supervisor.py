@@ -108,10 +108,10 @@ def test_the_count_of_restarts_outlives_the_launcher(tmp_path, capfd):
     rules = QUICK._replace(restarts=1, memory=tmp_path / "memory.json")
     program = beating(tmp_path, "come_to(7); time.sleep(60)")
     for code in (143, 1):
+        (tmp_path / "struck").write_text("")  # before anybody watches it
         strike_when(
             lambda: "7" in (tmp_path / "struck").read_text(), lambda: os.kill(os.getpid(), signal.SIGTERM)
         )
-        (tmp_path / "struck").write_text("")
         noting = program.replace("come_to(7)", f"come_to(7); open('{tmp_path}/struck', 'w').write('7')")
         assert run_here(python(noting), rules) == code
     assert "giving up after 1 restarts at step 7" in capfd.readouterr().err
