@@ -1,5 +1,8 @@
-"""What the tests of launchers share with those of training: programs compiled once, and the undisturbed run."""
+"""Tests of launchers run the same tiny task many times."""
 
-from tests.training.conftest import compiled_once, uninterrupted
+import pytest
 
-__all__ = ["compiled_once", "uninterrupted"]
+
+@pytest.fixture(scope="session", autouse=True)
+def programs_compiled_once(compiled_once):
+    """Here for every test."""

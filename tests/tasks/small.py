@@ -19,6 +19,7 @@ SIZES = (
     "model.mel_bins=32",
     "mask.video_ratio=0.5",
     "mask.audio_ratio=0.5",
+    "mask.repeats=1",
 )
 
 
