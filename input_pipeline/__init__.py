@@ -2,6 +2,8 @@
 
 media         open a video or sound file: frames on an even time grid, mono sound at 16 kHz
 manifests     a CSV file of clips → rows
+corpora       folders and names of a published corpus → rows, one file a corpus
+dealing       speakers or other units → folds of about equal size
 storing       a media file → the clip as it is stored: size, compression, common length
 record        the stored clip: its fields and its pictures
 records       its bytes, and random access to a folder of them

@@ -25,7 +25,8 @@ def make_record(job: tuple[Path, Row, ClipOptions]) -> Outcome:
     """Reads one clip. Whatever is wrong with the file becomes its reason, never an exception."""
     root, row, options = job
     try:
-        clip = stored_clip(root / row.path, options, start_s=row.start_s, end_s=row.end_s)
+        sound = root / row.audio_path if row.audio_path else None
+        clip = stored_clip(root / row.path, options, start_s=row.start_s, end_s=row.end_s, audio_path=sound)
     except MediaError as error:
         return Outcome(reason=str(error))
     except MemoryError:

@@ -1,8 +1,8 @@
 """Lists of clips → rows. The columns are those of the command contract (`avemo prepare --help`).
 
-`path` is required and relative to the root folder. `clip_id split speaker gender text start_s end_s` are
-optional, `label_emotion` is the label `emotion`, every further column is kept as metadata. A corpus with its
-own kind of list gets one small function here that returns rows. Not here: opening the media.
+`path` is required and relative to the root folder. `clip_id split speaker gender text start_s end_s audio_path`
+are optional, `label_emotion` is the label `emotion`, every further column is kept as metadata. Not here: corpora
+whose list is their folders and file names (corpora), opening the media.
 """
 
 from __future__ import annotations
@@ -39,6 +39,16 @@ class Row:
     end_s: float | None = None
     labels: dict[str, Any] = field(default_factory=dict)
     metadata: dict[str, str] = field(default_factory=dict)
+    audio_path: str = ""  # where the sound lies, if not in `path`
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A file that is no clip, and the one reason why not."""
+
+    path: str
+    clip_id: str
+    reason: str
 
 
 def read_manifest(path: str | os.PathLike) -> list[Row]:
@@ -101,7 +111,9 @@ def _rows(reader, name):
 
 
 def _row(cells, line):
-    path = _inside_root(cells.pop("path"), line)
+    path = _inside_root(cells.pop("path"), f"{line}, column path")
+    sound = cells.pop("audio_path", "")
+    audio_path = _inside_root(sound, f"{line}, column audio_path") if sound else ""
     text = {column: cells.pop(column, "") for column in TEXT_COLUMNS}
     times = {column: _seconds(cells.pop(column, ""), f"{line}, column {column}") for column in TIME_COLUMNS}
     start, end = times.values()
@@ -114,15 +126,15 @@ def _row(cells, line):
         k.removeprefix(LABEL_PREFIX): _value(v) for k, v in cells.items() if k.startswith(LABEL_PREFIX) and v
     }
     metadata = {k: v for k, v in cells.items() if not k.startswith(LABEL_PREFIX) and v}
-    return Row(path, **text, **times, labels=labels, metadata=metadata)
+    return Row(path, **text, **times, labels=labels, metadata=metadata, audio_path=audio_path)
 
 
-def _inside_root(path, line):
+def _inside_root(path, where):
     parts = PurePosixPath(path)
     if not path:
-        raise DataError(f"{line}, column path: empty")
+        raise DataError(f"{where}: empty")
     if parts.is_absolute() or ".." in parts.parts or "\0" in path:
-        raise DataError(f"{line}, column path: {path!r} must be relative to --root and stay inside it")
+        raise DataError(f"{where}: {path!r} must be relative to --root and stay inside it")
     return path
 
 

@@ -25,7 +25,7 @@ from pathlib import Path
 from input_pipeline import folders, records
 from input_pipeline.clips import ClipOptions, Outcome, make_record
 from input_pipeline.errors import DataError
-from input_pipeline.manifests import Row
+from input_pipeline.manifests import Refused, Row
 from input_pipeline.pool import results_in_order
 from input_pipeline.progress import Progress
 
@@ -66,11 +66,13 @@ def prepare(
     *,
     clips_per_shard: int = 128,
     workers: int = 1,
+    refused: Sequence[Refused] = (),
 ) -> Summary:
     """Makes `out` a dataset of the clips in `rows`, or goes on where an earlier call was stopped.
 
     root: the folder that the rows' paths are relative to.
     workers: processes that decode; 0 decodes in this process.
+    refused: files that were found to be no clips before; listed and counted with those rejected here.
 
     Raises:
       DataError: `out` belongs to another manifest or other options, cannot be written, or no clip is usable.
@@ -80,7 +82,7 @@ def prepare(
         raise DataError(f"{root}: no such folder (--root)")
     shards = _shards(rows, clips_per_shard)
     with folders.clear_about_disk(out), folders.locked(out, _VERB):
-        plan = _plan(rows, options, clips_per_shard)
+        plan = _plan(rows, refused, options, clips_per_shard)
         folders.claim(out, _VERB, plan, names={"manifest": "the manifest"})
         finished = {shard.number: note for shard in shards if (note := _note(out, shard)) is not None}
         todo = [shard for shard in shards if shard.number not in finished]
@@ -91,8 +93,8 @@ def prepare(
                 outcomes = results_in_order(make_record, jobs, workers, on_crash=_crashed)
                 for shard in todo:
                     finished[shard.number] = _finish_shard(out, shard, outcomes, progress)
-            _finish(out, shards, finished)
-    return _summary(out, rows, [finished[shard.number] for shard in shards])
+            _finish(out, shards, finished, refused)
+    return _summary(out, rows, refused, [finished[shard.number] for shard in shards])
 
 
 def read_options(path: str | os.PathLike) -> ClipOptions:
@@ -119,8 +121,13 @@ def _shards(rows, clips_per_shard) -> list[_Shard]:
     return shards
 
 
-def _plan(rows, options, clips_per_shard) -> dict:
-    digest = hashlib.sha256(json.dumps([asdict(row) for row in rows]).encode()).hexdigest()
+def _plan(rows, refused, options, clips_per_shard) -> dict:
+    lines = [asdict(row) for row in rows]
+    for line in lines:
+        if not line["audio_path"]:  # as before there was one: folders begun then can be gone on with
+            del line["audio_path"]
+    lines += [asdict(file) for file in refused]
+    digest = hashlib.sha256(json.dumps(lines).encode()).hexdigest()
     return {
         "manifest": digest,
         "clips_per_shard": clips_per_shard,
@@ -172,9 +179,10 @@ def _note_path(out, shard):
     return out / _VERB / f"shard-{shard.number:05d}.json"
 
 
-def _finish(out, shards, notes):
+def _finish(out, shards, notes, refused):
     """Writes rejected.csv, and unless nothing is left, the files that make the folder a dataset."""
-    rejected = [row for shard in shards for row in notes[shard.number]["rejected"]]
+    rejected = [asdict(file) for file in refused]
+    rejected += [row for shard in shards for row in notes[shard.number]["rejected"]]
     with folders.whole_file(out / REJECTED_LIST) as file:
         writer = csv.DictWriter(file, ("path", "clip_id", "reason"))
         writer.writeheader()
@@ -192,10 +200,13 @@ def _finish(out, shards, notes):
     records.write_dataset(out, splits, clips)
 
 
-def _summary(out, rows, notes) -> Summary:
-    reasons = Counter(row["reason"] for note in notes for row in note["rejected"])
+def _summary(out, rows, refused, notes) -> Summary:
+    reasons = Counter(file.reason for file in refused)
+    reasons.update(row["reason"] for note in notes for row in note["rejected"])
     kept = sum(len(note["clips"]) for note in notes)
-    return Summary(out, len(rows), kept, sum(note["file_bytes"] for note in notes), reasons.most_common())
+    return Summary(
+        out, len(rows) + len(refused), kept, sum(note["file_bytes"] for note in notes), reasons.most_common()
+    )
 
 
 def _crashed(job) -> Outcome:

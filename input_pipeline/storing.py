@@ -6,9 +6,10 @@ training and evaluation. Not here: which clips (manifests), and what becomes of 
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -66,13 +67,20 @@ def stored_clip(
     *,
     start_s: float | None = None,
     end_s: float | None = None,
+    audio_path: str | os.PathLike | None = None,
 ) -> Clip:
     """The file between two times (seconds from its start), its frames as JPEG bytes.
+
+    audio_path: the sound is this file's, and not that of `path`; both start at the same moment.
 
     Raises:
       MediaError: with a short reason, when it cannot be read or `options` rule it out.
     """
     clip = read_clip(path, start_s=start_s, end_s=end_s, on_frame=lambda frame: _compressed(frame, options))
+    if audio_path is not None:
+        if not clip.frames:
+            raise MediaError("no picture")
+        clip = replace(clip, audio=_sound_of(audio_path, start_s, end_s, clip.fps))
     return _checked(clip, options)
 
 
@@ -108,6 +116,18 @@ def store_frame(frame: np.ndarray, options: ClipOptions) -> Image.Image:
         return picture
     width, height = (max(1, round(side * options.short_side / short)) for side in picture.size)
     return picture.resize((width, height), Image.Resampling.BILINEAR)
+
+
+def _sound_of(path, start_s, end_s, fps) -> np.ndarray:
+    """int16 [S] from the time of the first frame at or after `start_s` on, as `read_clip` cuts a file's own."""
+    first_s = math.ceil(start_s * fps - 1e-3) / fps if start_s else None
+    try:
+        audio = read_clip(path, start_s=first_s, end_s=end_s, on_frame=lambda _: None).audio
+    except MediaError as error:
+        raise MediaError(f"its sound file: {error}") from None
+    if not len(audio):
+        raise MediaError("its sound file: no sound")
+    return audio
 
 
 def _compressed(frame: np.ndarray, options: ClipOptions) -> bytes:

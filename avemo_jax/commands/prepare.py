@@ -2,7 +2,9 @@
 
 The manifest is a CSV file with a header. `path` is required and relative to --root; clip_id, split, speaker,
 gender, text, start_s and end_s are optional; a column `label_emotion` is the label `emotion`; further columns
-are kept as metadata. Stopped half-way, the same command goes on where it was.
+are kept as metadata; audio_path is a file that the sound is taken from. Instead of a manifest, the name of a
+corpus that lies in --root as it was unpacked (docs/corpora.md). Stopped half-way, the same command
+goes on where it was.
 """
 
 from __future__ import annotations
@@ -14,13 +16,24 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
+from input_pipeline.corpora import CORPORA
+
 EXAMPLE = "avemo prepare --manifest clips.csv --root videos --out data/clips --workers 8"
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--manifest", required=True, help="CSV file with one clip a line")
-    add("--root", required=True, help="folder that the manifest's paths are relative to")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--manifest", help="CSV file with one clip a line")
+    source.add_argument("--corpus", help=f"instead: {', '.join(CORPORA)}")
+    add(
+        "--layout", default="", help="of --corpus folder: what folders say, as in split/speaker/label_emotion"
+    )
+    add(
+        "--root",
+        required=True,
+        help="folder that the manifest's paths are relative to, or that holds the corpus",
+    )
     add("--out", required=True, help="folder to fill; new, or one that this command began")
     add(
         "--workers", type=int, default=os.cpu_count() or 1, help="processes that decode (default: one a core)"
@@ -56,6 +69,7 @@ def results_folder(args: argparse.Namespace) -> Path:
 
 def run(args: argparse.Namespace) -> int:
     from avemo_jax.errors import UserError
+    from input_pipeline.corpora import Listing, list_corpus
     from input_pipeline.manifests import read_manifest
     from input_pipeline.prepare import REJECTED_LIST, prepare
     from input_pipeline.storing import ClipOptions
@@ -70,10 +84,23 @@ def run(args: argparse.Namespace) -> int:
         min_s=args.min_s,
         max_gap_s=args.max_gap_s,
     )
-    rows = read_manifest(args.manifest)
+    if args.corpus:
+        listing = list_corpus(args.corpus, args.root, layout=args.layout)
+        for note in listing.notes:
+            print(f"note: {note}", file=sys.stderr)
+    elif args.layout:
+        raise UserError("--layout is for --corpus folder: a manifest says by itself what its clips are")
+    else:
+        listing = Listing(read_manifest(args.manifest))
     try:
         summary = prepare(
-            rows, args.root, args.out, options, clips_per_shard=args.clips_per_shard, workers=args.workers
+            listing.rows,
+            args.root,
+            args.out,
+            options,
+            clips_per_shard=args.clips_per_shard,
+            workers=args.workers,
+            refused=listing.refused,
         )
     except KeyboardInterrupt:
         print("stopped; the same command goes on from here", file=sys.stderr)

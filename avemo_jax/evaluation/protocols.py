@@ -14,6 +14,7 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 
 from avemo_jax.errors import UserError
+from input_pipeline.dealing import deal
 
 
 @dataclass(frozen=True)
@@ -96,20 +97,6 @@ def split_hash(clip_ids: Sequence[str], groups: Sequence[str]) -> str:
     """SHA-256 of the lines `clip id <tab> group`, sorted: the same for any order of the clips."""
     lines = sorted(f"{clip}\t{group}\n" for clip, group in zip(clip_ids, groups, strict=True))
     return hashlib.sha256("".join(lines).encode()).hexdigest()
-
-
-def deal(units: np.ndarray, folds: int) -> np.ndarray:
-    """Deal the rows [N] of named units into at most `folds` folds of about equal size; a unit stays whole.
-
-    The largest unit goes first, each to the smallest fold so far; ties go by name, so it is repeatable.
-    """
-    names, row_unit, sizes = np.unique(units, return_inverse=True, return_counts=True)
-    filled = np.zeros(min(folds, len(names)), np.int64)
-    fold_of = np.zeros(len(names), np.int64)
-    for unit in sorted(range(len(names)), key=lambda u: (-sizes[u], names[u])):
-        fold_of[unit] = np.argmin(filled)
-        filled[fold_of[unit]] += sizes[unit]
-    return fold_of[row_unit]
 
 
 def _leave_one_speaker_out(clips: LabelledClips, folds: int) -> tuple[np.ndarray, tuple[str, ...]]:
