@@ -133,6 +133,9 @@ def run_defaults() -> ConfigDict:
             "mesh": {"replica": 1, "data": -1, "fsdp": 1, "tensor": 1},
             "data": {
                 "path": "",  # a folder that `avemo prepare` made
+                "paths": (),  # or several, one run over all of them
+                "weights": (),  # how often each of them comes; empty takes every clip as often as any other
+                "balance": "",  # corpus, speaker or label_NAME: each of these as often as any other
                 "split": "",  # one split of it; empty takes every clip
                 "frame_stride": 4,
                 "crop": "none",

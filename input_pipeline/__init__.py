@@ -11,7 +11,9 @@ prepare       rows → a folder of shards that TFDS can read, and a list of what
 sampling      which frames and which samples of sound a training example takes
 augment       where a frame is cut, and the resize
 audio, video  waveform → log-mel filter bank, pixels → normalised pixels
-loader        a prepared folder → endless training batches, or one pass for evaluation
+mixtures      several prepared folders as one
+orders        which clip each row of the endless stream takes: weights, balance
+loader        prepared folders → endless training batches, or one pass for evaluation
 talking_faces a corpus of drawn faces that speak, made on the spot; every factor known
 writing       a small media file out of frames and sound
 """

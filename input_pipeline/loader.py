@@ -1,9 +1,10 @@
-"""A prepared folder → batches of NumPy arrays (grain): endless and shuffled to train, once to evaluate.
+"""A prepared folder, or several → batches of NumPy arrays (grain): endless and shuffled to train, once to evaluate.
 
 The global batch of step s holds the same clips, cut the same way, in the same order for any number of hosts
 and workers: which clip row r of step s is, and every random draw for it, follow from (seed, s · B + r) alone.
-State is therefore a seed and a step; grain's own iterator state is per worker and is not used. Not here: what
-an example takes from a record (examples); normalising, log-mel and masks, which are the device's.
+State is therefore a seed and a step; grain's own iterator state is per worker and is not used. Not here: which
+clip a row takes (orders); what an example takes from a record (examples); normalising, log-mel and masks, which
+are the device's.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from absl import flags
 
 from input_pipeline.errors import DataError
 from input_pipeline.examples import Cut, Example, need_both
+from input_pipeline.mixtures import Mixture, open_data
+from input_pipeline.orders import Draw, Order
 from input_pipeline.processes import start_worker
 from input_pipeline.records import Records, open_records
 
@@ -43,11 +46,13 @@ class Loader:
 
     def __init__(
         self,
-        records: Records,
+        records: Records | Mixture,
         cut: Cut,
         *,
         batch_size: int,
         seed: int,
+        weights: Sequence[float] = (),
+        balance: str = "",
         process_index: int = 0,
         process_count: int = 1,
         start_step: int = 0,
@@ -58,10 +63,13 @@ class Loader:
         _check_share(batch_size, process_count)
         self.unreadable: dict[int, str] = {}
         self._records, self._cut = records, cut
+        self._draw = Draw(records, weights, balance)
         self._batch_size, self._process = batch_size, (process_index, process_count)
         self._workers, self._prefetch = workers, prefetch
         self._max_unreadable = max(1.0, max_unreadable_share * len(records))
-        self._state = {"seed": seed, "step": start_step, "data_offset": 0}
+        self._state: dict[str, Any] = {"seed": seed, "step": start_step, "data_offset": 0}
+        if len(records.sizes) > 1:  # of another order of folders each position would be another clip
+            self._state["folder_sizes"] = list(records.sizes)
         self._iterator: Any = None
 
     @property
@@ -70,12 +78,20 @@ class Loader:
         return len(self._records)
 
     def state(self) -> dict:
-        """seed; step: batches given so far; data_offset: steps to skip, raised to move on to other data."""
+        """seed; step: batches given so far; data_offset: steps to skip, raised to move on to other data;
+        folder_sizes: of several folders."""
         return dict(self._state)
 
     def restore(self, state: dict) -> None:
-        """The next `iter()` goes on from there."""
-        self._state = {**self._state, **{key: int(value) for key, value in state.items()}}
+        """The next `iter()` goes on from there; raises DataError when the state is of other folders."""
+        sizes = list(state.get("folder_sizes", self._records.sizes))
+        if sizes != list(self._records.sizes):
+            raise DataError(
+                f"data.paths holds folders of {_counts(self._records.sizes)} clips, the run was begun with "
+                f"{_counts(sizes)}: give it the same folders in the same order, or choose another work directory"
+            )
+        numbers = {key: int(value) for key, value in state.items() if key != "folder_sizes"}
+        self._state = {**self._state, **numbers}
         self.close()
 
     def clip_ids(self, positions: Sequence[int]) -> list[str]:
@@ -84,7 +100,9 @@ class Loader:
 
     def __iter__(self) -> Iterator[Batch]:
         self.close()
-        rows = _TrainingRows(self._records, self._cut, self._state["seed"], self._batch_size, self._process)
+        seed = self._state["seed"]
+        order = self._draw.order(seed)
+        rows = _TrainingRows(self._records, self._cut, seed, order, self._batch_size, self._process)
         first = self._state["step"] + self._state["data_offset"]
         self._iterator = _batches(
             rows, self._batch_size // self._process[1], first, self._workers, self._prefetch
@@ -130,12 +148,13 @@ def make_loader(
     """The training loader of a config.
 
     data: an object with `path`, `frame_stride`, `crop`, `flip`, `workers`, `prefetch`; for fine-tuning also
-      `label` and `classes`; `split` limits it to one split.
+      `label` and `classes`; `split` limits it to one split; `paths` instead of `path` for several folders,
+      `weights` and `balance` of them (see `orders.Draw`).
     batch_size: of the global batch; this process gives rows [index · B / count, (index + 1) · B / count).
     max_unreadable_share: of the clips; when more are unreadable (one always may be), iterating raises
       DataError.
     """
-    records = open_records(data.path, getattr(data, "split", ""))
+    records = open_data(data)
     cut = Cut(
         frames=frames,
         image_size=image_size,
@@ -151,6 +170,8 @@ def make_loader(
         cut,
         batch_size=batch_size,
         seed=seed,
+        weights=getattr(data, "weights", ()),
+        balance=getattr(data, "balance", ""),
         process_index=process_index,
         process_count=process_count,
         start_step=start_step,
@@ -214,10 +235,17 @@ def global_row(local_row: int, batch_size: int, process: tuple[int, int]) -> int
 class _TrainingRows:
     """A process's rows of the endless stream, by index (a grain source)."""
 
-    def __init__(self, records: Records, cut: Cut, seed: int, batch_size: int, process: tuple[int, int]):
-        self._records, self._cut, self._seed = records, cut, seed
+    def __init__(
+        self,
+        records: Records | Mixture,
+        cut: Cut,
+        seed: int,
+        order: Order,
+        batch_size: int,
+        process: tuple[int, int],
+    ):
+        self._records, self._cut, self._seed, self._order = records, cut, seed, order
         self._batch_size, self._process = batch_size, process
-        self._order = grain.MapDataset.range(len(records)).seed(seed).shuffle().repeat()
 
     def __len__(self) -> int:
         return sys.maxsize // 2
@@ -325,6 +353,10 @@ def _check_share(batch_size, process_count):
         raise DataError(
             f"batch_size {batch_size} cannot be shared by {process_count} processes; make it a multiple"
         )
+
+
+def _counts(sizes):
+    return ", ".join(map(str, sizes))
 
 
 def _names(records, positions):

@@ -145,7 +145,15 @@ def _finish_shard(out, shard, outcomes: Iterator[Outcome], progress) -> dict:
             rejected.append({"path": row.path, "clip_id": row.clip_id, "reason": outcome.reason})
         else:
             encoded.append(outcome.data)
-            clips.append({"clip_id": row.clip_id, "frames": outcome.frames, "samples": outcome.samples})
+            clips.append(
+                {
+                    "clip_id": row.clip_id,
+                    "frames": outcome.frames,
+                    "samples": outcome.samples,
+                    "speaker": row.speaker,
+                    "labels": json.dumps(row.labels, ensure_ascii=False, sort_keys=True),
+                }
+            )
         progress.advance(f"{len(rejected)} rejected in this shard" if rejected else "")
     size = sum(map(len, encoded))
     path, part = out / shard.name, out / f"{shard.name}.part"

@@ -35,7 +35,7 @@ from input_pipeline.record import encode_picture as encode_picture  # who makes 
 DATASET = "avemo_clips"
 VERSION = "1.0.0"  # of the layout: raise it when a field changes
 CLIP_LIST = "clips.csv"
-CLIP_LIST_COLUMNS = ("position", "clip_id", "split", "frames", "samples")
+CLIP_LIST_COLUMNS = ("position", "clip_id", "split", "frames", "samples", "speaker", "labels")
 
 # Random access: no read-ahead, one record a chunk; JPEG and noise-like sound do not shrink any further.
 _WRITER_OPTIONS = "group_size:1,uncompressed"
@@ -154,6 +154,16 @@ class Records:
         self._open: OrderedDict[int, Any] = OrderedDict()
 
     @property
+    def parts(self) -> list[Records]:
+        """The folders that these records are of: this one."""
+        return [self]
+
+    @property
+    def sizes(self) -> list[int]:
+        """Records of each folder."""
+        return [len(self)]
+
+    @property
     def count(self) -> int:
         return self._ends[-1] if self._ends else 0
 
@@ -191,6 +201,21 @@ class Records:
             return None
         return sum(int(row["samples"]) for row in self._listed) / SAMPLE_RATE
 
+    def known(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Speaker and labels of every index: from `clips.csv`, where a damaged record has them too, or from the
+        records themselves in a folder that does not list them; a damaged one then has none."""
+        listed = self._listed
+        if listed is not None and all(row.get("labels") for row in listed):
+            yield from ((row["speaker"], json.loads(row["labels"])) for row in listed)
+            return
+        for index in range(len(self)):
+            try:
+                record = self[index]
+            except DataError:
+                yield "", {}
+            else:
+                yield record.speaker, record.labels
+
     @functools.cached_property
     def _listed(self) -> list[dict[str, str]] | None:
         """The lines of `clips.csv`; None in a folder that another program wrote."""
@@ -211,7 +236,9 @@ class Records:
         return self._open[shard]
 
     def __getstate__(self):
-        return {**self.__dict__, "_open": OrderedDict()}  # open files stay in their process
+        # Open files stay in their process; lists of all clips are read again there, if they are needed at all.
+        kept = {key: value for key, value in self.__dict__.items() if key not in ("_listed", "clip_ids")}
+        return {**kept, "_open": OrderedDict()}
 
 
 def shard_name(split: str, index: int, count: int) -> str:

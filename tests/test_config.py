@@ -42,6 +42,8 @@ def test_a_config_comes_back_from_its_json():
         ("data.audio_gain=false", False),
         ("model.skip_layers=(1,3,5)", (1, 3, 5)),
         ("data.path=/some/where=else", "/some/where=else"),
+        ("data.paths=data/one,data/two", ("data/one", "data/two")),
+        ("data.weights=3,0.5", (3, 0.5)),
     ],
 )
 def test_an_override_takes_the_type_of_the_value_it_replaces(override, expected):

@@ -36,6 +36,7 @@ def run(args: argparse.Namespace) -> int:
     config = load_config(args.config, args.overrides)
     with config.unlocked():
         config.data.path, config.data.workers = args.data, 0
+        config.data.paths = config.data.weights = ()  # this folder alone
         config.seed = config.seed if args.seed is None else args.seed
     for place in (args.out.parent, *([Path(args.json).parent] if args.json else [])):
         check_place(place)

@@ -253,7 +253,7 @@ def count_steps(config: ConfigDict, dataset_size: int) -> int:
 def _check_dataset(record: Record, loader: Loader) -> None:
     if record.dataset_size != loader.dataset_size:
         raise UserError(
-            f"data.path holds {loader.dataset_size} clips, the run was begun with {record.dataset_size}: its order of "
+            f"the data holds {loader.dataset_size} clips, the run was begun with {record.dataset_size}: its order of "
             "clips would be another. Give it the same data, or choose another work directory"
         )
 

@@ -20,7 +20,7 @@ LOCK = ".lock"
 # make it another run. A name with a dot at its end stands for all keys below it.
 MAY_CHANGE = (
     "total_steps", "epochs", "remat", "mesh.", "checkpoint.", "log.", "guard.",
-    "data.path", "data.workers", "data.prefetch", "data.max_unreadable_share",
+    "data.path", "data.paths", "data.workers", "data.prefetch", "data.max_unreadable_share",
 )  # fmt: skip
 
 

@@ -26,8 +26,8 @@ from tests.input_pipeline.containers import write as write_media
 REAL = Path(os.environ.get(real_clips.VARIABLE) or "/nowhere")
 
 
-def tree(root, *names, **texts):
-    """Empty files of these names, which adapters never open; `texts` are tables by name."""
+def tree(root, *names):
+    """Empty files of these names: adapters never open them."""
     for name in names:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).touch()

@@ -16,6 +16,7 @@ from avemo_jax.convert.huggingface.verify import check_installed, verify
 from avemo_jax.convert.verify import Difference
 from avemo_jax.training.checkpoint_files import load_params
 from input_pipeline.errors import DataError
+from input_pipeline.mixtures import folders_of
 from input_pipeline.prepare import read_options
 from input_pipeline.storing import ClipOptions
 
@@ -71,10 +72,13 @@ def export(
 
 def _stored(config: ConfigDict) -> tuple[Stored, str]:
     """How the training clips were stored, else the defaults; and where it is known from, or why not."""
-    path = config.data.path
     try:
-        if not path:
+        paths = folders_of(config.data)
+        if not any(paths):
             raise DataError("the run names no data")
-        return Stored(read_options(path), known=True), f"as in {path}"
+        first, *others = (read_options(path) for path in paths)
+        if any(options != first for options in others):
+            raise DataError(f"{', '.join(paths)} were prepared in different ways")
+        return Stored(first, known=True), f"as in {', '.join(paths)}"
     except DataError as error:
         return Stored(ClipOptions(), known=False), f"by default values ({error})"

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from avemo_jax.evaluation.runs import gather_run
 from avemo_jax.training.checkpoint_files import ARRAYS, FOLDER, read_record, run_folder, step_name
 from input_pipeline.errors import DataError
-from input_pipeline.records import open_records
+from input_pipeline.mixtures import open_data
 
 ProbeRows = list[dict[str, Any]]
 
@@ -67,7 +67,7 @@ def gather(checkpoint: str | Path, config: ConfigDict, step: int) -> Facts:
 def _data(config: ConfigDict, clips: int | None) -> Data | None:
     """None where the data is gone, or is no longer what the run was begun with."""
     try:
-        records = open_records(config.data.path, config.data.split)
+        records = open_data(config.data)
     except (DataError, OSError):
         return None
     if clips != len(records):

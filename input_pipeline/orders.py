@@ -1,0 +1,197 @@
+"""Which clip each row of the endless training stream takes: shuffled, weighted by folder, balanced by group.
+
+Every order is a function of (seed, row) alone, so it is the same for any number of hosts and workers and goes on
+at any row. Proportions are not drawn but kept: among any rows in a row, each folder has its share and each group
+its turn, up to one clip. Within a folder or group each clip comes once before any comes again. Not here: opening.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import sys
+from collections.abc import Hashable, Sequence
+from typing import Protocol
+
+import grain.python as grain
+import numpy as np
+
+from input_pipeline.errors import DataError
+from input_pipeline.manifests import LABEL_PREFIX
+from input_pipeline.mixtures import Mixture
+from input_pipeline.records import Records
+
+CORPUS, SPEAKER = "corpus", "speaker"
+_ENDLESS = sys.maxsize // 2
+_SMALL = 1 << 15
+
+
+class Order(Protocol):
+    """Row → index of a record."""
+
+    def __getitem__(self, row: int) -> int: ...
+
+
+class Draw:
+    """How clips are drawn from `records`; `order(seed)` is the order itself.
+
+    weights: how often each folder comes, in any unit; () draws every clip as often as any other.
+    balance: "", "corpus" (each folder as often), "speaker", or "label_emotion" for the label `emotion`: each
+      value as often. With weights, groups are balanced within each folder; without, over all of them, where
+      the same speaker's name in two folders is two speakers and the same label is one label.
+
+    Raises:
+      DataError: weights that do not fit the folders, or clips that lack what is balanced.
+    """
+
+    def __init__(self, records: Records | Mixture, weights: Sequence[float] = (), balance: str = ""):
+        self._sizes = list(records.sizes)
+        self._weights = _weights(weights, balance, len(self._sizes))
+        self._groups = _groups(records, balance) if balance not in ("", CORPUS) else None
+
+    def order(self, seed: int) -> Order:
+        """The order of a seed; can be sent to another process."""
+        if not self._weights:
+            if self._groups is None:
+                return _Shuffled(seed, 0, sum(self._sizes))  # the oldest order: runs go on in it
+            return _Balanced(seed, self._groups)
+        starts = np.cumsum([0, *self._sizes])
+        orders: list[Order] = []
+        for number, (start, end) in enumerate(zip(starts[:-1].tolist(), starts[1:].tolist(), strict=True)):
+            own = _seed(seed, number)
+            if self._groups is None:
+                orders.append(_shuffled(own, start, end - start))
+            else:
+                orders.append(_Balanced(own, _within(self._groups, start, end)))
+        return _Weighted(orders, self._weights)
+
+
+class _Shuffled:
+    """Records start … start + count, shuffled anew each time round."""
+
+    def __init__(self, seed: int, start: int, count: int):
+        self._start = start
+        self._shuffled = grain.MapDataset.range(count).seed(seed).shuffle().repeat()
+
+    def __getitem__(self, row: int) -> int:
+        return self._start + int(self._shuffled[row])
+
+
+class _Small:
+    """start … start + count, shuffled anew each time round: as `_Shuffled`, which takes milliseconds a row for few."""
+
+    def __init__(self, seed: int, start: int, count: int):
+        self._seed, self._start, self._count = seed, start, count
+        self._permutations: dict[int, np.ndarray] = {}
+
+    def __getitem__(self, row: int) -> int:
+        turn, place = divmod(row, self._count)
+        if turn not in self._permutations:
+            if len(self._permutations) > 1:  # rows go on: the oldest one is not needed again
+                self._permutations.pop(min(self._permutations))
+            self._permutations[turn] = np.random.default_rng([self._seed, turn]).permutation(self._count)
+        return self._start + int(self._permutations[turn][place])
+
+    def __getstate__(self):
+        return {**self.__dict__, "_permutations": {}}
+
+
+def _shuffled(seed: int, start: int, count: int) -> Order:
+    return (_Small if count <= _SMALL else _Shuffled)(seed, start, count)
+
+
+class _Balanced:
+    """Each group once in as many rows as there are groups, in an order shuffled anew each time round."""
+
+    def __init__(self, seed: int, groups: Sequence[np.ndarray]):
+        self._seed, self._groups = seed, groups
+        self._turns = _shuffled(seed, 0, len(groups))
+
+    def __getitem__(self, row: int) -> int:
+        group = self._turns[row]
+        return int(self._groups[group][self._within(group)[row // len(self._groups)]])
+
+    @functools.cached_property
+    def _within(self):
+        return functools.cache(lambda group: _shuffled(_seed(self._seed, group), 0, len(self._groups[group])))
+
+    def __getstate__(self):
+        return {key: value for key, value in self.__dict__.items() if key != "_within"}
+
+
+class _Weighted:
+    """Orders that take turns by weight."""
+
+    def __init__(self, orders: Sequence[Order], weights: Sequence[float]):
+        self._orders = orders
+        rows = [
+            grain.MapDataset.range(_ENDLESS).map(functools.partial(_tagged, part))
+            for part in range(len(orders))
+        ]
+        self._turns = grain.MapDataset.mix(rows, weights)
+
+    def __getitem__(self, row: int) -> int:
+        part, own_row = self._turns[row]
+        return self._orders[part][own_row]
+
+
+def _tagged(part: int, row: int) -> tuple[int, int]:
+    return part, int(row)
+
+
+def _seed(seed: int, number: int) -> int:
+    return int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
+
+
+def _weights(weights, balance, folders) -> list[float]:
+    """Shares of the folders, [] where there are none to keep."""
+    weights = [float(weight) for weight in weights]
+    if weights and balance == CORPUS:
+        raise DataError("data.weights and data.balance=corpus say two things; set one of them")
+    if weights and len(weights) != folders:
+        raise DataError(f"data.weights: {len(weights)} weights for {folders} folders of data.paths")
+    if not all(math.isfinite(weight) and weight > 0 for weight in weights):
+        raise DataError(f"data.weights {weights}: each must be above 0; leave out the folder instead")
+    if balance == CORPUS:
+        weights = [1.0] * folders
+    return [weight / sum(weights) for weight in weights] if folders > 1 else []
+
+
+def _groups(records: Records | Mixture, balance: str) -> list[np.ndarray]:
+    """Indices of the records of each group, ascending; groups in the order of their first clip."""
+    label = balance.removeprefix(LABEL_PREFIX) if balance.startswith(LABEL_PREFIX) else ""
+    if balance != SPEAKER and not label:
+        raise DataError(
+            f"data.balance {balance!r}: there are corpus, speaker and label_NAME, as in label_emotion"
+        )
+    groups: dict[Hashable, list[int]] = {}
+    missing: list[int] = []
+    index = 0
+    for part, members in enumerate(records.parts):
+        for speaker, labels in members.known():
+            if balance == SPEAKER:
+                key: Hashable = (part, speaker) if speaker else None
+            else:
+                key = _class(labels.get(label))
+            if key is None:
+                missing.append(index)
+            else:
+                groups.setdefault(key, []).append(index)
+            index += 1
+    if missing:
+        what = f"label '{label}' that is a class" if label else "speaker"
+        raise DataError(
+            f"data.balance={balance}: {len(missing)} of {index} clips have no {what}, as "
+            f"{records.clip_ids[missing[0]]}; leave them out of the manifest, or balance something else"
+        )
+    return [np.array(members, np.int64) for members in groups.values()]
+
+
+def _class(value) -> str | None:
+    """A label as a class; None for what is none: nothing, votes, a rating."""
+    return None if value in ("", None) or isinstance(value, (float, dict, list)) else str(value)
+
+
+def _within(groups: list[np.ndarray], start: int, end: int) -> list[np.ndarray]:
+    inside = [group[(group >= start) & (group < end)] for group in groups]
+    return [group for group in inside if len(group)]
