@@ -1,6 +1,7 @@
 """Several prepared folders in one stream: in the proportions asked for, exact after a restart, the same anywhere."""
 
 import dataclasses
+import json
 import pickle
 from collections import Counter
 from fractions import Fraction
@@ -31,8 +32,6 @@ CONTENTS = {
 
 def make_folder(path, records, *, listed=True):
     """A prepared folder of these records, with or without speakers and labels in its list of clips."""
-    import json
-
     path.mkdir()
     write_shard(path / shard_name("clips", 0, 1), [encode(record) for record in records])
     clips = [

@@ -1,0 +1,43 @@
+"""What an exported folder says of a run on several prepared folders."""
+
+import pytest
+
+from avemo_jax.config import load_config
+from avemo_jax.convert.huggingface import exporting, facts
+from input_pipeline.prepare import prepare
+from input_pipeline.records import open_records
+from input_pipeline.storing import ClipOptions
+from tests import real_clips
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    root = tmp_path_factory.mktemp("folders")
+    rows = real_clips.talking_rows()[:3]
+    for name, some, short_side in (("a", rows[:1], 32), ("b", rows[1:], 32), ("c", rows[:1], 48)):
+        prepare(some, real_clips.root(), root / name, ClipOptions(short_side=short_side), workers=0)
+    real_clips.count(rows)
+    return root
+
+
+def config_of(*paths):
+    return load_config("hicmae:demo", (f"data.paths={','.join(map(str, paths))}",))
+
+
+def test_folders_that_were_prepared_alike_give_the_way_that_clips_are_prepared(folders):
+    stored, where = exporting._stored(config_of(folders / "a", folders / "b"))
+    assert stored.known and stored.options == ClipOptions(short_side=32)
+    assert where == f"as in {folders / 'a'}, {folders / 'b'}"
+
+
+def test_folders_that_were_prepared_in_different_ways_do_not(folders):
+    stored, where = exporting._stored(config_of(folders / "a", folders / "c"))
+    assert not stored.known and "were prepared in different ways" in where
+
+
+def test_the_data_of_a_run_is_that_of_all_its_folders(folders):
+    data = facts._data(config_of(folders / "a", folders / "b"), 3)
+    seconds = sum(open_records(folders / name).sound_s for name in "ab")
+    assert data.clips == 3
+    assert data.sound_s == pytest.approx(seconds) and sum(data.splits.values()) == 3
+    assert facts._data(config_of(folders / "a"), 3) is None  # no longer what the run was begun with
