@@ -280,7 +280,9 @@ def _alive(session):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1])
-def test_plain_statistics_find_the_labels_across_speakers_but_far_from_always(seed, tmp_path):
+def test_plain_statistics_find_labels_across_speakers_and_lips_their_sound_but_far_from_always(
+    seed, tmp_path
+):
     count = 300
     workers = os.cpu_count() or 1
     generate(tmp_path / "raw", count, seed=seed, workers=workers)
@@ -298,6 +300,21 @@ def test_plain_statistics_find_the_labels_across_speakers_but_far_from_always(se
     assert scores["sex"]["log_mel+pixels"] > 0.75 and scores["sex"]["pixels"] < 0.97
     speaker = _probe(tmp_path / "out", vectors, "speaker")
     assert speaker["log_mel+pixels"] > 0.6 and speaker["loudness"] < 0.3
+
+    found, by_chance = _retrieved(tmp_path / "raw", clips=100, seed=seed)
+    assert found["r1"] > 0.15 and found["r10"] > 0.6 and found["median_rank"] < 10
+    assert by_chance["r10"] < 0.25 and 35 < by_chance["median_rank"] < 66
+
+
+def _retrieved(folder, clips, seed):
+    """How well lips find their own sound by its loudness among so many clips; and with the sounds shuffled."""
+    from avemo_jax.evaluation.retrieval import retrieval_scores
+
+    rows = table(folder)[:clips]
+    curves = np.stack([mouth_and_sound(folder / row["path"], row) for row in rows], 1)[:, :, 12:42]
+    mouths, sounds = (curves - curves.mean(-1, keepdims=True)).astype(np.float32)
+    shuffled = sounds[np.random.default_rng(seed).permutation(clips)]
+    return tuple(retrieval_scores(mouths, other)["video_to_audio"] for other in (sounds, shuffled))
 
 
 def _statistics(folder):
