@@ -27,7 +27,7 @@ class Generation(NamedTuple):
     ici_bytes: float  # sent over all links together
     dcn_bytes: float  # sent between slices
     dimensions: int  # of the torus that its chips form
-    hbm_limit: int  # bytes of one device that a program may use; as its compiler says when it runs out (libtpu 0.0.42)
+    hbm_limit: int  # bytes of one device that a program may use; as its compiler says when it runs out (libtpu 0.0.52)
     flops_per_cycle: int  # of one device's matrix units; with `flops` it gives the clock
     devices_per_chip: int = 1
     largest: int = 0  # chips along an axis of the largest slice that the compiler takes; 0 is no limit
@@ -45,10 +45,10 @@ GENERATIONS = {
             "v4", 275e12, 1200e9, 300e9, 25e9 / 8, 3, int(30.75 * _GIB), 2**18, chip_config="megacore"
         ),
         Generation("v5e", 197e12, 819e9, 200e9, 25e9 / 8, 2, int(15.75 * _GIB), 2**17, largest=16),
-        Generation("v5p", 459e12, 2765e9, 600e9, 50e9 / 8, 3, int(95.74 * _GIB), 2**18),
-        Generation("v6e", 918e12, 1638e9, 400e9, 100e9 / 8, 2, int(31.25 * _GIB), 2**19, largest=16),
+        Generation("v5p", 459e12, 2765e9, 600e9, 50e9 / 8, 3, int(95.73 * _GIB), 2**18),
+        Generation("v6e", 918e12, 1638e9, 400e9, 100e9 / 8, 2, int(31.24 * _GIB), 2**19, largest=16),
         Generation(
-            "tpu7x", 2307e12, 7380e9, 600e9, 100e9 / 8, 3, int(94.75 * _GIB), 2**19, devices_per_chip=2
+            "tpu7x", 2307e12, 7380e9, 600e9, 100e9 / 8, 3, int(94.74 * _GIB), 2**19, devices_per_chip=2
         ),
     )
 }

@@ -113,7 +113,7 @@ def test_the_contrast_of_32768_clips_takes_less_than_64_mb_of_a_chip():
         shape = (len(config.model.skip_layers), 32768, config.model.dim)
         struct = jax.ShapeDtypeStruct(shape, np.float32, sharding=by_clip)
         options = dict(config.contrast, temperature=config.contrast.temperature)
-        options.pop("weight")
+        del options["weight"], options["cached"]
         loss = lambda v, a: hierarchical_contrast(v, a, **options)[0]
         compiled = jax.jit(jax.value_and_grad(loss, argnums=(0, 1)), out_shardings=(None, (by_clip,) * 2))
         sizes = compiled.lower(struct, struct).compile().memory_analysis()
@@ -143,7 +143,9 @@ def test_the_table_of_chips_agrees_with_the_compiler(generation):
     grid = {2: "2x2", 3: "2x2x1"}[generation.dimensions]
     printed = on_tpu(code, f"{generation.name}:{grid}")
     limit = re.search(r"exceeds available HBM \(([\d.]+)G\)", printed)
-    assert limit and int(float(limit[1]) * 2**30) == generation.hbm_limit
+    assert limit, printed
+    # Releases of the compiler differ by 0.01 GiB; the table has the smaller figure.
+    assert 0 <= float(limit[1]) * 2**30 - generation.hbm_limit < 0.03 * 2**30
     cycles = max(map(int, re.findall(r"'(\d+)'", printed.splitlines()[0])))
     reached = 2 * 8192**3 / (cycles / generation.clock_hz) * generation.devices_per_chip
     assert 0.6 * generation.flops <= reached <= generation.flops
