@@ -124,9 +124,16 @@ def test_a_dry_run_calls_nothing(monkeypatch, tmp_path, capsys):
 
 
 def test_a_run_that_is_stopped_says_so_and_is_not_started_again(cloud, capsys):
-    waits = "trap 'exit 143' TERM; while sleep 0.1; do :; done"
+    waits = "trap 'exit 143' TERM; touch listens; while sleep 0.1; do :; done"
     python = f"mkdir -p venv/bin && echo {shlex.quote(waits)} > venv/bin/python && chmod +x venv/bin/python"
-    stopped = threading.Timer(4.0, lambda: main(["stop", "base", *ZONE]))
+
+    def stop():
+        ends = time.monotonic() + 120
+        while len([*cloud.glob("base.*.home/avemo/base/listens")]) < 2 and time.monotonic() < ends:
+            time.sleep(0.1)
+        main(["stop", "base", *ZONE])
+
+    stopped = threading.Thread(target=stop)
     stopped.start()
     assert main(["up", *CREATE, "--source", str(ROOT), "--install", python, "--", *TRAIN]) == 143
     stopped.join()
