@@ -32,24 +32,21 @@ def prepared_folder(tmp_path_factory):
     return out
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="session", autouse=True)
 def compiled_once(tmp_path_factory):
-    """For folders in which the same few programs are compiled for many runs, here and in processes: they are kept
-    for the session."""
+    """The same few programs are compiled for many runs, here and in processes: they are kept for the session, or
+    for longer where JAX_COMPILATION_CACHE_DIR names a folder."""
     import jax
 
+    kept = os.environ.get("JAX_COMPILATION_CACHE_DIR") or str(tmp_path_factory.mktemp("compiled"))
     settings = {
-        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
+        "jax_compilation_cache_dir": kept,
         "jax_persistent_cache_min_compile_time_secs": 0.0,
         "jax_persistent_cache_min_entry_size_bytes": -1,
     }
     for name, value in settings.items():
         os.environ[name.upper()] = str(value)
         jax.config.update(name, value)
-    yield
-    for name in settings:
-        del os.environ[name.upper()]
-    jax.config.update("jax_compilation_cache_dir", None)
 
 
 @pytest.fixture(scope="session")

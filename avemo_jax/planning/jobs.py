@@ -75,6 +75,7 @@ def environment(topology: Topology) -> dict[str, str]:
     return {
         **os.environ,
         "JAX_PLATFORMS": "cpu",
+        "JAX_ENABLE_COMPILATION_CACHE": "false",  # a program that was kept cannot tell all of its facts
         "XLA_FLAGS": " ".join(flags),
         "TPU_SKIP_MDS_QUERY": "1",  # there is no metadata server to ask what TPU this is
         "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # the library's lock is for those who use a TPU
