@@ -7,18 +7,20 @@ from pathlib import Path
 
 from input_pipeline import records
 from input_pipeline.errors import MediaError
+from input_pipeline.faces import Counts
 from input_pipeline.manifests import Row, fragment
 from input_pipeline.storing import ClipOptions, as_record, stored_clip
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """An encoded record with its number of frames and samples, or a reason."""
+    """An encoded record with its number of frames and samples and the faces looked for in it, or a reason."""
 
     data: bytes = b""
     frames: int = 0
     samples: int = 0
     reason: str = ""
+    faces: Counts | None = None
 
 
 def make_record(job: tuple[Path, Row, ClipOptions]) -> Outcome:
@@ -47,4 +49,4 @@ def make_record(job: tuple[Path, Row, ClipOptions]) -> Outcome:
         source=fragment(row.path, row.start_s, row.end_s),
         prepare_version=records.VERSION,
     )
-    return Outcome(records.encode(record), len(clip.frames), len(clip.audio))
+    return Outcome(records.encode(record), len(clip.frames), len(clip.audio), faces=clip.faces)

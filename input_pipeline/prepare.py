@@ -22,7 +22,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from input_pipeline import folders, records
+from input_pipeline import blazeface, faces, folders, records
 from input_pipeline.clips import ClipOptions, Outcome, make_record
 from input_pipeline.errors import DataError
 from input_pipeline.manifests import Refused, Row
@@ -36,14 +36,26 @@ _SPACE_FOR_METADATA = 1 << 20
 
 
 @dataclass(frozen=True)
+class FaceSummary:
+    """Over the clips that were kept. frames: all of them; found: those in which the kept face was found; several:
+    clips that showed further faces."""
+
+    frames: int
+    found: int
+    several: int
+
+
+@dataclass(frozen=True)
 class Summary:
-    """What came of it. reasons: how many clips were rejected for what, the commonest first."""
+    """What came of it. reasons: how many clips were rejected for what, the commonest first; faces: where they were
+    looked for."""
 
     out: Path
     clips: int
     kept: int
     bytes: int
     reasons: list[tuple[str, int]]
+    faces: FaceSummary | None = None
 
     @property
     def rejected(self) -> int:
@@ -75,11 +87,14 @@ def prepare(
     refused: files that were found to be no clips before; listed and counted with those rejected here.
 
     Raises:
-      DataError: `out` belongs to another manifest or other options, cannot be written, or no clip is usable.
+      DataError: `out` belongs to another manifest or other options, cannot be written, or no clip is usable; or
+        faces are to be found, and packages for it are missing.
     """
     root, out = Path(root), Path(out)
     if not root.is_dir():
         raise DataError(f"{root}: no such folder (--root)")
+    if options.crop == "face":
+        blazeface.check_installed()
     shards = _shards(rows, clips_per_shard)
     with folders.clear_about_disk(out), folders.locked(out, _VERB):
         plan = _plan(rows, refused, options, clips_per_shard)
@@ -101,7 +116,7 @@ def read_options(path: str | os.PathLike) -> ClipOptions:
     """How the clips of a prepared folder were stored; raises DataError where the note of it is not there."""
     noted = Path(path) / "prepare" / "plan.json"
     try:
-        plan = json.loads(noted.read_text(encoding="utf-8"))
+        plan = {"min_face_share": ClipOptions.min_face_share, **json.loads(noted.read_text(encoding="utf-8"))}
         return ClipOptions(**{option.name: plan[option.name] for option in fields(ClipOptions)})
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{noted}: no note of how these clips were prepared") from error
@@ -128,23 +143,30 @@ def _plan(rows, refused, options, clips_per_shard) -> dict:
             del line["audio_path"]
     lines += [asdict(file) for file in refused]
     digest = hashlib.sha256(json.dumps(lines).encode()).hexdigest()
+    stored = asdict(options)
+    if options.crop == "face":
+        stored["faces_version"] = faces.VERSION
+    else:  # as before faces could be found: likewise
+        del stored["min_face_share"]
     return {
         "manifest": digest,
         "clips_per_shard": clips_per_shard,
         "prepare_version": records.VERSION,
-        **asdict(options),
+        **stored,
     }
 
 
 def _finish_shard(out, shard, outcomes: Iterator[Outcome], progress) -> dict:
     """Collects the outcomes of a shard's rows, writes its file, then the note that it is finished."""
-    encoded, clips, rejected = [], [], []
+    encoded, clips, rejected, found = [], [], [], []
     for row in shard.rows:
         outcome = next(outcomes)
         if outcome.reason:
             rejected.append({"path": row.path, "clip_id": row.clip_id, "reason": outcome.reason})
         else:
             encoded.append(outcome.data)
+            if outcome.faces:
+                found.append({"clip_id": row.clip_id, **outcome.faces._asdict()})
             clips.append(
                 {
                     "clip_id": row.clip_id,
@@ -168,6 +190,7 @@ def _finish_shard(out, shard, outcomes: Iterator[Outcome], progress) -> dict:
             "record_bytes": size,
             "clips": clips,
             "rejected": rejected,
+            **({"faces": found} if found else {}),
         }
         os.replace(part, path)
         folders.write_json(_note_path(out, shard), note)
@@ -213,8 +236,19 @@ def _summary(out, rows, refused, notes) -> Summary:
     reasons.update(row["reason"] for note in notes for row in note["rejected"])
     kept = sum(len(note["clips"]) for note in notes)
     return Summary(
-        out, len(rows) + len(refused), kept, sum(note["file_bytes"] for note in notes), reasons.most_common()
+        out,
+        len(rows) + len(refused),
+        kept,
+        sum(note["file_bytes"] for note in notes),
+        reasons.most_common(),
+        _faces(clip for note in notes for clip in note.get("faces", ())),
     )
+
+
+def _faces(clips) -> FaceSummary | None:
+    """The sums of what shards noted of each clip; None when no faces were looked for."""
+    counted = [(clip["frames"], clip["found"], clip["others"] > 0) for clip in clips]
+    return FaceSummary(*map(sum, zip(*counted, strict=True))) if counted else None
 
 
 def _crashed(job) -> Outcome:

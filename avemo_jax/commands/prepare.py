@@ -38,7 +38,18 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add(
         "--workers", type=int, default=os.cpu_count() or 1, help="processes that decode (default: one a core)"
     )
-    add("--crop", default="none", help="none, or fixed: the reference's box in VoxCeleb2's 224 × 224 frames")
+    add(
+        "--crop",
+        default="none",
+        help="none (as they are); fixed: the reference's box in VoxCeleb2's 224 × 224 frames; face: find it, follow "
+        "it and cut it out upright",
+    )
+    add(
+        "--min_face_share",
+        type=float,
+        default=0.5,
+        help="of --crop face: reject clips whose face is found in a smaller share of the frames (0.5)",
+    )
     add(
         "--short_side",
         type=int,
@@ -83,6 +94,7 @@ def run(args: argparse.Namespace) -> int:
         allow_missing=args.allow_missing,
         min_s=args.min_s,
         max_gap_s=args.max_gap_s,
+        min_face_share=args.min_face_share,
     )
     if args.corpus:
         listing = list_corpus(args.corpus, args.root, layout=args.layout)
@@ -107,6 +119,9 @@ def run(args: argparse.Namespace) -> int:
         raise
     share = 100 * summary.rejected / summary.clips
     print(f"{summary.kept} of {summary.clips} clips prepared, {summary.bytes / 1e6:.1f} MB, in {summary.out}")
+    if faces := summary.faces:
+        found = 100 * faces.found / faces.frames
+        print(f"faces found in {found:.1f} % of the frames; {faces.several} clips show more than one person")
     if summary.rejected:
         print(f"{summary.rejected} rejected ({share:.1f} %), listed in {summary.out / REJECTED_LIST}:")
         for reason, count in summary.reasons[:10]:
