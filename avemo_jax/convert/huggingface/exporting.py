@@ -15,6 +15,7 @@ from avemo_jax.convert.huggingface.facts import gather
 from avemo_jax.convert.huggingface.verify import check_installed, verify
 from avemo_jax.convert.verify import Difference
 from avemo_jax.training.checkpoint_files import load_params
+from input_pipeline import blazeface
 from input_pipeline.errors import DataError
 from input_pipeline.mixtures import folders_of
 from input_pipeline.prepare import read_options
@@ -57,6 +58,8 @@ def export(
     config, params, step = load_params(checkpoint)
     state, facts = folder.weights(params, config), gather(checkpoint, config, step)
     stored, preparation = _stored(config)
+    if compare and stored.options.crop == "face":
+        blazeface.check_installed()
 
     def card(part: Path) -> str:
         verified = None

@@ -72,6 +72,8 @@ def preprocessor_config(config: ConfigDict, options: ClipOptions) -> dict[str, A
     stored = {
         name: getattr(options, name) for name in ("crop", "short_side", "jpeg_quality", "min_s", "max_gap_s")
     }
+    if options.crop == "face":
+        stored["min_face_share"] = options.min_face_share
     return {
         "auto_map": {"AutoFeatureExtractor": _EXTRACTOR, "AutoProcessor": _EXTRACTOR},
         "feature_extractor_type": _EXTRACTOR.partition(".")[2],

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
+from PIL import Image
 
 from avemo_jax import frontend
 from avemo_jax.batch import Clip
@@ -28,9 +29,11 @@ from avemo_jax.evaluation import features
 from avemo_jax.models.params import Params
 from input_pipeline import records
 from input_pipeline.clips import make_record
+from input_pipeline.drawn_faces import EXPRESSIONS, SUPERSAMPLING, Moment, draw
 from input_pipeline.examples import Cut
 from input_pipeline.manifests import Row
 from input_pipeline.storing import ClipOptions
+from input_pipeline.talking_factors import draw_speaker
 from input_pipeline.writing import write_clip
 
 # Times max(1, largest output).
@@ -144,16 +147,35 @@ def _run_outside(folder: Path, work: Path, clip: Path) -> None:
 
 
 def _write_test_clip(path: Path, config: ConfigDict, options: ClipOptions) -> None:
-    """A moving pattern with a rising tone in noise, somewhat longer than what the model takes."""
+    """A moving pattern, or a drawn face where one is looked for, with a rising tone in noise, somewhat longer than
+    what the model takes."""
     rng = np.random.default_rng(0)
     height, width = (224, 224) if options.crop == "fixed" else (224, 288)
     count, rate, sound_rate = config.model.frames * config.data.frame_stride + 12, 25, 48_000
-    waves = np.mgrid[0:height, 0:width].sum(0)[..., None] / np.array([9.0, 14.0, 23.0])
-    grain = rng.uniform(-20, 20, (height // 8, width // 8, 3)).repeat(8, 0).repeat(8, 1)
-    frames = [
-        (127 + 90 * np.sin(waves + 0.3 * k) + np.roll(grain, 3 * k, 1)).clip(0, 255).astype(np.uint8)
-        for k in range(count)
-    ]
+    make = _face if options.crop == "face" else _pattern
+    frames = make(rng, count, height, width)
     times = np.arange(count * sound_rate // rate) / sound_rate
     sound = 6000 * np.sin(2 * np.pi * (200 + 400 * times) * times) + 1500 * rng.standard_normal(len(times))
     write_clip(path, frames, rate, sound.astype(np.int16), sound_rate, "aac")
+
+
+def _pattern(rng: np.random.Generator, count: int, height: int, width: int) -> list[np.ndarray]:
+    waves = np.mgrid[0:height, 0:width].sum(0)[..., None] / np.array([9.0, 14.0, 23.0])
+    grain = rng.uniform(-20, 20, (height // 8, width // 8, 3)).repeat(8, 0).repeat(8, 1)
+    return [
+        (127 + 90 * np.sin(waves + 0.3 * k) + np.roll(grain, 3 * k, 1)).clip(0, 255).astype(np.uint8)
+        for k in range(count)
+    ]
+
+
+def _face(rng: np.random.Generator, count: int, height: int, width: int) -> list[np.ndarray]:
+    """That sways and tilts a little."""
+    face, calm = draw_speaker(0, 0).face, EXPRESSIONS["neutral"]
+    wall = Image.new("RGB", (width * SUPERSAMPLING, height * SUPERSAMPLING), (150, 160, 170))
+    frames = []
+    for k in range(count):
+        sway = np.sin(0.2 * k)
+        x, y, size = width / 2 + 8 * sway, 0.48 * height, 0.3 * height
+        moment = Moment(x, y, size, 0.05 * sway, 0.1 * sway, 0.0, calm, 1.0, 0.3 + 0.3 * sway, 0.0, 0.0)
+        frames.append(np.asarray(draw(face, moment, wall)))
+    return frames

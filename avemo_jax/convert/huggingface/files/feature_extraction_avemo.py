@@ -30,6 +30,8 @@ except ImportError as error:
 
 if TYPE_CHECKING:  # transformers 4 copies from a local folder only what this file itself names
     from input_pipeline.augment import Box  # noqa: F401
+    from input_pipeline.blazeface import find_faces  # noqa: F401
+    from input_pipeline.faces import cut  # noqa: F401
     from input_pipeline.media import Clip  # noqa: F401
     from input_pipeline.sampling import centre_start  # noqa: F401
 
@@ -45,7 +47,8 @@ class AvemoFeatureExtractor(FeatureExtractionMixin):
       frame_stride: every how many frames one is taken.
       crop: "multi_scale": the largest square in the middle of a frame; "none": the whole frame, squeezed.
       prepare: how clips were stored for training, see `ClipOptions`: crop, short_side, jpeg_quality, min_s,
-        max_gap_s.
+        max_gap_s, min_face_share. With its crop "face" a face is found and cut out as for training, which needs
+        two more packages; without them, or where no face is found, clips are refused.
     """
 
     model_input_names = ("video", "audio")
