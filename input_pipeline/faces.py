@@ -26,7 +26,7 @@ _OF_FACES = (0, 1, 3)  # the same among the points of `Faces`
 
 _SAME = 0.3  # overlap (intersection over union) of a face's boxes from one sighting to the next
 _LONGEST_GAP_S = 1.0  # a face that was away for longer is a new one
-_SMOOTHING_S = 0.1  # deviation of the Gaussian: the detector trembles, heads turn more slowly
+_SMOOTHING_S = 0.04  # deviation of the Gaussian: half of the detector's trembling goes, a nod of 2 Hz stays
 _SMALLEST = 32  # pixels: side of a cut with nothing in it for patches of 16
 _LASTING = 0.25  # other faces count as such when they are seen in this share of the kept one's pictures
 

@@ -121,7 +121,11 @@ def run(args: argparse.Namespace) -> int:
     print(f"{summary.kept} of {summary.clips} clips prepared, {summary.bytes / 1e6:.1f} MB, in {summary.out}")
     if faces := summary.faces:
         found = 100 * faces.found / faces.frames
-        print(f"faces found in {found:.1f} % of the frames; {faces.several} clips show more than one person")
+        shows = "shows" if faces.several == 1 else "show"
+        print(
+            f"faces found in {found:.1f} % of the frames; "
+            f"{faces.several} of the clips {shows} more than one person"
+        )
     if summary.rejected:
         print(f"{summary.rejected} rejected ({share:.1f} %), listed in {summary.out / REJECTED_LIST}:")
         for reason, count in summary.reasons[:10]:

@@ -322,7 +322,7 @@ def test_the_command_tells_the_share_of_rejected_clips_and_where_the_result_is(r
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--crop", "round"], "--crop round: there are none, fixed"),
+        (["--crop", "round"], "--crop round: there are none, fixed, face"),
         (["--jpeg_quality", "0"], "--jpeg_quality 0: must be 1 to 100"),
         (["--short_side", "4"], "--short_side 4"),
         (["--workers", "-1"], "--workers must be 0 or more"),

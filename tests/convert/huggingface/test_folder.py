@@ -17,7 +17,14 @@ from avemo_jax.training import manifest
 from tests.convert.small_models import SIZES, assert_same_bits, run_export, run_import
 
 ROOT = Path(__file__).parents[3]
-THEIRS = {"torch", "transformers", "numpy", "av", "PIL"}  # what a person in PyTorch installs
+THEIRS = {
+    "torch",
+    "transformers",
+    "numpy",
+    "av",
+    "PIL",
+    "ai_edge_litert",
+}  # what a person in PyTorch installs
 
 
 @pytest.fixture(scope="module")
