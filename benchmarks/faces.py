@@ -14,6 +14,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,12 @@ def main() -> None:
     flags.add_argument("--clips", required=True, help="folder of video files, searched with all in it")
     flags.add_argument("--sample", type=int, default=100, help="how many of them to take (100)")
     flags.add_argument("--min_face_share", type=float, default=0.5, help="as of avemo prepare (0.5)")
+    flags.add_argument(
+        "--around",
+        type=int,
+        default=1,
+        help="put each frame into the middle of a grey one this many times as wide, for small faces (1: do not)",
+    )
     flags.add_argument("--json", help="also write the figures to this file")
     args = flags.parse_args()
 
@@ -41,14 +48,17 @@ def main() -> None:
     if not files:
         flags.error(f"no video files in {args.clips}")
     chosen = [files[i] for i in np.unique(np.linspace(0, len(files) - 1, args.sample).round().astype(int))]
-    figures = measure(chosen, ClipOptions(crop="face", min_face_share=args.min_face_share))
+    figures = measure(chosen, ClipOptions(crop="face", min_face_share=args.min_face_share), args.around)
     print(table(figures))
     if args.json:
         Path(args.json).write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
 
 
-def measure(files: list[Path], options: ClipOptions) -> dict[str, Any]:
-    """Of each file: decoded, faces found, followed, cut; then all as `avemo prepare` does it, without and with."""
+def measure(files: list[Path], options: ClipOptions, around: int = 1) -> dict[str, Any]:
+    """Of each file: decoded, faces found, followed, cut; then all as `avemo prepare` does it, without and with.
+
+    around: see --around; what `avemo prepare` does is then left out, which reads the files as they are.
+    """
     find_faces(np.zeros((64, 64, 3), np.uint8))  # loads the models
     spent: Counter[str] = Counter()
     reasons: Counter[str] = Counter()
@@ -70,11 +80,14 @@ def measure(files: list[Path], options: ClipOptions) -> dict[str, Any]:
         if not clip.frames:
             reasons["no picture"] += 1
             continue
+        if around > 1:
+            clip = replace(clip, frames=[_amid(frame, around) for frame in clip.frames])
         frames += len(clip.frames)
         sizes += clip.frames[0].shape[0] * clip.frames[0].shape[1] * len(clip.frames)
         faces = timed("finding", lambda clip=clip: [find_faces(frame) for frame in clip.frames])
         found += sum(len(one.scores) > 0 for one in faces)
-        timed("prepare --crop none", lambda path=path: _stored(path, ClipOptions()))
+        if around == 1:
+            timed("prepare --crop none", lambda path=path: _stored(path, ClipOptions()))
         try:
             cutting = timed(
                 "following",
@@ -89,7 +102,8 @@ def measure(files: list[Path], options: ClipOptions) -> dict[str, Any]:
         several += cutting.counts.others > 0
         pairs = list(zip(clip.frames, cutting.squares, strict=True))
         timed("cutting", lambda pairs=pairs, size=cutting.size: [cut(*pair, size) for pair in pairs])
-        timed("prepare --crop face", lambda path=path: _stored(path, options))
+        if around == 1:
+            timed("prepare --crop face", lambda path=path: _stored(path, options))
     return {
         "clips": len(files),
         "clips_with_face": len(files) - sum(reasons.values()),
@@ -119,6 +133,14 @@ def table(figures: dict[str, Any]) -> str:
             f"{name:22}  {each:10.3f}  {1000 / max(each, 1e-9):8.0f}  {each / spent['decoding']:10.2f}"
         )
     return "\n".join(lines)
+
+
+def _amid(frame: np.ndarray, around: int) -> np.ndarray:
+    height, width, _ = frame.shape
+    larger = np.full((height * around, width * around, 3), 90, np.uint8)
+    top, left = height * (around - 1) // 2, width * (around - 1) // 2
+    larger[top : top + height, left : left + width] = frame
+    return larger
 
 
 def _stored(path: Path, options: ClipOptions) -> Any:

@@ -112,8 +112,7 @@ def stored_arrays(
     frames: Iterable[np.ndarray], fps: float, audio: np.ndarray, options: ClipOptions
 ) -> StoredClip:
     """As `stored_clip`, of what was decoded already: frames uint8 [H, W, 3], sound int16 [S] at 16 kHz."""
-    frames = list(frames)
-    if options.crop == "face" and frames:
+    if options.crop == "face" and (frames := list(frames)):
         cutting = _follow([find_faces(frame) for frame in frames], fps, options)
         squares = zip(frames, cutting.squares, strict=True)
         stored = [_face(frame, square, cutting, options) for frame, square in squares]

