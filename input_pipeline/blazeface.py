@@ -55,7 +55,7 @@ class Faces(NamedTuple):
 
 
 def find_faces(frame: np.ndarray) -> Faces:
-    """All faces in a picture, uint8 [H, W, 3].
+    """The faces in a picture, uint8 [H, W, 3]; of many the four largest.
 
     The short-range model looks at the whole picture; where it is not sure, the slower full-range model does,
     which finds faces down to some twentieth of its width. A face that is small in the picture is then looked at
