@@ -17,12 +17,13 @@ import hashlib
 import json
 import os
 import shutil
+import uuid
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from input_pipeline import blazeface, faces, folders, records
+from input_pipeline import beam, blazeface, faces, folders, records
 from input_pipeline.clips import ClipOptions, Outcome, make_record
 from input_pipeline.errors import DataError
 from input_pipeline.manifests import Refused, Row
@@ -78,23 +79,28 @@ def prepare(
     *,
     clips_per_shard: int = 128,
     workers: int = 1,
+    beam_options: Sequence[str] | None = None,
     refused: Sequence[Refused] = (),
 ) -> Summary:
     """Makes `out` a dataset of the clips in `rows`, or goes on where an earlier call was stopped.
 
     root: the folder that the rows' paths are relative to.
     workers: processes that decode; 0 decodes in this process.
+    beam_options: instead of these, Apache Beam's workers decode, a shard each; they must see both folders by the
+      same names. As Beam takes them, for instance `--runner=FlinkRunner`.
     refused: files that were found to be no clips before; listed and counted with those rejected here.
 
     Raises:
-      DataError: `out` belongs to another manifest or other options, cannot be written, or no clip is usable; or
-        faces are to be found, and packages for it are missing.
+      DataError: `out` belongs to another manifest or other options, cannot be written, or no clip is usable;
+        packages for what was asked are missing; or Beam's pipeline failed.
     """
     root, out = Path(root), Path(out)
     if not root.is_dir():
         raise DataError(f"{root}: no such folder (--root)")
     if options.crop == "face":
         blazeface.check_installed()
+    if beam_options is not None:
+        beam.check(beam_options)
     shards = _shards(rows, clips_per_shard)
     with folders.clear_about_disk(out), folders.locked(out, _VERB):
         plan = _plan(rows, refused, options, clips_per_shard)
@@ -102,12 +108,17 @@ def prepare(
         finished = {shard.number: note for shard in shards if (note := _note(out, shard)) is not None}
         todo = [shard for shard in shards if shard.number not in finished]
         done = len(rows) - sum(len(shard.rows) for shard in todo)
+        for half in out.glob("*.part"):
+            half.unlink()
         if todo or not (out / "dataset_info.json").exists():
             with Progress(len(rows), "clips", "prepare", done) as progress:
-                jobs = [(root, row, options) for shard in todo for row in shard.rows]
-                outcomes = results_in_order(make_record, jobs, workers, on_crash=_crashed)
-                for shard in todo:
-                    finished[shard.number] = _finish_shard(out, shard, outcomes, progress)
+                if beam_options is None:
+                    jobs = [(root, row, options) for shard in todo for row in shard.rows]
+                    outcomes = results_in_order(make_record, jobs, workers, on_crash=_crashed)
+                    for shard in todo:
+                        finished[shard.number] = _finish_shard(out, shard, outcomes, progress.advance)
+                elif todo:
+                    finished |= _finish_on_beam(out, todo, root, options, beam_options, progress)
             _finish(out, shards, finished, refused)
     return _summary(out, rows, refused, [finished[shard.number] for shard in shards])
 
@@ -156,7 +167,43 @@ def _plan(rows, refused, options, clips_per_shard) -> dict:
     }
 
 
-def _finish_shard(out, shard, outcomes: Iterator[Outcome], progress) -> dict:
+def _finish_on_beam(out, todo, root, options, beam_options, progress) -> dict[int, dict]:
+    """The notes of the shards, by their numbers, when all are made. A pipeline that fails is begun again, unless two
+    in a row made nothing."""
+    notes: dict[int, dict] = {}
+    in_vain = 0
+
+    def look():
+        for shard in todo:
+            if shard.number not in notes and (note := _note(out, shard)) is not None:
+                notes[shard.number] = note
+                for _ in shard.rows:
+                    progress.advance()
+
+    while left := [shard for shard in todo if shard.number not in notes]:
+        jobs = [(out.resolve(), shard, root.resolve(), options) for shard in left]
+        try:
+            beam.run(make_shard, jobs, beam_options, out / _VERB / "beam.log", look)
+        except beam.PipelineFailed as error:
+            in_vain = in_vain + 1 if len(left) == len(todo) - len(notes) else 0
+            if in_vain == 2:
+                raise
+            progress.say(f"{error}; going on with the rest")
+    return notes
+
+
+def make_shard(job: tuple[Path, _Shard, Path, ClipOptions]) -> dict[str, int]:
+    """Makes the shard (folder, shard, root of the videos, options) unless it is there; how many clips that were."""
+    out, shard, root, options = job
+    note = _note(out, shard)
+    if note is None:
+        jobs = [(root, row, options) for row in shard.rows]
+        # In a process of its own: a decoder that crashes must not take Beam's worker along.
+        note = _finish_shard(out, shard, results_in_order(make_record, jobs, 1, on_crash=_crashed))
+    return {"clips_kept": len(note["clips"]), "clips_rejected": len(note["rejected"])}
+
+
+def _finish_shard(out, shard, outcomes: Iterator[Outcome], advance=lambda _: None) -> dict:
     """Collects the outcomes of a shard's rows, writes its file, then the note that it is finished."""
     encoded, clips, rejected, found = [], [], [], []
     for row in shard.rows:
@@ -176,9 +223,9 @@ def _finish_shard(out, shard, outcomes: Iterator[Outcome], progress) -> dict:
                     "labels": json.dumps(row.labels, ensure_ascii=False, sort_keys=True),
                 }
             )
-        progress.advance(f"{len(rejected)} rejected in this shard" if rejected else "")
+        advance(f"{len(rejected)} rejected in this shard" if rejected else "")
     size = sum(map(len, encoded))
-    path, part = out / shard.name, out / f"{shard.name}.part"
+    path, part = out / shard.name, out / f"{shard.name}.{uuid.uuid4().hex}.part"  # two may be at it, on Beam
     with folders.clear_about_disk(path, size):
         if shutil.disk_usage(out).free < size + _SPACE_FOR_METADATA:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -15,10 +15,15 @@ def start_worker() -> None:
     # Terminals send SIGINT, and schedulers SIGTERM before a preemption, to every process: the parent decides.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    os.environ["JAX_PLATFORMS"] = "cpu"
-    if "jax" in sys.modules:  # grain and TFDS import it, and it has read the environment already
-        sys.modules["jax"].config.update("jax_platforms", "cpu")
+    keep_to_cpu()
     end_with_parent()
+
+
+def keep_to_cpu() -> None:
+    """Leaves the accelerator to others: grain and TFDS import JAX, which takes what it finds."""
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    if "jax" in sys.modules:  # it has read the environment already
+        sys.modules["jax"].config.update("jax_platforms", "cpu")
 
 
 def end_with_parent() -> None:

@@ -42,6 +42,10 @@ class Progress:
         elif time.monotonic() - self._said >= _LINE_EVERY_S and self._done < self._total:
             self._say(note)
 
+    def say(self, line: str) -> None:
+        """A line of its own, above the bar."""
+        tqdm.write(f"{self._label}: {line}", file=sys.stderr)
+
     def _say(self, note=""):
         self._said = time.monotonic()
         rate = (self._done - self._first) / max(self._said - self._began, 1e-6)

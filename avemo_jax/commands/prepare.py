@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -70,6 +71,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         default=0.5,
         help="cut picture and sound to the shorter one when their ends lie further apart, seconds (0.5)",
     )
+    add(
+        "--beam_options",
+        metavar="'--runner=… …'",
+        help="Apache Beam's workers decode instead, a shard each: its options, in quotes (docs/bring_data.md)",
+    )
     add("--clips_per_shard", type=int, default=128, help="clips in one file (128)")
     add("--json", help="also write the summary to this file")
 
@@ -112,6 +118,7 @@ def run(args: argparse.Namespace) -> int:
             options,
             clips_per_shard=args.clips_per_shard,
             workers=args.workers,
+            beam_options=None if args.beam_options is None else shlex.split(args.beam_options),
             refused=listing.refused,
         )
     except KeyboardInterrupt:
