@@ -45,6 +45,7 @@ REPORT = [
 ]
 DOCS = ["furo>=2025.12.19", "myst-parser>=5.2.0", "sphinx>=9.0.4"]
 EXTRAS = {
+    "beam": ["apache-beam>=2.77.0"],  # takes Pillow below 13 and protobuf below 7
     # makes its clips; compares what it exports in PyTorch; ends with a page
     "demo": [*REPORT, *SPEECH, *TORCH, *TRANSFORMERS],
     "docs": DOCS,
@@ -102,7 +103,7 @@ setup(
         "optax>=0.2.8",
         "orbax-checkpoint>=0.12.8",
         "packaging>=26.3",
-        "pillow>=13.0.0",
+        "pillow>=12.3.0",
         "safetensors>=0.8.0",
         "tensorflow-datasets>=4.9.10",
         "tqdm>=4.70.1",

@@ -10,7 +10,6 @@ killed, and cannot be stopped from within. What Beam says goes to a log.
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import multiprocessing
 import os
@@ -33,13 +32,13 @@ class PipelineFailed(DataError):
 
 def check(arguments: Sequence[str]) -> None:
     """Raises DataError where Beam is not installed or does not know an option."""
-    if importlib.util.find_spec("apache_beam") is None:
-        raise DataError("Apache Beam is not installed: pip install 'avemo_jax[beam]'")
     logging.disable(logging.WARNING)  # it tells at length which clouds it has no packages for
     try:
         from apache_beam.options.pipeline_options import PipelineOptions
 
         known = PipelineOptions(list(arguments)).get_all_options()
+    except ImportError:
+        raise DataError("Apache Beam is not installed: pip install 'avemo_jax[beam]'") from None
     except SystemExit:  # of argparse, which has said why
         raise DataError(f"--beam_options {' '.join(arguments)}: Beam does not take them") from None
     finally:
