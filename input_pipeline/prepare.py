@@ -133,6 +133,18 @@ def read_options(path: str | os.PathLike) -> ClipOptions:
         raise DataError(f"{noted}: no note of how these clips were prepared") from error
 
 
+def read_notes(path: str | os.PathLike) -> tuple[Counter[str], list[float]]:
+    """What preparing the folder noted: {reason: rejected clips}, and of each clip in which a face was looked for the
+    share of frames in which it was found. Both are empty in a folder that another program wrote."""
+    path = Path(path)
+    reasons: Counter[str] = Counter()
+    if (path / REJECTED_LIST).exists():
+        with open(path / REJECTED_LIST, newline="", encoding="utf-8") as file:
+            reasons.update(row["reason"] for row in csv.DictReader(file))
+    notes = (json.loads(note.read_text()) for note in sorted((path / _VERB).glob("shard-*.json")))
+    return reasons, [clip["found"] / clip["frames"] for note in notes for clip in note.get("faces", ())]
+
+
 def _shards(rows, clips_per_shard) -> list[_Shard]:
     """Rows in the manifest's order, split by split, the same number to each shard."""
     by_split: dict[str, list[Row]] = {}

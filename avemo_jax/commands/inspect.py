@@ -1,7 +1,8 @@
 """Clips as the model sees them, before anything is trained, as one HTML page on its own.
 
 Frames after sampling and crop, the log-mel spectrogram, and what the mask leaves of both: the views that training
-draws first, and the centre view that is evaluated. With the data's counts by split, speaker and label.
+draws first, and the centre view that is evaluated. With the facts of the folder: lengths, frame rates, loudness,
+faces found, counts by split, speaker and label, clips left out by reason.
 """
 
 from __future__ import annotations

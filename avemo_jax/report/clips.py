@@ -12,6 +12,7 @@ import numpy as np
 
 from avemo_jax.report.images import film_strip
 from input_pipeline.errors import DataError
+from input_pipeline.prepare import read_notes
 from input_pipeline.progress import Progress
 from input_pipeline.records import Record, Records, open_records
 
@@ -49,6 +50,9 @@ class Facts:
     scales: dict[str, list[float]] = field(default_factory=dict)  # labels that are numbers
     fps: Counter = field(default_factory=Counter)
     durations_s: list[float] = field(default_factory=list)
+    levels_db: list[float] = field(default_factory=list)  # root mean square of the sound, below full scale
+    faces: list[float] = field(default_factory=list)  # share of a clip's frames with its face; of all clips
+    rejected: Counter = field(default_factory=Counter)  # clips that are not in the folder, by reason
     with_text: int = 0
     unreadable: int = 0
 
@@ -86,7 +90,8 @@ def draw(total: int, count: int, seed: int) -> list[int]:
 def collect_facts(data: str, seed: int = 0) -> Facts:
     """Counts over the records of a folder; of more than `MOST_READ`, over so many drawn at random."""
     records: Records = open_records(data)
-    facts = Facts(len(records))
+    rejected, faces = read_notes(data)
+    facts = Facts(len(records), rejected=rejected, faces=faces)
     chosen = draw(len(records), MOST_READ, seed)
     with Progress(len(chosen), "records", "facts") as progress:
         for position in chosen:
@@ -141,12 +146,20 @@ def _count(facts: Facts, record: Record) -> None:
     facts.genders[record.gender or NOTHING] += 1
     facts.fps[f"{record.fps:.2f}".rstrip("0").rstrip(".")] += 1
     facts.durations_s.append(float(record.duration_s))
+    if len(record.audio):
+        facts.levels_db.append(_level_db(record.audio))
     facts.with_text += bool(record.text)
     for key, value in classes_of(record.labels).items():
         facts.labels.setdefault(key, Counter())[value] += 1
     for key, value in record.labels.items():
         if isinstance(value, float):
             facts.scales.setdefault(key, []).append(value)
+
+
+def _level_db(audio: np.ndarray) -> float:
+    """Of int16 [S]: 0 where every sample is as large as can be, −96 for silence."""
+    power = np.mean(np.square(audio / 2.0**15))
+    return max(-96.0, 10 * float(np.log10(power))) if power else -96.0
 
 
 def _group(key: str, values: Iterable[str]) -> Grouping:

@@ -68,8 +68,14 @@ def make(config: ConfigDict, clips: int) -> tuple[str, Row]:
         for name, batch in zip(VIEWS, (training, centre), strict=True)
     }
     facts = collect_facts(path, config.seed)
-    measured = {"durations": (facts.durations_s, "seconds")}
-    measured |= {f"scale-{index}": (facts.scales[key], key) for index, key in enumerate(sorted(facts.scales))}
+    measured = {
+        "durations": ("Length of clips", facts.durations_s, "seconds"),
+        "levels": ("Level of the sound", facts.levels_db, "dB of full scale"),
+        "faces": ("Frames in which the face was found", facts.faces, "share of a clip's frames"),
+    }
+    for index, key in enumerate(sorted(facts.scales)):
+        measured[f"scale-{index}"] = (f"Label {key}", facts.scales[key], key)
+    measured = {name: row for name, row in measured.items() if row[1]}
     numbers: Row = {
         **page.made(),
         "path": path,
@@ -87,15 +93,18 @@ def make(config: ConfigDict, clips: int) -> tuple[str, Row]:
             for row, position in enumerate(positions)
         ],
         "facts": _facts(facts),
-        "tables": {name: charts.bins(values) for name, (values, _) in measured.items() if values},
+        "tables": {name: charts.bins(values) for name, (_, values, _) in measured.items()},
     }
-    drawn = [charts.histogram(rows, name, *measured[name]) for name, rows in numbers["tables"].items()]
+    drawn = [
+        charts.histogram(numbers["tables"][name], name, values, unit)
+        for name, (_, values, unit) in measured.items()
+    ]
     html = page.render(
         "inspect.html.j2",
         {chart.name: chart for chart in drawn},
         numbers,
         pictures=pictures,
-        scales={name: unit for name, (_, unit) in measured.items() if name in numbers["tables"]},
+        titles={name: title for name, (title, _, _) in measured.items()},
     )
     return html, numbers
 
@@ -142,6 +151,7 @@ def _facts(facts: Facts) -> Row:
         "clips": facts.clips,
         "read": facts.read,
         "unreadable": facts.unreadable,
+        "rejected": facts.rejected.most_common(),
         "with_text": facts.with_text,
         "duration_s": {
             "shortest": float(durations.min()),

@@ -21,7 +21,7 @@ from input_pipeline.errors import DataError, MediaError
 from input_pipeline.faces import TEMPLATE, cut, follow, place, smooth, track
 from input_pipeline.manifests import Row
 from input_pipeline.media import read_clip
-from input_pipeline.prepare import prepare, read_options
+from input_pipeline.prepare import prepare, read_notes, read_options
 from input_pipeline.records import open_records
 from input_pipeline.storing import ClipOptions, stored_arrays, stored_clip
 from tests import real_clips
@@ -309,6 +309,7 @@ def test_what_is_prepared_is_square_and_what_is_left_out_has_a_reason(drawn, row
         "no face found": 1,
         "its face is found in fewer than 50 % of the frames": 1,
     }
+    assert read_notes(tmp_path / "out") == (dict(summary.reasons), [1.0, 1.0])
     for record in open_records(tmp_path / "out"):
         ((width, height),) = {picture.size for picture in record.pictures(range(len(record.frames)))}
         assert width == height > 60

@@ -27,6 +27,9 @@ def made(tmp_path_factory):
     """(folder of data, page, its numbers)."""
     folder = tmp_path_factory.mktemp("inspect")
     synthetic.write_folder(folder / "data")
+    (folder / "data" / "rejected.csv").write_text(
+        "path,clip_id,reason\na.mp4,a,no sound\nb.mp4,b,no picture\nc.mp4,c,no sound\n"
+    )
     words = [
         "inspect",
         "--data",
@@ -67,9 +70,15 @@ def test_the_counts_are_those_of_the_records(browser, made):
     assert numbers["facts"]["clips"] == len(records) == 48
     assert numbers["facts"]["duration_s"]["median"] == pytest.approx(synthetic.SECONDS)
     assert sum(row["clips"] for row in numbers["tables"]["durations"]) == 48
+    assert browser.ask(TABLE, "Clips left out, by reason") == [[["no sound", "2"], ["no picture", "1"]]]
+    assert sum(row["clips"] for row in numbers["tables"]["levels"]) == 48
+    levels = [10 * np.log10(np.mean((record.audio / 2**15) ** 2)) for record in records]
     assert (
-        browser.ask("document.querySelectorAll('figure.chart').length") == 2
-    )  # lengths, and the label `rating`
+        numbers["tables"]["levels"][0]["from"] <= min(levels)
+        and max(levels) <= numbers["tables"]["levels"][-1]["to"]
+    )
+    # Lengths, levels, and the label `rating`.
+    assert browser.ask("document.querySelectorAll('figure.chart').length") == 3
 
 
 def test_the_training_view_is_the_first_rows_of_a_runs_first_batch(browser, made):
