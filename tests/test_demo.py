@@ -16,6 +16,7 @@ from avemo_jax.config import load_config
 from avemo_jax.demo import Clips, Stage
 from avemo_jax.errors import UserError
 from input_pipeline.manifests import Row, read_manifest
+from input_pipeline.talking_faces import generate
 from tests import real_clips
 
 
@@ -161,8 +162,12 @@ def test_a_probe_that_these_clips_cannot_be_split_for_does_not_end_the_demo(play
 
 
 def start(*words, **environment):
-    # Without what other tests set for this process: a person's shell has neither fake devices nor caches.
-    kept = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS" and not k.startswith("JAX_")}
+    # Without what other tests set for this process, but for the programs they compiled.
+    kept = {
+        k: v
+        for k, v in os.environ.items()
+        if k != "XLA_FLAGS" and (not k.startswith("JAX_") or "_CACHE_" in k)
+    }
     return subprocess.Popen(
         [sys.executable, "-m", "avemo_jax", *map(str, words)],
         env={**kept, "JAX_PLATFORMS": "cpu", **environment},
@@ -189,9 +194,22 @@ def group_is_empty(process):
 
 @pytest.mark.slow
 def test_the_demo_killed_half_way_goes_on_ends_with_a_report_and_does_nothing_twice(tmp_path):
-    words = ("demo", "--workdir", tmp_path, "--steps", 6)
+    clips = tmp_path / "clips"
+    generate(clips, 40, speakers=5, workers=2)
+    words = ("--clips", clips, "--manifest", clips / "manifest.csv")
+    kill_half_way(tmp_path / "demo", *words, before_training=1)
+
+
+@pytest.mark.nightly
+def test_without_clips_it_makes_its_own(tmp_path):
+    kill_half_way(tmp_path / "demo", before_training=2)
+
+
+def kill_half_way(folder, *words, before_training):
+    """Kills a demo while it trains, after so many stages, and starts it again, twice."""
+    words = ("demo", "--workdir", folder, "--steps", 6, *words)
     process = start(*words)
-    while not (tmp_path / "run" / "checkpoints" / "00000002" / "manifest.json").exists():
+    while not (folder / "run" / "checkpoints" / "00000002" / "manifest.json").exists():
         assert process.poll() is None, process.stderr.read()
         time.sleep(0.1)
     os.killpg(process.pid, signal.SIGKILL)
@@ -199,15 +217,15 @@ def test_the_demo_killed_half_way_goes_on_ends_with_a_report_and_does_nothing_tw
 
     done = avemo(*words)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.count("done already") == 2 and "resuming at step" in done.stdout
+    assert done.stdout.count("done already") == before_training and "resuming at step" in done.stdout
     results = ("run/metrics.jsonl", "run/probe_emotion/rows.json", "run/report.html")
     for name in (*results, "hicmae.pth", "huggingface/model.safetensors"):
-        assert (tmp_path / name).exists(), name
-    assert list((tmp_path / "run" / "samples").glob("*.png"))
+        assert (folder / name).exists(), name
+    assert list((folder / "run" / "samples").glob("*.png"))
     assert done.stdout.count("largest difference") > 4 and "FAIL" not in done.stdout
 
     again = avemo(*words)
-    assert again.returncode == 0 and again.stdout.count("done already") == 7
+    assert again.returncode == 0 and again.stdout.count("done already") == before_training + 5
 
 
 @pytest.mark.slow
