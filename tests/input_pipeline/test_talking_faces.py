@@ -26,8 +26,8 @@ from input_pipeline.media import read_clip
 from input_pipeline.prepare import prepare
 from input_pipeline.records import open_records
 from input_pipeline.talking_faces import MANIFEST, generate
-from input_pipeline.talking_factors import EMOTIONS, draw_factors, draw_speaker
-from input_pipeline.talking_speech import SENTENCES
+from input_pipeline.talking_faces.corpus import EMOTIONS, draw_factors, draw_speaker
+from input_pipeline.talking_faces.speech import SENTENCES
 
 CLIPS, SPEAKERS = 14, 5
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from input_pipeline.errors import DataError
-from input_pipeline.talking_speech import (
+from input_pipeline.talking_faces.speech import (
     MANNERS,
     RATE,
     SENTENCES,
