@@ -34,7 +34,7 @@ EMOTIONS = tuple(EXPRESSIONS)
 _VERB = "generate"  # and the name of the folder of notes
 _VERSION = 2  # of what a seed gives: raise it when that changes
 _FOLDS = 5
-_SPEAKER, _ORDER, _CLIP, _MOVEMENT = range(4)  # streams of random numbers
+_SPEAKER, _CLIP, _MOVEMENT = range(3)  # streams of random numbers
 
 _SKINS = ("#f6d8c0", "#e8b894", "#be845c", "#825438", "#5c3c2d")  # light to dark
 _HAIRS = ("#201a1a", "#462e22", "#969492", "#70462a", "#cea864", "#96522c")
@@ -149,14 +149,13 @@ def draw_factors(seed: int, index: int, speakers: int) -> dict[str, Any]:
     """What is drawn for clip `index`, by its column in the manifest.
 
     `…_s` are seconds, `…_db` decibels; x and y are shares of width and height, size is how much of the shorter
-    side a face unit (drawing) takes; the delivery is in espeak-ng's units. The clip's speaker, number
-    index % speakers, goes through all emotions in any order before one comes again.
+    side a face unit (drawing) takes; the delivery is in espeak-ng's units. Speakers take turns,
+    and each goes through all emotions before one comes again.
     """
-    number, turn = index % speakers, index // speakers
-    order = _Lot(seed, _ORDER, number, turn // len(EMOTIONS)).rng.permutation(len(EMOTIONS))
-    emotion = EMOTIONS[order[turn % len(EMOTIONS)]]
+    turn, number = divmod(index, speakers)
+    emotion = EMOTIONS[(number + turn) % len(EMOTIONS)]
     lot = _Lot(seed, _CLIP, index)
-    intensity = 0.0 if emotion == "neutral" else lot.between(0.4, 1)
+    intensity = 0.0 if emotion == "neutral" else lot.between(0.5, 1)
     delivery = deliver(draw_speaker(seed, number).own, emotion, intensity, lot.rng.normal(0, 1, 5))
     width, height = lot.one_of(((192, 192), (224, 224), (256, 256), (320, 240), (360, 288)))
     reach = 0.015 if width == height else 0.05  # square pictures are as if cropped to the face
@@ -196,7 +195,7 @@ def _make_clip(job):
     speaker, f = draw_speaker(seed, index % speakers), draw_factors(seed, index, speakers)
     text = SENTENCES[f["label_sentence"]]
     speech = speak(text, speaker.voice, Delivery(*(f[name] for name in Delivery._fields)))
-    wanted_s = f["speech_starts_s"] + speech.duration_s + f["pause_after_s"]
+    wanted_s = f["speech_starts_s"] + len(speech.audio) / RATE + f["pause_after_s"]
     frames = round(np.clip(wanted_s, 2, 4) * f["frame_rate"])
     path = _path(out, index)
     if not path.exists():
@@ -236,11 +235,12 @@ def _pictures(speaker, f, speech, times, rng):
     across, down = np.linspace(-1, 1, width), np.linspace(0.05, -0.2, height)
     warm = np.array([f["light_warm"], 0, -f["light_warm"]])
     light = f["light"] * (1 + f["light_side"] * across[:, None] + down[:, None, None]) * (1 + warm)
+    light = light.astype(np.float32)
     for place, open_eyes, mouth, expression in zip(places, blink, says, feels, strict=True):
         moment = Moment(*place, open_eyes, *mouth, Expression(*expression))
         picture = draw(speaker.face, moment, speaker.wall, width, height)
         noise = f["camera_noise"] * rng.standard_normal((height, width, 1), np.float32)
-        yield np.clip(np.asarray(picture) * light.astype(np.float32) + noise, 0, 255).astype(np.uint8)
+        yield np.clip(np.asarray(picture) * light + noise, 0, 255).astype(np.uint8)
 
 
 def _sound(f, speech, duration_s, rng):

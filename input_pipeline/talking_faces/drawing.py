@@ -6,55 +6,26 @@ Not here: who has which face, and what it does when (corpus).
 
 from __future__ import annotations
 
+from collections import namedtuple
 from collections.abc import Iterator
 from itertools import chain
-from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageColor, ImageDraw
 
+# Who it is: lengths in face units, then colours as Pillow's ImageColor reads them. jaw: 1.7 pointed to 3 square.
+# hair_length: how far down it hangs; less than 0 is cropped. fringe: y of the hairline; parting: its x. glasses:
+# 1 or 0.
+Face = namedtuple(
+    "Face",
+    "width jaw eye_distance eye_size brow_thickness nose_length mouth_width lip_thickness "
+    "hair_length fringe parting glasses skin hair iris clothes",
+)
 
-class Face(NamedTuple):
-    """Who it is: lengths in face units, colours as Pillow's ImageColor reads them.
-
-    jaw: 1.7 pointed to 3 square. hair_length: how far down it hangs; less than 0 is cropped. fringe: y of the
-    hairline; parting: its x. glasses: 1 or 0.
-    """
-
-    width: float
-    jaw: float
-    eye_distance: float
-    eye_size: float
-    brow_thickness: float
-    nose_length: float
-    mouth_width: float
-    lip_thickness: float
-    hair_length: float
-    fringe: float
-    parting: float
-    glasses: int
-    skin: str
-    hair: str
-    iris: str
-    clothes: str
-
-
-class Expression(NamedTuple):
-    """What the features do: 0 at rest, some 1 in either direction for a strong emotion.
-
-    brow_raise; brow_tilt: inner ends up (sorrow) or down (anger); eyes: wider or narrower; squint: lower lids
-    up; corner: of the mouth, up or down; jaw: how far it drops; wide: the mouth.
-    """
-
-    brow_raise: float
-    brow_tilt: float
-    eyes: float
-    squint: float
-    corner: float
-    jaw: float
-    wide: float
-
-
+# What the features do: 0 at rest, some 1 in either direction for a strong emotion. brow_tilt: inner ends up
+# (sorrow) or down (anger); eyes: wider or narrower; squint: lower lids up; corner: of the mouth, up or down; jaw:
+# how far it drops; wide: the mouth.
+Expression = namedtuple("Expression", "brow_raise brow_tilt eyes squint corner jaw wide")
 EXPRESSIONS = {
     "neutral": Expression(0, 0, 0, 0, 0, 0, 0),
     "happy": Expression(0.25, 0.1, -0.1, 0.9, 1.0, 0.12, 0.6),
@@ -64,22 +35,9 @@ EXPRESSIONS = {
     "surprised": Expression(1.1, 0.0, 0.9, 0.0, 0.05, 0.5, -0.4),
 }
 
-
-class Moment(NamedTuple):
-    """One frame: where the face is (pixels), its size (pixels a face unit), how the head is turned (radians),
-    whether the eyes are open (1) or closed (0), and what the lips say (speech.lips)."""
-
-    x: float
-    y: float
-    size: float
-    roll: float
-    yaw: float
-    nod: float
-    blink: float
-    lips_open: float
-    lips_wide: float
-    expression: Expression
-
+# One frame: where the face is (pixels), its size (pixels a face unit), how the head is turned (radians), whether the
+# eyes are open (1) or closed (0), what the lips say (speech.lips) and the Expression.
+Moment = namedtuple("Moment", "x y size roll yaw nod blink lips_open lips_wide expression")
 
 # Points [N, 2], colour, and how far towards the viewer it is: so much it moves when the head turns.
 Shape = tuple[np.ndarray, str, float]
@@ -199,7 +157,7 @@ def _brows(face: Face, m: Moment) -> Iterator[Shape]:
     e, along = m.expression, np.linspace(0, 1, 9)
     arch = 0.055 * (1 + 0.4 * max(0, e.brow_raise)) * np.sin(np.pi * along**0.8)
     y = _EYE_Y - 0.62 * face.eye_size - 0.15 - 0.13 * e.brow_raise - arch
-    y += e.brow_tilt * (0.05 * max(0, np.sign(e.brow_tilt)) * along - 0.16 * (1 - along) ** 1.3)
+    y += e.brow_tilt * (0.03 * along - 0.16 * (1 - along) ** 1.3)
     thick = face.brow_thickness * (1 - 0.55 * along)
     for side in _SIDES:
         x = side * (face.eye_distance - 0.19 + 0.4 * along)

@@ -58,24 +58,22 @@ MANNERS = {
     "surprised": Delivery(22, 35, -9, 12, 0),
 }
 _JITTER = Delivery(4, 7, 9, 7, 0.6)  # what goes up and down by itself
-_LEAST, _MOST = Delivery(0, 5, 125, 30, 0), Delivery(99, 99, 240, 100, 3)
 
 
 class Speech(NamedTuple):
-    """audio: float32 [S] in [-1, 1) at RATE. phonemes: (start in seconds, espeak-ng's name), in order."""
+    """audio: float32 [S] in [-1, 1) at RATE. phonemes: (start in seconds, espeak-ng's name), in order; the last
+    has no name and is where the sound ends."""
 
     audio: np.ndarray
     phonemes: list[tuple[float, str]]
-
-    @property
-    def duration_s(self) -> float:
-        return len(self.audio) / RATE
 
 
 def deliver(own: Delivery, emotion: str, intensity: float, jitter: np.ndarray) -> Delivery:
     """A speaker's own delivery with an emotion in it. jitter [5]: chance, standard normal."""
     wanted = np.array(own) + intensity * np.array(MANNERS[emotion]) + np.array(_JITTER) * jitter
-    return Delivery(*np.clip(np.round(wanted), _LEAST, _MOST).astype(int).tolist())
+    return Delivery(
+        *np.clip(np.round(wanted), (0, 5, 125, 30, 0), (99, 99, 240, 100, 3)).astype(int).tolist()
+    )
 
 
 def speak(text: str, voice: str, delivery: Delivery) -> Speech:
@@ -115,7 +113,8 @@ def speak(text: str, voice: str, delivery: Delivery) -> Speech:
         ctypes.CDLL(None).dlclose(ctypes.c_void_p(library._handle))
     if any(codes) or not pieces:
         raise DataError(f"espeak-ng cannot say {text!r} with the voice {voice!r} (codes {codes})")
-    return Speech(np.concatenate(pieces).astype(np.float32) / 32768, phonemes)
+    audio = np.concatenate(pieces).astype(np.float32) / 32768
+    return Speech(audio, [*phonemes, (len(audio) / RATE, "")])
 
 
 def lips(speech: Speech, times_s: np.ndarray) -> np.ndarray:
@@ -124,7 +123,7 @@ def lips(speech: Speech, times_s: np.ndarray) -> np.ndarray:
     Before and after the speech they are closed and at rest.
     """
     keys = [(0.0, 0.0, 0.0)]
-    for (start, name), (end, _) in pairwise([*speech.phonemes, (speech.duration_s, "")]):
+    for (start, name), (end, _) in pairwise(speech.phonemes):
         shapes = [shape for letter in name for letters, shape in _LIPS.items() if letter in letters]
         shapes = shapes or [(0.0, 0.0)]  # a pause; a diphthong has the shapes of two vowels
         parts = pairwise(np.linspace(start, end, len(shapes) + 1))
@@ -132,11 +131,8 @@ def lips(speech: Speech, times_s: np.ndarray) -> np.ndarray:
             # Held in the middle; but lips close for the whole time, or a short b might lie between two frames.
             margin = 0.0 if shape == _LIPS["mbp"] else 0.3 * (last - first)
             keys += [(first + margin, *shape), (last - margin, *shape)]
-    at, opening, width = np.transpose([*keys, (speech.duration_s, 0.0, 0.0)])
-    level = np.sqrt(np.convolve(np.square(speech.audio), np.hanning(RATE // 15), "same"))
-    level = np.interp(times_s, np.arange(len(level)) / RATE, level / np.percentile(level, 90))
-    opening = np.interp(times_s, at, opening) * (0.5 + 0.5 * level.clip(0, 1))  # loud syllables open wider
-    return np.stack([opening, np.interp(times_s, at, width)], 1)
+    at, opening, width = np.transpose([*keys, (speech.phonemes[-1][0], 0.0, 0.0)])
+    return np.stack([np.interp(times_s, at, opening), np.interp(times_s, at, width)], 1)
 
 
 # Letters of espeak-ng's phoneme names → open, wide. Stress and length marks are in none of them.

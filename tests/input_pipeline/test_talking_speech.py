@@ -16,10 +16,13 @@ from input_pipeline.talking_faces.speech import (
     deliver,
     lips,
     speak,
-    tilted,
 )
 
 PLAIN = Delivery(pitch=50, pitch_range=50, rate=175, volume=60, word_gap=0)
+
+
+def duration_s(speech):
+    return len(speech.audio) / RATE
 
 
 def level_db(audio):
@@ -43,15 +46,15 @@ def test_phonemes_follow_one_another_within_the_sound():
     for text in SENTENCES.values():
         speech = speak(text, "m3", PLAIN)
         starts = [start for start, _ in speech.phonemes]
-        assert starts == sorted(starts) and starts[0] >= 0 and starts[-1] <= speech.duration_s
-        assert 1.4 < speech.duration_s < 2.6
+        assert starts == sorted(starts) and starts[0] >= 0
+        assert 1.4 < duration_s(speech) < 2.6 and speech.phonemes[-1] == (duration_s(speech), "")
 
 
 def test_rate_volume_and_pauses_do_what_they_say():
     text = SENTENCES["kettle"]
     plain = speak(text, "f1", PLAIN)
-    assert speak(text, "f1", PLAIN._replace(rate=220)).duration_s < 0.85 * plain.duration_s
-    assert speak(text, "f1", PLAIN._replace(word_gap=3)).duration_s > plain.duration_s + 0.1
+    assert duration_s(speak(text, "f1", PLAIN._replace(rate=220))) < 0.85 * duration_s(plain)
+    assert duration_s(speak(text, "f1", PLAIN._replace(word_gap=3))) > duration_s(plain) + 0.1
     louder = speak(text, "f1", PLAIN._replace(volume=85)).audio
     assert level_db(louder) - level_db(plain.audio) == pytest.approx(3, abs=0.5)
     assert np.abs(speak(text, "m7", PLAIN._replace(volume=100)).audio).max() < 0.99
@@ -67,13 +70,6 @@ def test_pitch_raises_the_fundamental():
     assert fundamental(30) < 0.93 * fundamental(50) < 0.87 * fundamental(70)
 
 
-def test_tilt_changes_the_balance_and_not_1_khz():
-    time = np.arange(RATE) / RATE
-    for hertz, change_db in ((500, -3), (1000, 0), (4000, 6)):
-        tone = np.sin(2 * np.pi * hertz * time)
-        assert level_db(tilted(tone, 3)) - level_db(tone) == pytest.approx(change_db, abs=0.1)
-
-
 def test_an_emotion_changes_the_delivery_by_its_strength_and_leaves_neutral_alone():
     still = np.zeros(5)
     assert deliver(PLAIN, "neutral", 0.0, still) == PLAIN
@@ -86,12 +82,12 @@ def test_an_emotion_changes_the_delivery_by_its_strength_and_leaves_neutral_alon
 
 def test_lips_close_for_m_b_and_p_open_for_vowels_and_rest_in_silence():
     speech = speak(SENTENCES["garden"], "f1", PLAIN)
-    times = np.arange(-0.2, speech.duration_s + 0.2, 0.005)
+    ends_s = duration_s(speech)
+    times = np.arange(-0.2, ends_s + 0.2, 0.005)
     opening = lips(speech, times)[:, 0]
     assert opening.min() >= 0 and opening.max() <= 1
-    assert not opening[times < 0].any() and not opening[times > speech.duration_s].any()
-    ends = [*(start for start, _ in speech.phonemes[1:]), speech.duration_s]
-    for (start, name), end in zip(speech.phonemes, ends, strict=True):
+    assert not opening[times < 0].any() and not opening[times > ends_s].any()
+    for (start, name), (end, _) in itertools.pairwise(speech.phonemes):
         inside = opening[(times >= start) & (times <= end)]
         if name in "mbp":
             assert inside.min() < 0.03, name
@@ -107,7 +103,7 @@ def test_a_missing_espeak_names_the_extra(monkeypatch):
 
 @pytest.mark.parametrize(
     ("broken", "said"),
-    [("get_library_path", "cannot be loaded"), ("get_data_path", "does not start with its data")],
+    [("get_library_path", "cannot be loaded"), ("get_data_path", "does not start in")],
 )
 def test_a_damaged_espeak_is_one_line(broken, said, monkeypatch, tmp_path):
     import espeakng_loader
@@ -116,8 +112,3 @@ def test_a_damaged_espeak_is_one_line(broken, said, monkeypatch, tmp_path):
     with pytest.raises(DataError, match=said) as caught:
         speak("A boat.", "f1", PLAIN)
     assert "\n" not in str(caught.value)
-
-
-def test_an_unknown_voice_is_refused():
-    with pytest.raises(DataError, match="there is no voice 'f99'"):
-        speak("A boat.", "f99", PLAIN)
