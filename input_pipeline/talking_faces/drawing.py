@@ -86,12 +86,12 @@ def _between(x, upper, lower):
 def _body(face: Face, m: Moment) -> Iterator[Shape]:
     yield _oval(0, 2.7, 1.5, 1.45, 2.8), face.clothes, 0.0
     yield _oval(0, 0.9, 0.5 * face.width + 0.06, 0.55, 4), mix(face.skin, "black", 0.18), 0.0
+    for side in _SIDES:
+        yield _oval(side * face.width, 0.06, 0.1, 0.17), mix(face.skin, "black", 0.07), -0.15
     low = face.hair_length
-    back = _oval(0, (low - 1.1) / 2, 1.08 * face.width, (low + 1.1) / 2, 3)
-    ears = [_oval(side * face.width, 0.06, 0.1, 0.17) for side in _SIDES]
-    colour = mix(*((face.hair, "black", 0.2) if low > 0 else (face.skin, "black", 0.07)))
-    for shape in [back] if low > 0 else ears:
-        yield shape, colour, -0.2
+    if low > 0:  # over the ears
+        hair = _oval(0, (low - 1.1) / 2, 1.08 * face.width, (low + 1.1) / 2, 3)
+        yield hair, mix(face.hair, "black", 0.2), -0.2
 
 
 def _head(face: Face, m: Moment) -> Iterator[Shape]:
@@ -162,12 +162,14 @@ def _brows(face: Face, m: Moment) -> Iterator[Shape]:
     for side in _SIDES:
         x = side * (face.eye_distance - 0.19 + 0.4 * along)
         yield _between(x, y - thick, y + thick), mix(face.hair, "#281e1c", 0.35), 0.4
+
+
+def _glasses(face: Face, m: Moment) -> Iterator[Shape]:
     if face.glasses:
         for side in _SIDES:
             outer, inner = (_oval(side * face.eye_distance, _EYE_Y + 0.03, r, r) for r in (0.24, 0.215))
-            ring = np.concatenate([outer, outer[:1], inner[:1], inner[::-1]])
-            yield ring, "#2d2a30", 0.5
+            yield np.concatenate([outer, outer[:1], inner[:1], inner[::-1]]), "#2d2a30", 0.5
         yield _oval(0, _EYE_Y, face.eye_distance - 0.22, 0.015, 4), "#2d2a30", 0.5
 
 
-_PARTS = (_body, _head, _mouth, _eyes, _hair, _brows)
+_PARTS = (_body, _head, _mouth, _eyes, _hair, _brows, _glasses)
