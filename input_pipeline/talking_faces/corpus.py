@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 import av
 import numpy as np
+from PIL import Image
 
 from input_pipeline import folders
 from input_pipeline.errors import DataError
@@ -116,15 +117,15 @@ def draw_speaker(seed: int, number: int) -> Speaker:
 
     dark = int(lot.rng.integers(len(_SKINS) - 1))
     face = Face(
-        width=about(0.755, 0.79, 0.045, 0.015),
+        width=about(0.74, 0.80, 0.045, 0.015),
         jaw=about(2.05, 2.35, 0.3, 0.15),
-        eye_distance=about(0.335, 0.34, 0.03),
+        eye_distance=about(0.33, 0.345, 0.03),
         eye_size=about(0.165, 0.152, 0.015),
-        brow_thickness=about(0.026, 0.038, 0.008),
+        brow_thickness=about(0.024, 0.04, 0.008),
         nose_length=about(0.28, 0.31, 0.04),
         mouth_width=about(0.265, 0.28, 0.03),
-        lip_thickness=about(0.072, 0.056, 0.016),
-        hair_length=lot.between(0.5, 1.35) if lot.rng.random() < (0.1 if man else 0.75) else -0.4,
+        lip_thickness=about(0.078, 0.054, 0.016),
+        hair_length=lot.between(0.5, 1.35) if lot.rng.random() < (0.05 if man else 0.9) else -0.4,
         fringe=about(-0.52, -0.58, 0.07),
         parting=lot.between(-0.4, 0.4),
         glasses=int(lot.rng.random() < 0.2),
@@ -149,8 +150,8 @@ def draw_factors(seed: int, index: int, speakers: int) -> dict[str, Any]:
     """What is drawn for clip `index`, by its column in the manifest.
 
     `…_s` are seconds, `…_db` decibels; x and y are shares of width and height, size is how much of the shorter
-    side a face unit (drawing) takes; the delivery is in espeak-ng's units. Speakers take turns,
-    and each goes through all emotions before one comes again.
+    side a face unit (drawing) takes; the delivery is in espeak-ng's units. Speakers take turns, and each goes
+    through all emotions before one comes again.
     """
     turn, number = divmod(index, speakers)
     emotion = EMOTIONS[(number + turn) % len(EMOTIONS)]
@@ -236,9 +237,10 @@ def _pictures(speaker, f, speech, times, rng):
     warm = np.array([f["light_warm"], 0, -f["light_warm"]])
     light = f["light"] * (1 + f["light_side"] * across[:, None] + down[:, None, None]) * (1 + warm)
     light = light.astype(np.float32)
+    wall = Image.new("RGB", (width, height), speaker.wall)
     for place, open_eyes, mouth, expression in zip(places, blink, says, feels, strict=True):
         moment = Moment(*place, open_eyes, *mouth, Expression(*expression))
-        picture = draw(speaker.face, moment, speaker.wall, width, height)
+        picture = draw(speaker.face, moment, wall)
         noise = f["camera_noise"] * rng.standard_normal((height, width, 1), np.float32)
         yield np.clip(np.asarray(picture) * light + noise, 0, 255).astype(np.uint8)
 

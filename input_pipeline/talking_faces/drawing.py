@@ -45,10 +45,12 @@ Shape = tuple[np.ndarray, str, float]
 _SUPERSAMPLING = 3  # Pillow's polygons have hard edges
 
 
-def draw(face: Face, moment: Moment, background: str, width: int, height: int) -> Image.Image:
-    """The face before a background of one colour, in so many pixels."""
+def draw(face: Face, moment: Moment, background: Image.Image) -> Image.Image:
+    """The face before a background."""
     m, scale = moment, _SUPERSAMPLING
-    picture = Image.new("RGB", (width * scale, height * scale), background)
+    picture = background.resize(
+        (background.width * scale, background.height * scale), Image.Resampling.NEAREST
+    )
     pen = ImageDraw.Draw(picture)
     roll = np.array([[np.cos(m.roll), np.sin(m.roll)], [-np.sin(m.roll), np.cos(m.roll)]])
     for points, colour, depth in chain.from_iterable(part(face, m) for part in _PARTS):

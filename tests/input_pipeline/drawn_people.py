@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from input_pipeline import blazeface
-from input_pipeline.drawn_faces import EXPRESSIONS, SUPERSAMPLING, Moment, draw
 from input_pipeline.errors import DataError
-from input_pipeline.talking_factors import draw_speaker
+from input_pipeline.talking_faces.corpus import draw_speaker
+from input_pipeline.talking_faces.drawing import EXPRESSIONS, Moment, draw
 from input_pipeline.writing import write_clip
 
 
@@ -48,7 +48,6 @@ def scene(width: int, height: int, *people: Person) -> np.ndarray:
     """uint8 [H, W, 3]."""
     picture = Image.new("RGB", (width, height), (150, 160, 170))
     for person in people:
-        wall = picture.resize((width * SUPERSAMPLING, height * SUPERSAMPLING))
         where = Moment(
             x=person.x,
             y=person.y,
@@ -60,9 +59,8 @@ def scene(width: int, height: int, *people: Person) -> np.ndarray:
             blink=1.0,
             lips_open=0.2,
             lips_wide=0.0,
-            lips_round=0.0,
         )
-        picture = draw(draw_speaker(0, person.who).face, where, wall)
+        picture = draw(draw_speaker(0, person.who).face, where, picture)
     return np.asarray(picture)
 
 

@@ -29,11 +29,11 @@ from avemo_jax.evaluation import features
 from avemo_jax.models.params import Params
 from input_pipeline import records
 from input_pipeline.clips import make_record
-from input_pipeline.drawn_faces import EXPRESSIONS, SUPERSAMPLING, Moment, draw
 from input_pipeline.examples import Cut
 from input_pipeline.manifests import Row
 from input_pipeline.storing import ClipOptions
-from input_pipeline.talking_factors import draw_speaker
+from input_pipeline.talking_faces.corpus import draw_speaker
+from input_pipeline.talking_faces.drawing import EXPRESSIONS, Moment, draw
 from input_pipeline.writing import write_clip
 
 # Times max(1, largest output).
@@ -171,11 +171,11 @@ def _pattern(rng: np.random.Generator, count: int, height: int, width: int) -> l
 def _face(rng: np.random.Generator, count: int, height: int, width: int) -> list[np.ndarray]:
     """That sways and tilts a little."""
     face, calm = draw_speaker(0, 0).face, EXPRESSIONS["neutral"]
-    wall = Image.new("RGB", (width * SUPERSAMPLING, height * SUPERSAMPLING), (150, 160, 170))
+    wall = Image.new("RGB", (width, height), (150, 160, 170))
     frames = []
     for k in range(count):
         sway = np.sin(0.2 * k)
         x, y, size = width / 2 + 8 * sway, 0.48 * height, 0.3 * height
-        moment = Moment(x, y, size, 0.05 * sway, 0.1 * sway, 0.0, calm, 1.0, 0.3 + 0.3 * sway, 0.0, 0.0)
+        moment = Moment(x, y, size, 0.05 * sway, 0.1 * sway, 0.0, 1.0, 0.3 + 0.3 * sway, 0.0, calm)
         frames.append(np.asarray(draw(face, moment, wall)))
     return frames
