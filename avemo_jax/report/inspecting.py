@@ -73,8 +73,8 @@ def make(config: ConfigDict, clips: int) -> tuple[str, Row]:
         "levels": ("Level of the sound", facts.levels_db, "dB of full scale"),
         "faces": ("Frames in which the face was found", facts.faces, "share of a clip's frames"),
     }
-    for index, key in enumerate(sorted(facts.scales)):
-        measured[f"scale-{index}"] = (f"Label {key}", facts.scales[key], key)
+    for index, label in enumerate(sorted(facts.scales)):
+        measured[f"scale-{index}"] = (f"Label {label}", facts.scales[label], label)
     measured = {name: row for name, row in measured.items() if row[1]}
     numbers: Row = {
         **page.made(),
