@@ -9,6 +9,8 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from avemo_jax import platforms
+
 from .crew import Process, share_of_gpus
 from .supervisor import Rules
 
@@ -43,6 +45,31 @@ def add_processes(flags: argparse.ArgumentParser, what: str) -> None:
         default=0,
         help="CPU devices that each process shows; 0: as they are",
     )
+
+
+def add_platform(flags: argparse._ActionsContainer) -> None:
+    """Which preset of XLA flags and environment."""
+    flags.add_argument(
+        "--platform",
+        default=platforms.AUTO,
+        choices=[platforms.AUTO, platforms.NONE, *platforms.PRESETS],
+        help="preset of XLA flags and environment; what the environment says wins (%(default)s)",
+    )
+
+
+def expect_tpu(args: argparse.Namespace) -> None:
+    """In place of looking: the preset of the TPU that `--topology` names."""
+    if args.platform == platforms.AUTO:
+        args.platform = platforms.of_tpu(args.topology.partition(":")[0])
+
+
+def say_platform(args: argparse.Namespace) -> None:
+    """For a dry run: what the preset will set on hosts whose environment says nothing of it."""
+    if args.platform == platforms.AUTO:
+        line = "platform auto: every host looks what it has"
+    else:
+        line = platforms.describe(args.platform, platforms.settings(args.platform, {}))
+    print(f"# {line}", file=sys.stderr)
 
 
 def add_rules(flags: argparse.ArgumentParser, restarts: int, stall_s: float = 0) -> None:
@@ -96,6 +123,10 @@ def read(
     for name in ("heartbeat_s", "grace_s", "restarts", "backoff_s", "stall_s"):
         if getattr(args, name, 0) < 0:
             flags.error(f"--{name} is not below 0")
+    try:
+        platforms.choose(os.environ, args.platform)
+    except ValueError as error:
+        flags.error(f"{platforms.VARIABLE}: {error}")
     if getattr(args, "heartbeat_s", 1) < 1:
         flags.error("--heartbeat_s is at least 1: processes beat once a second")
     return args
@@ -130,7 +161,8 @@ def rules_of(args: argparse.Namespace, memory: Path | None = None) -> Rules:
 def rules_as_words(args: argparse.Namespace) -> list[str]:
     """The same flags again, for the hosts of a cluster."""
     names = ("heartbeat_s", "stall_s", "grace_s", "restarts", "backoff_s")
-    return [word for name in names for word in (f"--{name}", f"{getattr(args, name):g}")]
+    words = [word for name in names for word in (f"--{name}", f"{getattr(args, name):g}")]
+    return [*words, "--platform", args.platform]
 
 
 def processes_of(
@@ -145,7 +177,7 @@ def processes_of(
     """The processes of one host.
 
     Args:
-      args: with `verb`, `devices_per_process` and `heartbeat_s`.
+      args: with `verb`, `platform`, `devices_per_process` and `heartbeat_s`.
       count: on this host.
       coordinator: host:port of process 0.
       first: the number of this host's first process.
@@ -157,7 +189,11 @@ def processes_of(
     common = {}
     if args.devices_per_process:
         common["JAX_PLATFORMS"] = environment.get("JAX_PLATFORMS", "cpu")
-        kept = [f for f in environment.get("XLA_FLAGS", "").split() if "host_platform_device_count" not in f]
+    preset = platforms.choose({**environment, **common}, args.platform)
+    common |= {platforms.VARIABLE: preset} | platforms.settings(preset, environment)
+    if args.devices_per_process:
+        flags = common.get("XLA_FLAGS", environment.get("XLA_FLAGS", ""))
+        kept = [f for f in flags.split() if "host_platform_device_count" not in f]
         devices = f"--xla_force_host_platform_device_count={args.devices_per_process}"
         common["XLA_FLAGS"] = " ".join([*kept, devices])
     if total > 1:

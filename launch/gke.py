@@ -37,6 +37,7 @@ def main(argv: Sequence[str]) -> int:
     command = ["kubectl", "apply", "--filename", "-", *_where(args)]
     if args.dry_run:
         print(f"{manifest}# {shlex.join(command)}")
+        flags.say_platform(args)
         return 0
     if not shutil.which("kubectl"):
         print(
@@ -169,12 +170,14 @@ def read_flags(argv: Sequence[str]) -> argparse.Namespace:
         "--setup", action="append", default=[], metavar="LINE", help="a shell line to run first; repeatable"
     )
     parser.add_argument("--pod_restarts", type=int, default=3, help="after failures (%(default)d)")
+    flags.add_platform(parser)
     flags.add_rules(parser, restarts=3, stall_s=1800)
     args = flags.read(parser, argv)
     try:
         args.slice = tpus.parse(args.topology)
     except ValueError as error:
         parser.error(f"--topology {error}")
+    flags.expect_tpu(args)
     if args.slices < 1:
         parser.error("--slices is at least 1")
     # Pods are named NAME-slice-N-N-XXXXX, which has to stay a DNS label.

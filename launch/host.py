@@ -85,6 +85,7 @@ def read_flags(argv: Sequence[str]) -> argparse.Namespace:
         "--memory", type=Path, help="file that keeps the count of restarts when host 0 is started again"
     )
     flags.add_processes(parser, "processes")
+    flags.add_platform(parser)
     flags.add_rules(parser, restarts=3, stall_s=1800)
     args = flags.read(parser, argv)
     if args.processes < 1 or args.devices_per_process < 0:

@@ -35,6 +35,7 @@ def read_flags(argv: Sequence[str]) -> argparse.Namespace:
     parser = flags.parser("local", __doc__)
     flags.add_processes(parser, "processes")
     parser.add_argument("--port", type=int, default=0, help="of process 0; 0: a free one")
+    flags.add_platform(parser)
     flags.add_rules(parser, restarts=0)
     args = flags.read(parser, argv)
     if args.processes < 1 or args.devices_per_process < 0:
@@ -48,5 +49,6 @@ def plan(
     """The processes to start. A platform that the environment names is kept, otherwise it is the CPU."""
     environment = os.environ if environment is None else environment
     platform = {"JAX_PLATFORMS": environment.get("JAX_PLATFORMS", "cpu")}
+    environment = {**environment, **platform}
     processes = flags.processes_of(args, args.processes, coordinator, environment=environment)
     return [Process(each.command, platform | each.environment) for each in processes]

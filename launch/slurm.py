@@ -88,6 +88,7 @@ def main(argv: Sequence[str]) -> int:
         print(f"# {path}")
         print(script)
         print(f"# {shlex.join(command)}")
+        flags.say_platform(args)
         return 0
     if not shutil.which("sbatch"):
         print(
@@ -187,8 +188,11 @@ def read_flags(argv: Sequence[str]) -> argparse.Namespace:
         "--requeue", action=argparse.BooleanOptionalAction, default=True, help="after saving or a lost node"
     )
     parser.add_argument("--requeues", type=int, default=1000, help="at most so often (%(default)d)")
+    flags.add_platform(parser)
     flags.add_rules(parser, restarts=3, stall_s=1800)
     args = flags.read(parser, argv)
+    if args.gpus_per_node and args.platform == "auto":
+        args.platform = "gpu"
     if min(args.nodes, args.processes) < 1 or min(args.devices_per_process, args.warn_s) < 0:
         parser.error("--nodes and --processes are at least 1, --devices_per_process and --warn_s at least 0")
     if not re.fullmatch(r"[\w.-]+", args.job_name):

@@ -104,6 +104,8 @@ def _copy(args: argparse.Namespace) -> None:
 
 def _run(args: argparse.Namespace) -> None:
     """Starts a supervisor on every worker; returns while they run."""
+    if args.dry_run:
+        flags.say_platform(args)
     addresses = [_addresses(args, node) for node in _nodes(args)]
     hosts, lead, first = sum(map(len, addresses)), addresses[0][0], 0
     run = f"{args.name}-{int(time.time())}"  # of this start alone
@@ -317,6 +319,7 @@ def read_flags(argv: Sequence[str]) -> argparse.Namespace:
     run = parser.add_argument_group("run, up")
     run.add_argument("--port", type=int, default=_PORT, help="of the first supervisor (%(default)d)")
     run.add_argument("--env", action="append", default=[], metavar="NAME=VALUE", help="repeatable")
+    flags.add_platform(run)
     flags.add_rules(run, restarts=3, stall_s=1800)
     logs = parser.add_argument_group("logs")
     logs.add_argument("--lines", type=int, default=100, help="(%(default)d)")
@@ -332,6 +335,7 @@ def read_flags(argv: Sequence[str]) -> argparse.Namespace:
             parser.error(
                 f"--topology {args.topology}: its VMs are not to be had this way; use avemo launch gke"
             )
+    flags.expect_tpu(args)
     if not re.fullmatch(r"[a-z]([a-z0-9-]*[a-z0-9])?", args.name) or len(args.name) > 60:
         parser.error(f"{args.name}: a name has small letters, digits and dashes, at most 60, a letter first")
     if args.slices < 1:

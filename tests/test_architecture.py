@@ -15,7 +15,7 @@ LAYERS = [
     {"tasks", "parity", "demo", "doctor", "planning", "report"},
     {"models", "objectives", "evaluation", "training", "convert"},
     {"frontend", "masking"},
-    {"batch", "config", "errors", "files", "provenance", "sharding"},
+    {"batch", "config", "errors", "files", "paths", "platforms", "provenance", "sharding"},
 ]
 RANK = {part: rank for rank, parts in enumerate(LAYERS) for part in parts}
 

@@ -13,7 +13,9 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from avemo_jax import platforms
 from avemo_jax.config import load_config
+from avemo_jax.errors import UserError
 from avemo_jax.training.heartbeat import HEARTBEAT
 
 EXAMPLE = "avemo train --config hicmae:demo --workdir runs/first --config.data.path=prepared/clips"
@@ -34,6 +36,11 @@ def run(args: argparse.Namespace) -> int:
     HEARTBEAT.start()
     config = load_config(args.config, args.overrides)
 
+    try:
+        machine = platforms.apply()
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
     # Only now JAX: a mistyped config is refused before any device work, and joining comes before devices.
     from avemo_jax.training import distributed
 
@@ -44,6 +51,8 @@ def run(args: argparse.Namespace) -> int:
     from avemo_jax.training.loop import train
 
     try:
+        if distributed.is_first():
+            print(machine, flush=True)
         mesh = mesh_lib.make_mesh(config.mesh)
         with contextlib.closing(make_loader(config, *mesh_lib.data_process(mesh))) as loader:
             ending = train(make_task(config), loader, config, args.workdir, mesh)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
+from avemo_jax import platforms
 from avemo_jax.config import to_json
 from avemo_jax.errors import UserError
 from avemo_jax.planning.chips import Topology
@@ -72,8 +73,10 @@ def environment(topology: Topology) -> dict[str, str]:
     flags = [flag for flag in os.environ.get("XLA_FLAGS", "").split() if not flag.startswith(_DEVICES_FLAG)]
     if topology.generation is None:
         flags.append(f"{_DEVICES_FLAG}={topology.devices}")
+    preset = platforms.of_tpu(topology.name.partition(":")[0]) if topology.generation else platforms.NONE
     return {
         **os.environ,
+        **platforms.settings(platforms.choose(os.environ, preset), os.environ),  # as the run will have it
         "JAX_PLATFORMS": "cpu",
         "JAX_ENABLE_COMPILATION_CACHE": "false",  # a program that was kept cannot tell all of its facts
         "XLA_FLAGS": " ".join(flags),

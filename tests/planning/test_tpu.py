@@ -13,6 +13,7 @@ import textwrap
 
 import pytest
 
+from avemo_jax import platforms
 from avemo_jax.config import load_config
 from avemo_jax.planning.chips import GENERATIONS, parse_topology
 from avemo_jax.planning.facts import Facts
@@ -149,3 +150,25 @@ def test_the_table_of_chips_agrees_with_the_compiler(generation):
     cycles = max(map(int, re.findall(r"'(\d+)'", printed.splitlines()[0])))
     reached = 2 * 8192**3 / (cycles / generation.clock_hz) * generation.devices_per_chip
     assert 0.6 * generation.flops <= reached <= generation.flops
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("preset", [name for name in platforms.PRESETS if name.startswith("tpu-")])
+def test_libtpu_takes_every_flag_of_the_presets_and_they_change_the_program(preset, monkeypatch):
+    code = """
+    import jax, hashlib
+    from jax.sharding import Mesh, NamedSharding, PartitionSpec
+    import numpy as np
+    whole = NamedSharding(Mesh(np.array(devices), ("data",)), PartitionSpec())
+    x = jax.ShapeDtypeStruct((4096, 4096), "bfloat16", sharding=whole)
+    program = jax.jit(lambda x: jax.nn.gelu(x @ x) @ x).lower(x).compile().as_text()
+    print(hashlib.sha256(program.encode()).hexdigest())
+    """
+    topology = f"{preset.removeprefix('tpu-')}:2x2"
+    monkeypatch.setenv(platforms.VARIABLE, platforms.NONE)
+    plain = on_tpu(code, topology)
+    monkeypatch.delenv(platforms.VARIABLE)
+    assert on_tpu(code, topology) != plain
+    monkeypatch.setenv("LIBTPU_INIT_ARGS", "--xla_tpu_no_such_flag=1")
+    with pytest.raises(subprocess.CalledProcessError):
+        on_tpu(code, topology)
