@@ -161,6 +161,10 @@ def run_defaults() -> ConfigDict:
             "checkpoint": {"every_steps": 1000, "keep": 3, "asynchronous": True},
             "log": {"every_steps": 10, "samples_every_steps": 1000, "tensorboard": False, "wandb": False},
             "guard": {"max_bad_steps": 10},
+            "profile": {
+                "steps": 0,  # so many are traced; 0 is off
+                "after": 10,  # the first so many of this start
+            },
         }
     )
 

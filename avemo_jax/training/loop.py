@@ -34,6 +34,7 @@ from avemo_jax.training.feed import DeviceFeed, Fed, Loader
 from avemo_jax.training.goodput import Goodput
 from avemo_jax.training.heartbeat import HEARTBEAT
 from avemo_jax.training.optimizer import learning_rate, make_optimizer
+from avemo_jax.training.profiling import Profile
 from avemo_jax.training.progress import Progress
 from avemo_jax.training.reporting import Reporter
 from avemo_jax.training.state import TrainState
@@ -158,6 +159,9 @@ def train(
         last_step=total_steps,
     )
     reporter.start(record.step, record.rollbacks)
+    profile = Profile(
+        workdir if is_first else None, after=config.profile.after, steps=config.profile.steps, say=say
+    )
     loader.restore(record.loader)
     feed = DeviceFeed(loader, batch_shapes, batch_shardings)
     step, flight, stopping = record.step, None, False
@@ -167,9 +171,10 @@ def train(
                 # 5a. The next step. Everything it takes is on the devices: a hidden transfer is a mistake.
                 fed = feed.next(computing=flight.computing if flight else _nothing_computing)
                 goodput.waited(feed.idle_s)
-                with jax.transfer_guard("disallow"):
-                    state, metrics = step_fn(state, fed.batch, run_bits)
                 step += 1
+                with profile.step(step), jax.transfer_guard("disallow"):
+                    state, metrics = step_fn(state, fed.batch, run_bits)
+                profile.done(step, metrics)
                 HEARTBEAT.at(step)
 
                 # 5b. The numbers of the step before; where this one is saved, its numbers too.
@@ -225,6 +230,7 @@ def train(
             multihost_utils.sync_global_devices("run ended")
         return Ending(step, preempted=step < total_steps)
     finally:
+        profile.close()
         feed.close()
         reporter.close()
         goodput.close(say)
