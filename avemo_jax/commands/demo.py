@@ -9,12 +9,19 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from avemo_jax.paths import on_disk
+
 EXAMPLE = "avemo demo --workdir runs/demo"
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--workdir", type=Path, default=Path("runs/demo"), help="folder for all results (runs/demo)")
+    add(
+        "--workdir",
+        type=lambda text: Path(on_disk(text)),
+        default=Path("runs/demo"),
+        help="folder for all results (runs/demo)",
+    )
     add("--steps", type=int, default=120, help="training steps of 16 clips (120)")
     add("--clips", type=Path, metavar="DIR", help="your own videos: all in this folder, by default")
     add(

@@ -15,6 +15,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from avemo_jax.paths import on_disk
+
 if TYPE_CHECKING:  # at run time they bring JAX, which --help does without
     from avemo_jax.convert.hicmae import StateDict
     from avemo_jax.convert.verify import Difference
@@ -32,6 +34,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add(
         "--out",
         required=True,
+        type=on_disk,
         metavar="PATH",
         help="file or folder to write; replaces an old one, and says so",
     )

@@ -14,12 +14,14 @@ import shlex
 import sys
 from pathlib import Path
 
+from avemo_jax.paths import on_disk
+
 EXAMPLE = "avemo generate --out data/talking --clips 300 --speakers 20"
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--out", required=True, help="folder to fill; new, or one that this command began")
+    add("--out", required=True, type=on_disk, help="folder to fill; new, or one that this command began")
     add("--clips", type=int, default=300, help="how many clips of 2 to 4 s (300)")
     add("--speakers", type=int, default=20, help="how many speakers take turns, at least 5 (20)")
     add("--seed", type=int, default=0, help="another seed, another corpus (0)")

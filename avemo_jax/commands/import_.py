@@ -11,6 +11,8 @@ import argparse
 import shlex
 from pathlib import Path
 
+from avemo_jax.paths import to_path
+
 EXAMPLE = "avemo import --from hicmae --weights checkpoint-99.pth --config hicmae:base --out runs/reference"
 TAKES_CONFIG = True
 
@@ -23,7 +25,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def results_folder(args: argparse.Namespace) -> Path:
-    return Path(args.out)
+    return to_path(args.out)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -37,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
     from avemo_jax.training.manifest import is_finished
 
     config = load_config(args.config, args.overrides)
-    if any(is_finished(folder) for folder in step_folders(Path(args.out) / FOLDER)):
+    if any(is_finished(folder) for folder in step_folders(to_path(args.out) / FOLDER)):
         raise UserError(f"{args.out} holds checkpoints already: choose another --out, or delete them")
     state = read_weights(args.weights)
     params, fresh = take_over(state, config, args.weights)

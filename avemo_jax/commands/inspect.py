@@ -11,6 +11,8 @@ import argparse
 import json
 from pathlib import Path
 
+from avemo_jax.paths import to_path
+
 EXAMPLE = "avemo inspect --data data/clips --out page.html"
 TAKES_CONFIG = True
 DEFAULT_CONFIG = "hicmae:demo"
@@ -19,7 +21,7 @@ DEFAULT_CONFIG = "hicmae:demo"
 def add_flags(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--data", required=True, metavar="DIR", help="folder that `avemo prepare` made")
-    add("--out", required=True, type=Path, metavar="FILE", help="the page")
+    add("--out", required=True, type=to_path, metavar="FILE", help="the page")
     add("--clips", type=int, default=8, help="how many to show (8)")
     add("--seed", type=int, metavar="S", help="of the run whose first batch is shown (the config's)")
     add("--json", metavar="FILE", help="also write the numbers that the page shows")

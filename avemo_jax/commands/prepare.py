@@ -17,6 +17,7 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
+from avemo_jax.paths import on_disk
 from input_pipeline.corpora import CORPORA
 
 EXAMPLE = "avemo prepare --manifest clips.csv --root videos --out data/clips --workers 8"
@@ -35,7 +36,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         required=True,
         help="folder that the manifest's paths are relative to, or that holds the corpus",
     )
-    add("--out", required=True, help="folder to fill; new, or one that this command began")
+    add("--out", required=True, type=on_disk, help="folder to fill; new, or one that this command began")
     add(
         "--workers", type=int, default=os.cpu_count() or 1, help="processes that decode (default: one a core)"
     )

@@ -10,6 +10,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from avemo_jax.paths import to_path
+
 EXAMPLE = "avemo probe --checkpoint runs/first --data data/clips --label emotion --out runs/first/probe"
 
 _PROTOCOLS = """leave_one_speaker_out (default); speaker_folds: speakers dealt into --folds groups;
@@ -40,7 +42,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def results_folder(args: argparse.Namespace) -> Path:
-    return Path(args.out)
+    return to_path(args.out)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -60,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
         batch_size=args.batch_size,
         workers=args.workers,
     )
-    for place in (Path(args.out), *([Path(args.json).parent] if args.json else [])):
+    for place in (to_path(args.out), *([to_path(args.json).parent] if args.json else [])):
         files.check_place(place)
     result = probing.run(args.checkpoint, args.data, options)
     text = report.summary(args.checkpoint, result)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import argparse
 import json
-from pathlib import Path
+
+from avemo_jax.paths import to_path
 
 EXAMPLE = "avemo report runs/first --label emotion"
 
@@ -16,7 +17,7 @@ EXAMPLE = "avemo report runs/first --label emotion"
 def add_flags(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("runs", nargs="+", metavar="RUN", help="a run's folder (--workdir of `avemo train`)")
-    add("--out", type=Path, metavar="FILE", help="the page (RUN/report.html; needed for several runs)")
+    add("--out", type=to_path, metavar="FILE", help="the page (RUN/report.html; needed for several runs)")
     add("--data", default="", metavar="DIR", help="prepared folder to map (default: the run's own)")
     add("--label", default="", metavar="KEY", help="label to colour maps by first")
     add("--clips", type=int, default=400, help="most clips on a map (400; 0: no map)")
@@ -33,11 +34,11 @@ def run(args: argparse.Namespace) -> int:
         raise UserError("--out is needed for several runs: the page is in none of their folders")
     if args.clips < 0:
         raise UserError(f"--clips is {args.clips}, it must be at least 0")
-    out = args.out or Path(args.runs[0]) / "report.html"
+    out = args.out or to_path(args.runs[0]) / "report.html"
     for folder in args.runs:
-        if not Path(folder).is_dir():
+        if not to_path(folder).is_dir():
             raise UserError(f"{folder}: no such folder; give the --workdir of an `avemo train`")
-    for place in (out.parent, *([Path(args.json).parent] if args.json else [])):
+    for place in (out.parent, *([to_path(args.json).parent] if args.json else [])):
         check_place(place)
 
     from avemo_jax.report import run_report

@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 from avemo_jax import platforms
 from avemo_jax.config import load_config
 from avemo_jax.errors import UserError
+from avemo_jax.paths import to_path
 from avemo_jax.training.heartbeat import HEARTBEAT
 
 EXAMPLE = "avemo train --config hicmae:demo --workdir runs/first --config.data.path=prepared/clips"
@@ -24,7 +25,7 @@ TAKES_CONFIG = True
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--workdir", required=True, type=Path, help="the run's folder: checkpoints, metrics, samples"
+        "--workdir", required=True, type=to_path, help="the run's folder: checkpoints, metrics, samples"
     )
 
 

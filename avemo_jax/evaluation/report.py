@@ -20,6 +20,7 @@ from avemo_jax.evaluation.judging import Judged
 from avemo_jax.evaluation.probing import ProbeResult
 from avemo_jax.evaluation.protocols import LabelledClips
 from avemo_jax.files import write_file
+from avemo_jax.paths import to_path
 
 Row = dict[str, Any]
 
@@ -47,7 +48,7 @@ def write(
     folder: str | os.PathLike, table: str, judged: Sequence[Judged], clips: LabelledClips
 ) -> list[Path]:
     """Write the three files into `folder` (made if missing); returns their paths."""
-    folder = Path(folder)
+    folder = to_path(folder)
     files = {
         "table.txt": table + "\n",
         "predictions.csv": predictions(judged, clips),

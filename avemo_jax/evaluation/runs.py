@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from avemo_jax import paths
 from avemo_jax.errors import UserError
 from avemo_jax.provenance import read_calls
 from avemo_jax.training import checkpoint_files as files
@@ -71,11 +72,11 @@ def gather_run(folder: str | os.PathLike) -> Run:
     Raises:
       UserError: there is no such folder, or no run in it.
     """
-    folder = Path(folder)
+    folder = paths.to_path(folder)
     if not (folder / CONFIG).is_file() and not files.step_folders(folder / files.FOLDER):
         what = "no run in it (neither config.json nor checkpoints)" if folder.is_dir() else "no such folder"
         raise UserError(f"{folder}: {what}; give the --workdir of an `avemo train`")
-    run = Run(folder.absolute().name, folder, {}, [], None, None, {}, {}, [], None, read_calls(folder))
+    run = Run(paths.absolute(folder).name, folder, {}, [], None, None, {}, {}, [], None, read_calls(folder))
     _read_checkpoint(run)
     run.config = _read_json(run, folder / CONFIG) or run.config
     run.metrics = _read_metrics(folder / METRICS)
@@ -87,7 +88,7 @@ def gather_run(folder: str | os.PathLike) -> Run:
             rows = [{key: value for key, value in row.items() if key != "folds"} for row in rows]
             run.probes.append(Probe(path.parent.relative_to(folder).as_posix(), rows))
             run.calls += read_calls(path.parent)
-    run.calls += read_calls(Path(run.data)) if run.data else []
+    run.calls += read_calls(paths.to_path(run.data)) if run.data else []
     run.calls.sort(key=lambda call: str(call.get("began")))
     return run
 
@@ -113,7 +114,8 @@ def _read_checkpoint(run: Run) -> None:
 def _read_json(run: Run, path: Path) -> Any:
     """What the file holds; None, and a note, when it cannot be read."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        with paths.plain_errors(path):
+            return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
@@ -124,8 +126,8 @@ def _read_json(run: Run, path: Path) -> Any:
 def _read_metrics(path: Path) -> list[Row]:
     """By step; a line that is cut, because the run is being killed or is writing it, is passed over."""
     rows = {}
-    with contextlib.suppress(OSError):
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    with contextlib.suppress(OSError), paths.plain_errors(path):
+        for line in path.read_bytes().decode("utf-8", errors="replace").splitlines():
             with contextlib.suppress(ValueError, TypeError, KeyError):
                 row = json.loads(line)
                 rows[int(row["step"])] = row
@@ -134,7 +136,9 @@ def _read_metrics(path: Path) -> list[Row]:
 
 def _find_samples(folder: Path) -> dict[int, dict[str, Path]]:
     found: dict[int, dict[str, Path]] = {}
-    for path in sorted(folder.glob("*_*.png")):
+    for path in paths.files_under(folder):
+        if path.suffix != ".png":
+            continue
         step, _, name = path.stem.partition("_")
         if step.isdecimal():
             found.setdefault(int(step), {})[name] = path
@@ -142,6 +146,11 @@ def _find_samples(folder: Path) -> dict[int, dict[str, Path]]:
 
 
 def _find(folder: Path, name: str) -> Iterator[Path]:
+    if paths.is_remote(folder):
+        for path in paths.files_under(folder):
+            if path.name == name and not set(path.relative_to(folder).parts[:-1]) & set(_OWN_FOLDERS):
+                yield path
+        return
     for root, folders, names in os.walk(folder):
         folders[:] = sorted(inner for inner in folders if inner not in _OWN_FOLDERS)
         if name in names:

@@ -54,7 +54,7 @@ def read_pixels(path: Path) -> np.ndarray:
     Raises:
       OSError: it is no picture, or damaged.
     """
-    with Image.open(path) as image:
+    with path.open("rb") as file, Image.open(file) as image:
         return np.asarray(image.convert("RGB"))
 
 

@@ -6,11 +6,11 @@ import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from avemo_jax.errors import UserError
 from avemo_jax.evaluation.runs import Run, gather_run
+from avemo_jax.paths import absolute, to_path
 from avemo_jax.report import charts, contents, embedding, page
 from avemo_jax.report.clips import Card, Grouping, groupings, read_cards
 from avemo_jax.report.numbers import count
@@ -70,7 +70,7 @@ def make(
 def _tell_apart(runs: Sequence[Run]) -> None:
     """Runs whose folders have the same name get their parents' too, and a number if that is not enough."""
     for name_of in (
-        lambda run: f"{run.folder.absolute().parent.name}/{run.name}",
+        lambda run: f"{absolute(run.folder).parent.name}/{run.name}",
         lambda run: str(run.folder),
     ):
         twice = {name for name, times in Counter(run.name for run in runs).items() if times > 1}
@@ -143,7 +143,7 @@ def _why_no_clips(run: Run, path: str, clips: int) -> str:
         return "it has no checkpoint yet"
     if not path:
         return "its config names no data folder: give --data DIR"
-    if not Path(path).is_dir():
+    if not to_path(path).is_dir():
         return f"its data folder {path} is not here: give --data DIR"
     return ""
 

@@ -24,11 +24,12 @@ import numpy as np
 from ml_collections import ConfigDict
 from orbax.checkpoint import v1 as ocp
 
+from avemo_jax import paths
 from avemo_jax.config import from_json, to_json
 from avemo_jax.errors import UserError
 from avemo_jax.models.params import Params, unflatten
 from avemo_jax.provenance import versions
-from avemo_jax.training import manifest
+from avemo_jax.training import manifest, staging
 from avemo_jax.training.mesh import named_leaves
 
 FOLDER = "checkpoints"
@@ -67,7 +68,7 @@ def load_params(path: str | Path, *, say: Callable[[str], None] = print) -> tupl
     Raises:
       UserError: there is none, or it is damaged.
     """
-    path = Path(path).absolute()
+    path = paths.absolute(path)
     folder = path / FOLDER if (path / FOLDER).is_dir() else path
     candidates = [folder] if (folder / ARRAYS).is_dir() else list(reversed(step_folders(folder)))
     passed_over = []
@@ -91,13 +92,13 @@ def load_params(path: str | Path, *, say: Callable[[str], None] = print) -> tupl
     }
     # A broadcast zero has the shape and type that Orbax asks for, and no memory; NumPy in, NumPy out.
     target = {name: np.broadcast_to(np.zeros((), dtype), shape) for name, (shape, dtype) in shapes.items()}
-    params = ocp.load_checkpointables(candidate / ARRAYS, {part: unflatten(target)})[part]
+    params = load_arrays(candidate, {part: unflatten(target)})[part]
     return from_json(json.dumps(record.config)), params, record.step
 
 
 def run_folder(path: str | Path) -> Path:
     """The work directory of what `load_params` takes: itself, its checkpoints folder or one step's folder."""
-    path = Path(path).absolute()
+    path = paths.absolute(path)
     inside = path.parent if (path / ARRAYS).is_dir() else path
     return inside.parent if inside.name == FOLDER else inside
 
@@ -108,18 +109,19 @@ def save_params(workdir: str | Path, config: ConfigDict, params: Params, step: i
     Raises:
       UserError: there is one of that step already, or it could not be written.
     """
-    folder = Path(workdir).absolute() / FOLDER / step_name(step)
+    folder = paths.absolute(workdir) / FOLDER / step_name(step)
     if manifest.is_finished(folder):
         raise UserError(f"there is a checkpoint already, {folder}: choose another folder, or delete it")
     parts = {"params": params}
     record = Record(step=step, config=json.loads(to_json(config)), arrays=describe(parts))
     needed = size_in_bytes(parts)
     try:
-        make_room(folder, needed)
-        write_arrays(folder, parts).result()
-        seal(folder, record)
+        with paths.plain_errors(folder):
+            make_room(folder, needed)
+            write_arrays(folder, parts).result()
+            seal(folder, record)
     except (OSError, ValueError) as error:
-        shutil.rmtree(folder, ignore_errors=True)
+        paths.remove(folder)
         raise UserError(
             f"cannot write checkpoint {folder}: {explain(error)}; it needs {needed:,} bytes"
         ) from error
@@ -133,7 +135,9 @@ def step_name(step: int) -> str:
 
 def step_folders(checkpoints: Path) -> list[Path]:
     """The folders of all steps, oldest first, finished or not."""
-    found = [path for path in checkpoints.glob("*") if re.fullmatch(r"\d{8,}", path.name) and path.is_dir()]
+    if not checkpoints.is_dir():
+        return []
+    found = [path for path in checkpoints.iterdir() if re.fullmatch(r"\d{8,}", path.name) and path.is_dir()]
     return sorted(found, key=lambda path: int(path.name))
 
 
@@ -143,8 +147,13 @@ def make_room(folder: Path, needed: int) -> None:
     Raises:
       OSError: it cannot be made, or the disk has less space than that.
     """
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    paths.remove(folder)
+    if staging.is_staged(folder):
+        folder = staging.make(folder)
+    elif paths.is_remote(folder):
+        return  # Orbax makes what stands for folders there
+    else:
+        folder.mkdir(parents=True)
     if shutil.disk_usage(folder).free < needed + _SPARE_BYTES:
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -155,13 +164,23 @@ def write_arrays(folder: Path, parts: dict[str, Any]) -> ocp.AsyncResponse:
     # Directories made at once: otherwise one that cannot be made is found by a time-out.
     context.asynchronous.create_directories_asynchronously = False
     with context:
-        return ocp.save_checkpointables_async(folder / ARRAYS, parts)
+        return ocp.save_checkpointables_async(staging.place_of(folder) / ARRAYS, parts)
+
+
+def load_arrays(folder: Path, target: dict[str, Any]) -> dict[str, Any]:
+    """The named trees, as `target` describes them; every process calls it."""
+    with staging.fetched(folder) as place:
+        return ocp.load_checkpointables(place / ARRAYS, target)
 
 
 def seal(folder: Path, record: Record) -> None:
     """Makes a folder with its arrays a finished checkpoint."""
-    manifest.write_durably(folder / RECORD, json.dumps(asdict(record), indent=1))
-    manifest.write_manifest(folder)
+    place = staging.place_of(folder)
+    manifest.write_durably(place / RECORD, json.dumps(asdict(record), indent=1))
+    if staging.is_staged(folder):
+        staging.send(folder)
+    manifest.write_manifest(folder, place)
+    staging.forget(folder)
 
 
 def read_record(folder: Path) -> Record:

@@ -7,8 +7,8 @@ once. Not here: what a checkpoint's folder holds (`checkpoint_files.py`), and wh
 from __future__ import annotations
 
 import dataclasses
+import errno
 import logging
-import shutil
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -19,15 +19,20 @@ import numpy as np
 from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
+from avemo_jax import paths
 from avemo_jax.errors import UserError
 from avemo_jax.training import checkpoint_files as files
-from avemo_jax.training import manifest
+from avemo_jax.training import manifest, staging
 from avemo_jax.training.checkpoint_files import Record, load_params, save_params
 from avemo_jax.training.state import TrainState
 
 __all__ = ["Checkpoints", "Record", "load_params", "save_params"]
 
 _ASIDE = ".unusable"
+_NOT_SHARED = (
+    f"the processes do not share the folder that checkpoints are made in; {staging.SCRATCH} names another one, "
+    "and gs:// needs none"
+)
 _TRAINING = ("step", "bad_steps", "skipped_steps", "opt_state")  # saved beside the parameters
 
 
@@ -42,7 +47,7 @@ class Checkpoints:
     """
 
     def __init__(self, workdir: Path, *, keep: int, background: bool, say: Callable[[str], None] = print):
-        self.folder = Path(workdir).absolute() / files.FOLDER
+        self.folder = paths.absolute(workdir) / files.FOLDER
         self._keep, self._background, self._say = max(1, keep), background, say
         self._finisher = ThreadPoolExecutor(1, "checkpoint")
         self._pending: Future | None = None
@@ -60,10 +65,13 @@ class Checkpoints:
         record = dataclasses.replace(record, arrays=files.describe(parts))
         folder, needed = self.folder / files.step_name(record.step), files.size_in_bytes(parts)
         try:
-            if jax.process_index() == 0:
-                files.make_room(folder, needed)
-            multihost_utils.sync_global_devices("checkpoint folder made")
-            writing = files.write_arrays(folder, parts)
+            with paths.plain_errors(folder):
+                if jax.process_index() == 0:
+                    files.make_room(folder, needed)
+                multihost_utils.sync_global_devices("checkpoint folder made")
+                if staging.is_staged(folder) and not staging.place_of(folder).is_dir():
+                    raise OSError(errno.ENOENT, _NOT_SHARED, str(staging.place_of(folder)))
+                writing = files.write_arrays(folder, parts)
         except (OSError, ValueError) as error:
             raise self._failure(folder, needed, error) from error
         self._pending = self._finisher.submit(self._finish, folder, needed, writing, record)
@@ -105,7 +113,7 @@ class Checkpoints:
         if not any(path.startswith("training/") for path in record.arrays):
             parts = {"params": parts["params"]}
         files.check_same_arrays(record.arrays, files.describe(parts), folder)
-        loaded = ocp.load_checkpointables(folder / files.ARRAYS, parts)
+        loaded = files.load_arrays(folder, parts)
         return dataclasses.replace(target, **loaded.pop("training", {}), **loaded), record
 
     def _choose(self, good_only: bool) -> int | None:
@@ -129,26 +137,28 @@ class Checkpoints:
         before = f"step {int(folder.name)}" if folder else "the start"
         for path, reason in passed_over:
             self._say(f"checkpoint {path} {reason}; going back to {before}")
+            if paths.is_remote(path):  # renaming would copy it, and could be cut short
+                _delete(path)
+                continue
             aside = path.with_name(path.name + _ASIDE)
-            shutil.rmtree(aside, ignore_errors=True)
+            paths.remove(aside)
             path.rename(aside)
         return int(folder.name) if folder else None
 
     def _finish(self, folder: Path, needed: int, writing: ocp.AsyncResponse, record: Record) -> None:
         """After the arrays: record, manifest, and only then away with the oldest."""
         try:
-            writing.result()
-            if jax.process_index() == 0:
-                files.seal(folder, record)
-                self._prune()
+            with paths.plain_errors(folder):
+                writing.result()
+                if jax.process_index() == 0:
+                    files.seal(folder, record)
+                    self._prune()
         except (OSError, ValueError) as error:
             raise self._failure(folder, needed, error) from error
 
     def _prune(self) -> None:
         for folder in [*self._finished()[: -self._keep], *self.folder.glob(f"*{_ASIDE}")]:
-            # Without its manifest a folder no longer counts, so its deletion may be cut short.
-            (folder / manifest.NAME).unlink(missing_ok=True)
-            shutil.rmtree(folder, ignore_errors=True)
+            _delete(folder)
 
     def _finished(self) -> list[Path]:
         return [folder for folder in files.step_folders(self.folder) if manifest.is_finished(folder)]
@@ -156,7 +166,8 @@ class Checkpoints:
     def _failure(self, folder: Path, needed: int, error: Exception) -> UserError:
         """One line with the path, the reason, the size, and what there is to go on from."""
         if jax.process_index() == 0:
-            shutil.rmtree(folder, ignore_errors=True)
+            paths.remove(folder)
+            staging.forget(folder)
         finished = self._finished()
         left = (
             f"step {int(finished[-1].name)} is the last good one" if finished else "there is no earlier one"
@@ -165,6 +176,12 @@ class Checkpoints:
             f"cannot write checkpoint {folder}: {files.explain(error)}; it needs {needed:,} bytes, {left}: "
             "make room or mend the permissions, then run the same command again"
         )
+
+
+def _delete(folder: Path) -> None:
+    # Without its manifest a folder no longer counts, so its deletion may be cut short.
+    (folder / manifest.NAME).unlink(missing_ok=True)
+    paths.remove(folder)
 
 
 def _parts(state: TrainState) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from avemo_jax import paths
 from avemo_jax.training.manifest import write_durably
 
 NAME = "time.json"
@@ -56,7 +57,7 @@ class Goodput:
         if self._path is None:
             return
         self._turn_to(self._kind)
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # also of a store: write_durably raises no other
             write_durably(self._path, json.dumps(self._sums(), indent=1) + "\n")
 
     def close(self, say: Callable[[str], None]) -> None:
@@ -95,7 +96,8 @@ class Goodput:
 def _read(path: Path | None) -> dict[str, Any]:
     """The sums of the starts before this one; empty when there was none, or the file is not ours."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8")) if path else {}
+        with paths.plain_errors(path or ""):
+            found = json.loads(path.read_text(encoding="utf-8")) if path else {}
         return {"seconds": {k: float(found["seconds"][k]) for k in KINDS}, "restarts": int(found["restarts"])}
     except (OSError, ValueError, KeyError, TypeError):
         return {}

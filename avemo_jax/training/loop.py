@@ -21,6 +21,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from avemo_jax import paths
 from avemo_jax.batch import Batch
 from avemo_jax.config import to_json
 from avemo_jax.errors import UserError
@@ -76,14 +77,14 @@ def train(
       task: see `tasks.Task`.
       loader: gives this process's rows of each batch, see `mesh.data_process`.
       config: resolved; recorded as `config.json`.
-      workdir: the run's folder, on a file system that all processes share.
+      workdir: the run's folder, on a file system that all processes share or on object storage.
       mesh: that of `config.mesh` on all devices, unless given.
 
     Raises:
       UserError: bad input, a full disk, or losses that stay NaN or infinite (with the offending clips).
     """
     # 1. Where: the mesh; the folder, which is this run's alone.
-    workdir, is_first = Path(workdir).absolute(), jax.process_index() == 0
+    workdir, is_first = paths.absolute(workdir), jax.process_index() == 0
     mesh = mesh or mesh_lib.make_mesh(config.mesh)
     say: Callable[[str], None] = print if is_first else _say_nothing
     lock = workdir_lib.claim(workdir) if is_first else None
@@ -220,7 +221,10 @@ def train(
                     flight = None
                     bad_steps = int(reports[-1]["bad_steps"])
                     now = dataclasses.replace(record, step=step, loader=fed.loader_state, bad_steps=bad_steps)
+                    if lock:
+                        lock.check()
                     with goodput.on("checkpoints"):
+                        reporter.flush()  # a resumed run counts on the rows before its checkpoint
                         checkpoints.save(state, now)
                     goodput.save()
 

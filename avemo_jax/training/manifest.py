@@ -12,21 +12,33 @@ import json
 import os
 from pathlib import Path
 
+from avemo_jax import paths
+
 NAME = "manifest.json"
 
 
-def write_manifest(folder: Path) -> None:
-    """Lists every file under `folder`; each is on disk, not only in memory, before the list is."""
+def write_manifest(folder: Path, source: Path | None = None) -> None:
+    """Lists every file under `folder`; each is on disk, not only in memory, before the list is.
+
+    source: where the same files lie too, and are read from.
+    """
+    source = source or folder
+    on_disk = not paths.is_remote(folder)
     files = {}
-    for path in sorted(path for path in folder.rglob("*") if path.is_file() and path.name != NAME):
+    for path in paths.files_under(source):
+        if path.name == NAME:
+            continue
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
-            os.fsync(file.fileno())
-        files[path.relative_to(folder).as_posix()] = {"bytes": path.stat().st_size, "sha256": digest}
-    for inner in {path.parent for path in folder.rglob("*")} | {folder}:
-        _sync_folder(inner)
+            if on_disk:
+                os.fsync(file.fileno())
+        files[path.relative_to(source).as_posix()] = {"bytes": paths.size_of(path), "sha256": digest}
+    if on_disk:
+        for inner in {path.parent for path in folder.rglob("*")} | {folder}:
+            _sync_folder(inner)
     write_durably(folder / NAME, json.dumps({"files": files}, indent=1))
-    _sync_folder(folder.parent)
+    if on_disk:
+        _sync_folder(folder.parent)
 
 
 def is_finished(folder: Path) -> bool:
@@ -39,16 +51,17 @@ def find_damage(folder: Path) -> str | None:
     if not is_finished(folder):
         return "was not finished"
     try:
-        files = json.loads((folder / NAME).read_bytes())["files"]
-        for name, expected in files.items():
-            path = folder / name
-            if not path.is_file():
-                return f"lacks its file {name}"
-            if path.stat().st_size != expected["bytes"]:
-                return f"has a file of {path.stat().st_size} instead of {expected['bytes']} bytes, {name}"
-            with path.open("rb") as file:
-                if hashlib.file_digest(file, "sha256").hexdigest() != expected["sha256"]:
-                    return f"has a file with a wrong checksum, {name}"
+        with paths.plain_errors(folder):
+            files = json.loads((folder / NAME).read_bytes())["files"]
+            for name, expected in files.items():
+                path = folder / name
+                if not path.is_file():
+                    return f"lacks its file {name}"
+                if (size := paths.size_of(path)) != expected["bytes"]:
+                    return f"has a file of {size} instead of {expected['bytes']} bytes, {name}"
+                with path.open("rb") as file:
+                    if hashlib.file_digest(file, "sha256").hexdigest() != expected["sha256"]:
+                        return f"has a file with a wrong checksum, {name}"
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return f"has an unreadable file ({error})"
     return None
@@ -56,6 +69,10 @@ def find_damage(folder: Path) -> str | None:
 
 def write_durably(path: Path, text: str) -> None:
     """Replaces a small file at once: after a crash there is the old one or the new one."""
+    if paths.is_remote(path):
+        with paths.plain_errors(path):
+            path.write_text(text, encoding="utf-8")  # an object is there whole or not at all
+        return
     beside = path.with_name(path.name + ".new")
     with beside.open("w", encoding="utf-8") as file:
         file.write(text)

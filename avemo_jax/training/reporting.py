@@ -66,6 +66,11 @@ class Reporter:
         for writer in self._writers:
             writer.images(step, images)
 
+    def flush(self) -> None:
+        """What was written so far outlives this process."""
+        for writer in self._writers:
+            writer.flush()
+
     def close(self) -> None:
         """Everything is written."""
         self._progress.close()

@@ -5,12 +5,14 @@ from __future__ import annotations
 import fcntl
 import os
 from pathlib import Path
-from typing import IO
+from typing import IO, Protocol
 
 from ml_collections import ConfigDict
 
+from avemo_jax import paths
 from avemo_jax.config import from_json, keys_of, to_json
 from avemo_jax.errors import UserError
+from avemo_jax.training.lease import Lease
 from avemo_jax.training.manifest import write_durably
 
 CONFIG = "config.json"
@@ -24,14 +26,33 @@ MAY_CHANGE = (
 )  # fmt: skip
 
 
-def claim(workdir: Path) -> IO[str]:
-    """Makes the folder and takes it for this process, for as long as the returned file is open.
+class Claim(Protocol):
+    """A folder that is this process's."""
 
-    The lock is the process's own and ends with it, whichever way it ends; workers do not inherit it.
+    def check(self) -> None:
+        """Raises a UserError when it no longer is."""
+
+    def close(self) -> None:
+        """Gives it back."""
+
+
+def claim(workdir: Path) -> Claim:
+    """Makes the folder and takes it for this process, until the claim is closed.
+
+    On disk it is a lock that is the process's own and ends with it, whichever way it ends; workers do not inherit it.
 
     Raises:
       UserError: the folder cannot be written, or another run is using it.
     """
+    if paths.is_remote(workdir):
+        try:
+            with paths.plain_errors(workdir):
+                return Lease(workdir)
+        except OSError as error:
+            raise UserError(
+                f"work directory {workdir} cannot be used: {error.strerror or error}; see that the bucket is there and "
+                "this machine may write to it"
+            ) from error
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         file = (workdir / LOCK).open("a+", encoding="utf-8")
@@ -49,7 +70,20 @@ def claim(workdir: Path) -> IO[str]:
     file.truncate(0)
     file.write(f"process {os.getpid()} on {os.uname().nodename}")
     file.flush()
-    return file
+    return _Lock(file)
+
+
+class _Lock:
+    """A locked file."""
+
+    def __init__(self, file: IO[str]):
+        self._file = file
+
+    def check(self) -> None:
+        """It is held as long as the process lives."""
+
+    def close(self) -> None:
+        self._file.close()
 
 
 def check_config(workdir: Path, config: ConfigDict) -> None:

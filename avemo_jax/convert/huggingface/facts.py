@@ -10,6 +10,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from avemo_jax.evaluation.runs import gather_run
+from avemo_jax.paths import to_path
 from avemo_jax.training.checkpoint_files import ARRAYS, FOLDER, read_record, run_folder, step_name
 from input_pipeline.errors import DataError
 from input_pipeline.mixtures import open_data
@@ -47,7 +48,7 @@ class Facts:
 
 def gather(checkpoint: str | Path, config: ConfigDict, step: int) -> Facts:
     """The facts of step `step` of what `load_params(checkpoint)` took."""
-    workdir, at = run_folder(checkpoint), Path(checkpoint)
+    workdir, at = run_folder(checkpoint), to_path(checkpoint)
     record = read_record(at if (at / ARRAYS).is_dir() else workdir / FOLDER / step_name(step))
     run = gather_run(workdir)
     rows = [row for row in run.metrics if row["step"] <= step]

@@ -1,0 +1,204 @@
+"""Object storage (gs://, s3://): how its paths are told apart and opened, and a prepared folder's copy on this host.
+
+ArrayRecord reads files on disk only, and at random. So a folder on object storage is copied once to each host, checked
+against the store's own list of sizes and checksums at every start, and read from there.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import fcntl
+import hashlib
+import importlib.util
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from input_pipeline.errors import DataError
+from input_pipeline.progress import Progress
+
+# scheme → (the package that fsspec needs for it, the extra of avemo_jax that brings it)
+STORES = {"gs": ("gcsfs", "gcs"), "s3": ("s3fs", "s3")}
+CACHE = "AVEMO_DATA_CACHE"  # where copies are kept
+
+_AT_ONCE = 8  # files
+_NOTED = ".copied.json"  # name → what the store said of it when it was copied
+_NOT_NEEDED = "prepare/"  # the notes of `avemo prepare`
+_LAST = "dataset_info.json"  # what a reader looks for
+
+
+def scheme_of(path: str | os.PathLike) -> str:
+    """`gs`, `s3` or whatever stands before `://`; empty for a path on disk."""
+    return os.fspath(path).partition("://")[0] if "://" in os.fspath(path) else ""
+
+
+def check_scheme(path: str | os.PathLike) -> None:
+    """Raises a DataError for a scheme that is not known or whose package is not installed."""
+    scheme = scheme_of(path)
+    if scheme not in STORES:
+        known = ", ".join(f"{name}://" for name in STORES)
+        raise DataError(f"{path}: {scheme}:// is not known; a folder is on disk or begins with {known}")
+    package, extra = STORES[scheme]
+    if importlib.util.find_spec(package) is None:
+        raise DataError(f"{path}: {scheme}:// needs {package}: pip install 'avemo_jax[{extra}]'")
+
+
+def open_store(path: str | os.PathLike) -> tuple[Any, str]:
+    """The fsspec file system of a path on object storage, and the path as it is called there."""
+    check_scheme(path)
+    configure()
+    import fsspec
+
+    return fsspec.core.url_to_fs(os.fspath(path))
+
+
+def configure() -> None:
+    """For all file systems that are opened from now on, also by other libraries."""
+    # An experiment of gcsfs that asks each bucket for its kind, and where it may not ask waits a minute.
+    os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
+    import fsspec
+
+    for scheme in STORES:
+        # Listings are not kept: others write there too, Orbax's own threads among them.
+        fsspec.config.conf.setdefault(scheme, {}).setdefault("use_listings_cache", False)
+
+
+def local_copy(url: str) -> Path:
+    """The folder of this host that holds what is at `url`; copies what is missing or has changed there.
+
+    Raises:
+      DataError: the folder is empty or cannot be read, or the copy does not fit the disk.
+    """
+    store, root = open_store(url)
+    try:
+        listed = _list(store, root)
+    except Exception as error:  # of as many kinds as there are stores
+        raise DataError(
+            f"{url}: cannot be read ({_words(error)}); see that the bucket is there and may be read"
+        ) from error
+    if not listed:
+        raise DataError(
+            f"{url}: nothing is there; give a folder that `avemo prepare` made and that was copied there"
+        )
+    cache = Path(os.environ.get(CACHE) or Path.home() / ".cache" / "avemo_jax" / "data")
+    folder = cache.absolute() / scheme_of(url) / root
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with _alone(folder):
+            _bring(url, store, root, listed, folder)
+    except OSError as error:
+        raise DataError(
+            f"{url}: cannot be copied to {folder} ({_words(error)}); {CACHE} names another place"
+        ) from error
+    return folder
+
+
+def _list(store: Any, root: str) -> dict[str, dict[str, Any]]:
+    """name → size and what tells this content from another."""
+    found = {}
+    for path, info in store.find(root, detail=True).items():
+        name = path.removeprefix(root).strip("/")
+        if name and not name.startswith(_NOT_NEEDED):
+            tag = info.get("md5Hash") or info.get("ETag") or info.get("etag") or info.get("generation")
+            found[name] = {"bytes": info["size"], "tag": str(tag).strip('"')}
+    return found
+
+
+def _bring(url: str, store: Any, root: str, listed: dict[str, dict[str, Any]], folder: Path) -> None:
+    noted: dict[str, Any] = {}
+    with contextlib.suppress(OSError, ValueError):
+        noted = json.loads((folder / _NOTED).read_text())
+    wanted = [
+        name
+        for name, what in listed.items()
+        if noted.get(name) != what or _size(folder / name) != what["bytes"]
+    ]
+    gone = noted.keys() - listed.keys()
+    if not wanted and not gone:
+        return
+    needed = sum(listed[name]["bytes"] for name in wanted)
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise DataError(
+            f"{url}: its copy needs {needed / 1e9:.1f} GB, {folder} has {free / 1e9:.1f} GB left; {CACHE} names "
+            "another place, or mount the bucket as a folder"
+        )
+    # Not whole from here on until its last file is there.
+    for name in {*gone, *wanted, _LAST}:
+        if name in gone or name == _LAST:
+            (folder / name).unlink(missing_ok=True)
+            noted.pop(name, None)
+    if _LAST in listed and _LAST not in wanted:
+        wanted.append(_LAST)
+    wanted.sort(key=lambda name: name == _LAST)
+    print(
+        f"{url}: copying {len(wanted)} files, {needed / 1e6:,.1f} MB, to {folder}",
+        file=sys.stderr,
+        flush=True,
+    )
+
+    def bring(name: str) -> str:
+        _bring_file(url, store, f"{root}/{name}", listed[name], folder / name)
+        return name
+
+    try:
+        with Progress(len(wanted), "files", "copy") as progress, ThreadPoolExecutor(_AT_ONCE) as pool:
+            for name in [*pool.map(bring, wanted[:-1]), *map(bring, wanted[-1:])]:
+                noted[name] = listed[name]
+                progress.advance()
+    finally:
+        (folder / _NOTED).write_text(json.dumps(noted, indent=1))
+
+
+def _bring_file(url: str, store: Any, source: str, expected: dict[str, Any], target: Path) -> None:
+    part = target.with_name(target.name + ".part")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        store.get_file(source, os.fspath(part))
+    except OSError as error:
+        if error.strerror:
+            raise
+        raise DataError(f"{url}: {target.name} cannot be read ({_words(error)})") from error
+    except Exception as error:  # of as many kinds as there are stores
+        raise DataError(f"{url}: {target.name} cannot be read ({_words(error)})") from error
+    if _size(part) != expected["bytes"] or not _has_checksum(part, expected["tag"]):
+        raise DataError(f"{url}: {target.name} did not come over whole; start again")
+    os.replace(part, target)
+
+
+def _has_checksum(path: Path, tag: str) -> bool:
+    """False where the store's tag is an MD5, in hexadecimal (S3) or base64 (GCS), and that of another content.
+
+    Objects that were uploaded in parts have none; ArrayRecord's own checksums guard them when they are read.
+    """
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "md5").digest()
+    if len(tag) == 32:
+        return tag == digest.hex()
+    return not (len(tag) == 24 and tag.endswith("==")) or tag == base64.b64encode(digest).decode()
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return -1
+
+
+def _words(error: BaseException) -> str:
+    text = (getattr(error, "strerror", None) or str(error)).strip() or type(error).__name__
+    return text.splitlines()[0]
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """One process of this host copies; the others wait for it."""
+    with (folder.parent / f"{folder.name}.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

