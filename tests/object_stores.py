@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from input_pipeline import stores
+
 SCHEMES = ("s3", "gs")
 
 
@@ -23,6 +25,7 @@ def running(scheme: str, folder: Path) -> Iterator[dict[str, str]]:
 
     Skips the test where the server's package or the client's is not installed.
     """
+    stores.configure()  # before the clients are imported
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -68,18 +71,14 @@ def running(scheme: str, folder: Path) -> Iterator[dict[str, str]]:
 
 def make_bucket(scheme: str) -> str:
     """Its address; the environment has to lead to the server."""
-    from input_pipeline.stores import open_store
-
-    store, _ = open_store(f"{scheme}://bucket")
+    store, _ = stores.open_store(f"{scheme}://bucket")
     store.mkdir("bucket")
     return f"{scheme}://bucket"
 
 
 def upload(folder: Path, url: str) -> None:
     """All files of a folder."""
-    from input_pipeline.stores import open_store
-
-    store, root = open_store(url)
+    store, root = stores.open_store(url)
     for path in folder.rglob("*"):
         if path.is_file():
             store.put_file(str(path), f"{root}/{path.relative_to(folder).as_posix()}")

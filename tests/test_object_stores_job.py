@@ -1,0 +1,56 @@
+"""The job of a person whose data and runs are on object storage: train, resume, probe, report, export."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from avemo_jax import paths
+from avemo_jax.cli import main
+from avemo_jax.provenance import read_calls
+from input_pipeline.stores import CACHE
+from tests import object_stores
+from tests.evaluation import synthetic
+from tests.training.test_hicmae_run import SMALL
+from tests.training.tiny import losses_of
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", object_stores.SCHEMES)
+def test_a_run_on_object_storage_is_trained_resumed_probed_reported_and_handed_over(
+    scheme, tmp_path, monkeypatch, capsys
+):
+    with object_stores.running(scheme, tmp_path) as variables:
+        for name, value in {**variables, CACHE: str(tmp_path / "cache")}.items():
+            monkeypatch.setenv(name, value)
+        bucket = object_stores.make_bucket(scheme)
+        synthetic.write_folder(tmp_path / "data")
+        object_stores.upload(tmp_path / "data", f"{bucket}/data")
+        run, data, out = f"{bucket}/runs/first", f"{bucket}/data", tmp_path / "out"
+
+        words = [f"--config.{item}" for item in (*SMALL, f"data.path={data}", "data.workers=0", "mesh.fsdp=2")]
+        for steps in (2, 3):
+            command = ["train", "--config", "hicmae:demo", "--workdir", run, *words, f"--config.total_steps={steps}"]
+            assert main(command) == 0
+        said = capsys.readouterr().out
+        assert "resuming at step 2 of 3" in said and f"results are in {run}" in said
+        assert sorted(losses_of(paths.to_path(run))) == [1, 2, 3]
+
+        flags = ["--features", "cat4", "--random_seeds", "0", "--batch_size", "16"]
+        probe = ["probe", "--checkpoint", run, "--data", data, "--label", "tone", "--out", f"{run}/probe", *flags]
+        assert main(probe) == 0
+        rows = json.loads((paths.to_path(run) / "probe" / "rows.json").read_text())
+        assert {row["step"] for row in rows if row["weights"] == "checkpoint"} == {3}
+
+        assert main(["report", run, "--clips", "0"]) == 0
+        page = (paths.to_path(run) / "report.html").read_text(encoding="utf-8")
+        assert "data:image/jpeg;base64," in page and "tone" in page
+
+        weights = out / "weights.safetensors"
+        assert main(["export", "--checkpoint", run, "--format", "safetensors", "--out", str(weights)]) == 0
+        tensors = safetensors.numpy.load_file(weights)
+        assert tensors and all(np.isfinite(tensor).all() for tensor in tensors.values())
+        assert [call["command"].split()[1] for call in read_calls(paths.to_path(run))] == ["train", "train", "export"]
