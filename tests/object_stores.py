@@ -50,7 +50,17 @@ def running(scheme: str, folder: Path) -> Iterator[dict[str, str]]:
         if binary is None:
             pytest.skip("no fake-gcs-server for this machine")
         binary.chmod(0o755)
-        command = [str(binary), "-scheme", "http", "-host", "127.0.0.1", "-port", str(port), "-backend", "memory"]
+        command = [
+            str(binary),
+            "-scheme",
+            "http",
+            "-host",
+            "127.0.0.1",
+            "-port",
+            str(port),
+            "-backend",
+            "memory",
+        ]
         command += ["-public-host", f"127.0.0.1:{port}", "-external-url", url]
         environment = {
             "STORAGE_EMULATOR_HOST": url,
@@ -60,7 +70,9 @@ def running(scheme: str, folder: Path) -> Iterator[dict[str, str]]:
         }
         check = f"{url}/storage/v1/b"
     with (folder / f"{scheme}.log").open("w") as log:
-        server = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env={**os.environ, **environment})
+        server = subprocess.Popen(
+            command, stdout=log, stderr=subprocess.STDOUT, env={**os.environ, **environment}
+        )
     try:
         _await(check, server)
         yield environment

@@ -42,7 +42,9 @@ def test_records_are_those_of_the_folder_on_disk_and_are_copied_once(url, prepar
         for field in dataclasses.fields(one):
             np.testing.assert_equal(getattr(other, field.name), getattr(one, field.name))
     assert f"{url}: copying" in capsys.readouterr().err
-    for one, other in zip(eval_batches(str(prepared_folder), **CUT), eval_batches(url, workers=1, **CUT), strict=True):
+    for one, other in zip(
+        eval_batches(str(prepared_folder), **CUT), eval_batches(url, workers=1, **CUT), strict=True
+    ):
         np.testing.assert_equal(other, one)
     assert "copying" not in capsys.readouterr().err
     assert not (there.path / "prepare").exists()

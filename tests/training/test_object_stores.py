@@ -134,7 +134,9 @@ def test_a_lease_of_a_process_that_is_gone_is_taken_at_once(bucket):
 @pytest.mark.slow
 def test_a_bucket_that_is_not_there_is_one_line(bucket, capsys, tmp_path):
     nowhere = bucket.replace("bucket", "no-such-bucket")
-    assert main(["train", "--config", "hicmae:demo", "--workdir", f"{nowhere}/run", "--config.data.path=x"]) == 2
+    assert (
+        main(["train", "--config", "hicmae:demo", "--workdir", f"{nowhere}/run", "--config.data.path=x"]) == 2
+    )
     words = ["--config", "hicmae:demo", "--workdir", str(tmp_path), f"--config.data.path={nowhere}/data"]
     assert main(["train", *words]) == 2
     error = capsys.readouterr().err
@@ -143,7 +145,11 @@ def test_a_bucket_that_is_not_there_is_one_line(bucket, capsys, tmp_path):
 
 def test_what_has_no_package_or_is_not_known_is_refused_in_one_line(monkeypatch, capsys):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    for url, said in (("gs://b/run", "pip install 'avemo_jax[gcs]'"), ("s3://b/run", "avemo_jax[s3]"), ("ftp://b", "is not known")):
+    for url, said in (
+        ("gs://b/run", "pip install 'avemo_jax[gcs]'"),
+        ("s3://b/run", "avemo_jax[s3]"),
+        ("ftp://b", "is not known"),
+    ):
         assert main(["train", "--config", "hicmae:demo", "--workdir", url]) == 2
         assert said in capsys.readouterr().err
 
