@@ -7,6 +7,7 @@ that finds the object in another's hands has been given up meanwhile, and must n
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import json
 import os
@@ -42,6 +43,7 @@ class Lease:
             raise UserError(_in_use(folder, found))
         self._thread = threading.Thread(target=self._keep_beating, daemon=True, name="lease")
         self._thread.start()
+        atexit.register(self.close)  # also when the run is refused
 
     def check(self) -> None:
         """Raises a UserError when another run has taken the folder."""
@@ -52,6 +54,7 @@ class Lease:
 
     def close(self) -> None:
         """Gives the folder back."""
+        atexit.unregister(self.close)
         self._ended.set()
         self._thread.join(timeout=30)
         with contextlib.suppress(OSError), paths.plain_errors(self._path):

@@ -136,6 +136,8 @@ def train(
         say(f"resuming at step {record.step} of {total_steps}")
     if record.step >= total_steps:
         say("nothing left to do; for more, raise total_steps")
+        if lock:
+            lock.close()
         return Ending(record.step, preempted=False)
 
     # 4. The step, compiled before any clock starts.
