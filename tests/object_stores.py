@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import socket
 import subprocess
@@ -26,9 +27,7 @@ def running(scheme: str, folder: Path) -> Iterator[dict[str, str]]:
     Skips the test where the server's package or the client's is not installed.
     """
     stores.configure()  # before the clients are imported
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = _port(scheme)
     url = f"http://127.0.0.1:{port}"
     if scheme == "s3":
         pytest.importorskip("s3fs", reason="needs avemo_jax[s3]")
@@ -79,6 +78,14 @@ def running(scheme: str, folder: Path) -> Iterator[dict[str, str]]:
     finally:
         server.kill()
         server.wait()
+
+
+@functools.cache
+def _port(scheme: str) -> int:
+    """The same for every server of a scheme: fsspec and epath keep their clients, and these where they led to."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
 
 
 def make_bucket(scheme: str) -> str:

@@ -20,8 +20,9 @@ from tests.training.test_hicmae_run import SMALL
 from tests.training.tiny import ROOT, environment, losses_of
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("scheme", object_stores.SCHEMES)
+@pytest.mark.parametrize(
+    "scheme", [pytest.param("s3", marks=pytest.mark.slow), pytest.param("gs", marks=pytest.mark.nightly)]
+)
 def test_a_run_on_object_storage_is_trained_resumed_probed_reported_and_handed_over(
     scheme, tmp_path, monkeypatch, compiled_once
 ):
@@ -34,15 +35,8 @@ def test_a_run_on_object_storage_is_trained_resumed_probed_reported_and_handed_o
         run, data, out = f"{bucket}/runs/first", f"{bucket}/data", tmp_path / "out"
 
         words = [f"--config.{item}" for item in (*SMALL, f"data.path={data}", "data.workers=0")]
-        command = [
-            "train",
-            "--config",
-            "hicmae:demo",
-            "--workdir",
-            run,
-            *words,
-            "--config.checkpoint.every_steps=1",
-        ]
+        words.append("--config.checkpoint.every_steps=1")
+        command = ["train", "--config", "hicmae:demo", "--workdir", run, *words]
         for start in ("first", "second"):
             if start == "second":  # as a kill leaves it
                 (paths.to_path(run) / "checkpoints" / "00000003" / "manifest.json").unlink()
@@ -55,20 +49,8 @@ def test_a_run_on_object_storage_is_trained_resumed_probed_reported_and_handed_o
         assert "resuming at step 2 of 3" in said and f"results are in {run}" in said
         assert sorted(losses_of(paths.to_path(run))) == [1, 2, 3]
 
-        flags = ["--features", "cat4", "--random_seeds", "0", "--batch_size", "16"]
-        probe = [
-            "probe",
-            "--checkpoint",
-            run,
-            "--data",
-            data,
-            "--label",
-            "tone",
-            "--out",
-            f"{run}/probe",
-            *flags,
-        ]
-        assert main(probe) == 0
+        probe = ["probe", "--checkpoint", run, "--data", data, "--label", "tone", "--out", f"{run}/probe"]
+        assert main([*probe, "--features", "cat4", "--random_seeds", "0", "--batch_size", "16"]) == 0
         rows = json.loads((paths.to_path(run) / "probe" / "rows.json").read_text())
         assert {row["step"] for row in rows if row["weights"] == "checkpoint"} == {3}
 
