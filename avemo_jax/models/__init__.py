@@ -8,6 +8,7 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from avemo_jax.errors import UserError
+from avemo_jax.models import attention
 from avemo_jax.models.hicmae import HEAD_ACTIVATIONS, HiCMAE, HiCMAEClassifier
 
 _MODELS = {("hicmae", "pretrain"): HiCMAE, ("hicmae", "finetune"): HiCMAEClassifier}
@@ -28,7 +29,11 @@ def build(config: ConfigDict, key: jax.Array) -> nnx.Module:
         ) from None
     _check_sizes(config)
     return make(
-        config.model, dtype=compute_dtype(config), remat_policy=config.remat, rngs=nnx.Rngs(params=key)
+        config.model,
+        dtype=compute_dtype(config),
+        remat_policy=config.remat,
+        attention=attention.choice(config),
+        rngs=nnx.Rngs(params=key),
     )
 
 

@@ -10,6 +10,7 @@ from flax import nnx
 from jax import Array
 
 from avemo_jax.batch import TokenMask
+from avemo_jax.models.attention import PLAIN, Choice
 from avemo_jax.models.layers import (
     Block,
     CrossBlock,
@@ -40,12 +41,13 @@ class SkipDecoder(nnx.Module):
         depth: int,
         patch_dim: int,
         remat_policy: str = "none",
+        attention: Choice = PLAIN,
         rngs: nnx.Rngs,
     ):
         self.embed = Linear(encoder_dim, dim, init=torch_uniform(encoder_dim), bias_init=None, rngs=rngs)
         self.mask_token = nnx.Param(truncated_normal(0.02, 0.02)(rngs.params(), (dim,)))
-        self.first_block = Block(dim, heads, rngs=rngs)
-        make = functools.partial(CrossBlock, dim, heads, context_dim=dim)
+        self.first_block = Block(dim, heads, attention=attention, rngs=rngs)
+        make = functools.partial(CrossBlock, dim, heads, context_dim=dim, attention=attention)
         self.blocks = stacked(make, depth - 1, rngs) if depth > 1 else None
         self.norm = LayerNorm(dim)
         self.head = Linear(dim, patch_dim, init=glorot(1), rngs=rngs)

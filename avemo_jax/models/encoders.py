@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
+from avemo_jax.models.attention import PLAIN, Choice
 from avemo_jax.models.layers import (
     Block,
     CrossBlock,
@@ -44,12 +45,15 @@ class Encoder(nnx.Module):
         depth: int,
         drop_path: float = 0.0,
         remat_policy: str = "none",
+        attention: Choice = PLAIN,
         init=glorot,
         rngs: nnx.Rngs,
     ):
         uniform = torch_uniform(patch_dim)
         self.patch_embed = Linear(patch_dim, dim, init=uniform, bias_init=uniform, rngs=rngs)
-        self.blocks = stacked(lambda rngs: Block(dim, heads, init=init, rngs=rngs), depth, rngs)
+        self.blocks = stacked(
+            lambda rngs: Block(dim, heads, attention=attention, init=init, rngs=rngs), depth, rngs
+        )
         self.norm = LayerNorm(dim)
         self.depth, self.drop_path, self.remat_policy = depth, drop_path, remat_policy
 
@@ -90,10 +94,11 @@ class Fusion(nnx.Module):
         depth: int,
         drop_path: float = 0.0,
         remat_policy: str = "none",
+        attention: Choice = PLAIN,
         rngs: nnx.Rngs,
     ):
         def make(rngs):
-            return CrossBlock(dim, heads, context_dim=dim, rngs=rngs)
+            return CrossBlock(dim, heads, context_dim=dim, attention=attention, rngs=rngs)
 
         self.video_blocks = stacked(make, depth, rngs)
         self.audio_blocks = stacked(make, depth, rngs)

@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 
 from avemo_jax.batch import Clip, Features, Masks, Outputs
 from avemo_jax.frontend import AUDIO_PATCH, VIDEO_PATCH, patchify_audio, patchify_video
+from avemo_jax.models.attention import PLAIN, Choice
 from avemo_jax.models.decoders import SkipDecoder
 from avemo_jax.models.encoders import Encoder, Fusion, fold_keys
 from avemo_jax.models.layers import LayerNorm, Linear, glorot, torch_uniform
@@ -30,12 +31,22 @@ class AudioVisualEncoder(nnx.Module):
     `layers.remat` knows; `init` makes the encoders' kernels (fusion is always Glorot-uniform).
     """
 
-    def __init__(self, model: ConfigDict, *, dtype, remat_policy: str, init=glorot, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        model: ConfigDict,
+        *,
+        dtype,
+        remat_policy: str,
+        attention: Choice = PLAIN,
+        init=glorot,
+        rngs: nnx.Rngs,
+    ):
         shared = {
             "dim": model.dim,
             "heads": model.heads,
             "drop_path": model.drop_path,
             "remat_policy": remat_policy,
+            "attention": attention,
         }
         self.video = Encoder(patch_dim=VIDEO_PATCH, depth=model.depth, init=init, rngs=rngs, **shared)
         self.audio = Encoder(patch_dim=AUDIO_PATCH, depth=model.depth, init=init, rngs=rngs, **shared)
@@ -54,14 +65,17 @@ class AudioVisualEncoder(nnx.Module):
 class HiCMAE(AudioVisualEncoder):
     """The pretraining model."""
 
-    def __init__(self, model: ConfigDict, *, dtype, remat_policy: str, rngs: nnx.Rngs):
-        super().__init__(model, dtype=dtype, remat_policy=remat_policy, rngs=rngs)
+    def __init__(
+        self, model: ConfigDict, *, dtype, remat_policy: str, attention: Choice = PLAIN, rngs: nnx.Rngs
+    ):
+        super().__init__(model, dtype=dtype, remat_policy=remat_policy, attention=attention, rngs=rngs)
         shared = {
             "encoder_dim": model.dim,
             "dim": model.decoder_dim,
             "heads": model.decoder_heads,
             "depth": model.decoder_depth,
             "remat_policy": remat_policy,
+            "attention": attention,
         }
         self.video_decoder = SkipDecoder(patch_dim=VIDEO_PATCH, rngs=rngs, **shared)
         self.audio_decoder = SkipDecoder(patch_dim=AUDIO_PATCH, rngs=rngs, **shared)
@@ -89,11 +103,14 @@ class HiCMAE(AudioVisualEncoder):
 class HiCMAEClassifier(AudioVisualEncoder):
     """The fine-tuning model: learned layer mixture of both modalities + both fused means → norm → linear."""
 
-    def __init__(self, model: ConfigDict, *, dtype, remat_policy: str, rngs: nnx.Rngs):
+    def __init__(
+        self, model: ConfigDict, *, dtype, remat_policy: str, attention: Choice = PLAIN, rngs: nnx.Rngs
+    ):
         super().__init__(
             model,
             dtype=dtype,
             remat_policy=remat_policy,
+            attention=attention,
             init=lambda in_axes: initializers.normal(
                 0.02
             ),  # the reference cuts at ±2, which is 100 deviations

@@ -18,6 +18,7 @@ from flax import nnx
 from jax import Array
 from jax.nn import initializers
 
+from avemo_jax.models.attention import PLAIN, Choice, attend
 from avemo_jax.sharding import divided_by_clips
 
 EPSILON = 1e-6  # of every layer norm
@@ -84,33 +85,45 @@ class HeadsOut(nnx.Module):
         return jnp.einsum("bnhd,hdc->bnc", x, self.kernel.astype(x.dtype)) + self.bias.astype(x.dtype)
 
 
-def attend(query: Array, key: Array, value: Array) -> Array:
-    """Softmax attention, the query already scaled: [B, N, H, D], [B, M, H, D] twice → [B, N, H, D]."""
-    logits = jnp.einsum("bnhd,bmhd->bhnm", query, key, preferred_element_type=jnp.float32)
-    weights = jax.nn.softmax(logits, axis=-1).astype(value.dtype)
-    return jnp.einsum("bhnm,bmhd->bnhd", weights, value)
-
-
 class SelfAttention(nnx.Module):
     """Multi-head self-attention; bias on queries and values only."""
 
-    def __init__(self, dim: int, heads: int, *, bias: bool = True, init=glorot, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        *,
+        bias: bool = True,
+        attention: Choice = PLAIN,
+        init=glorot,
+        rngs: nnx.Rngs,
+    ):
         head_dim = dim // heads
         self.qkv = nnx.Param(init(1)(rngs.params(), (dim, 3, heads, head_dim)))
         self.q_bias = nnx.Param(jnp.zeros((heads, head_dim))) if bias else None
         self.v_bias = nnx.Param(jnp.zeros((heads, head_dim))) if bias else None
         self.out = HeadsOut(heads, head_dim, dim, init=init, rngs=rngs)
+        self.attention = attention
 
     def __call__(self, x: Array) -> Array:
         query, key, value = jnp.einsum("bnc,cshd->sbnhd", x, self.qkv.astype(x.dtype))
-        return self.out(attend(_scaled(_biased(query, self.q_bias)), key, _biased(value, self.v_bias)))
+        query, value = _scaled(_biased(query, self.q_bias)), _biased(value, self.v_bias)
+        return self.out(attend(query, key, value, self.attention))
 
 
 class CrossAttention(nnx.Module):
     """Queries from a stream [B, N, C], keys and values from a context [B, M, context_dim]."""
 
     def __init__(
-        self, dim: int, heads: int, *, context_dim: int, bias: bool = True, init=glorot, rngs: nnx.Rngs
+        self,
+        dim: int,
+        heads: int,
+        *,
+        context_dim: int,
+        bias: bool = True,
+        attention: Choice = PLAIN,
+        init=glorot,
+        rngs: nnx.Rngs,
     ):
         head_dim = dim // heads
         self.q = nnx.Param(init(1)(rngs.params(), (dim, heads, head_dim)))
@@ -118,11 +131,13 @@ class CrossAttention(nnx.Module):
         self.q_bias = nnx.Param(jnp.zeros((heads, head_dim))) if bias else None
         self.v_bias = nnx.Param(jnp.zeros((heads, head_dim))) if bias else None
         self.out = HeadsOut(heads, head_dim, dim, init=init, rngs=rngs)
+        self.attention = attention
 
     def __call__(self, x: Array, context: Array) -> Array:
         query = jnp.einsum("bnc,chd->bnhd", x, self.q.astype(x.dtype))
         key, value = jnp.einsum("bmc,cshd->sbmhd", context, self.kv.astype(x.dtype))
-        return self.out(attend(_scaled(_biased(query, self.q_bias)), key, _biased(value, self.v_bias)))
+        query, value = _scaled(_biased(query, self.q_bias)), _biased(value, self.v_bias)
+        return self.out(attend(query, key, value, self.attention))
 
 
 def _biased(x: Array, bias: nnx.Param | None) -> Array:
@@ -177,11 +192,12 @@ class Block(nnx.Module):
         *,
         bias: bool = True,
         layer_scale: float = 0.0,
+        attention: Choice = PLAIN,
         init=glorot,
         rngs: nnx.Rngs,
     ):
         self.norm1 = LayerNorm(dim)
-        self.attn = SelfAttention(dim, heads, bias=bias, init=init, rngs=rngs)
+        self.attn = SelfAttention(dim, heads, bias=bias, attention=attention, init=init, rngs=rngs)
         self.norm2 = LayerNorm(dim)
         self.mlp = Mlp(dim, init=init, rngs=rngs)
         self.gamma_1 = nnx.Param(jnp.full(dim, layer_scale)) if layer_scale else None
@@ -204,13 +220,15 @@ class CrossBlock(Block):
         context_dim: int,
         bias: bool = True,
         layer_scale: float = 0.0,
+        attention: Choice = PLAIN,
         init=glorot,
         rngs: nnx.Rngs,
     ):
-        super().__init__(dim, heads, bias=bias, layer_scale=layer_scale, init=init, rngs=rngs)
+        shared = {"bias": bias, "attention": attention, "init": init, "rngs": rngs}
+        super().__init__(dim, heads, layer_scale=layer_scale, **shared)
         self.cross_norm = LayerNorm(dim)
         self.context_norm = LayerNorm(context_dim)
-        self.cross_attn = CrossAttention(dim, heads, context_dim=context_dim, bias=bias, init=init, rngs=rngs)
+        self.cross_attn = CrossAttention(dim, heads, context_dim=context_dim, **shared)
         self.gamma_0 = nnx.Param(jnp.full(dim, layer_scale)) if layer_scale else None
 
     def __call__(  # type: ignore[override]  # it needs a context as well

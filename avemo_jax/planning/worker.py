@@ -66,7 +66,7 @@ def examine(config: ConfigDict, topology: Topology, program: str = "") -> Facts:
     with config.unlocked():
         config.dtype = compute_dtype(config, devices[0].platform).name
     traced, state = trace_step(config, mesh)
-    plain = traced if config.remat == "none" else trace_step(_without_remat(config), mesh)[0]
+    plain = trace_step(_as_written(config), mesh)[0]
 
     began = time.monotonic()
     compiled, refusal = None, ""
@@ -210,10 +210,11 @@ def _replicated(state: state_lib.TrainState, mesh: Mesh) -> list[str]:
     ]
 
 
-def _without_remat(config: ConfigDict) -> ConfigDict:
+def _as_written(config: ConfigDict) -> ConfigDict:
+    """The same step with nothing computed twice and nothing inside kernels."""
     plain = config.copy_and_resolve_references()
     with plain.unlocked():
-        plain.remat = "none"
+        plain.remat, plain.attention.kernel = "none", "xla"
     return plain
 
 

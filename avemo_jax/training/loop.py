@@ -25,6 +25,7 @@ from avemo_jax import paths
 from avemo_jax.batch import Batch
 from avemo_jax.config import to_json
 from avemo_jax.errors import UserError
+from avemo_jax.models.attention import check_platform
 from avemo_jax.models.params import Params, merge
 from avemo_jax.training import mesh as mesh_lib
 from avemo_jax.training import state as state_lib
@@ -86,6 +87,7 @@ def train(
     # 1. Where: the mesh; the folder, which is this run's alone.
     workdir, is_first = paths.absolute(workdir), jax.process_index() == 0
     mesh = mesh or mesh_lib.make_mesh(config.mesh)
+    check_platform(config, mesh.devices.flat[0].platform)
     say: Callable[[str], None] = print if is_first else _say_nothing
     lock = workdir_lib.claim(workdir) if is_first else None
     goodput = Goodput(workdir if is_first else None, mesh_lib.describe(mesh))

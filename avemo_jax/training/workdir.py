@@ -21,7 +21,7 @@ LOCK = ".lock"
 # What may differ when a run is resumed: how and how long it is run, and where its data lies. All else would
 # make it another run. A name with a dot at its end stands for all keys below it.
 MAY_CHANGE = (
-    "total_steps", "epochs", "remat", "mesh.", "checkpoint.", "log.", "guard.", "profile.",
+    "total_steps", "epochs", "remat", "attention.", "mesh.", "checkpoint.", "log.", "guard.", "profile.",
     "data.path", "data.paths", "data.workers", "data.prefetch", "data.max_unreadable_share",
 )  # fmt: skip
 
