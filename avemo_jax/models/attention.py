@@ -100,18 +100,21 @@ def pallas(query: Array, key: Array, value: Array, *, interpret: bool = False) -
         segments = splash.SegmentIds(
             q=jnp.zeros(rows, jnp.int32), kv=jnp.asarray(np.arange(columns) >= keys, jnp.int32)
         )
-    by_head = (
-        _padded(query.swapaxes(1, 2), rows),
-        _padded(key.swapaxes(1, 2), columns),
-        _padded(value.swapaxes(1, 2), columns),
-    )
+    padded = (_padded(query, rows), _padded(key, columns), _padded(value, columns))
+    by_head = (x.swapaxes(1, 2) for x in padded)
     out = jax.vmap(lambda q, k, v: kernel(q, k, v, segment_ids=segments))(*by_head)
     return out[:, :, :tokens].swapaxes(1, 2)
 
 
 def cudnn(query: Array, key: Array, value: Array) -> Array:
-    """The same on a GPU by cuDNN's fused attention, in bfloat16."""
-    return jax.nn.dot_product_attention(query, key, value, scale=1.0, implementation="cudnn")
+    """The same on a GPU by cuDNN's fused attention, in bfloat16; odd lengths, which it cannot train, are padded."""
+    tokens, keys = query.shape[1], key.shape[1]
+    rows, columns, lengths = _rounded_up(tokens, 2), _rounded_up(keys, 2), {}
+    if (rows, columns) != (tokens, keys):
+        counts = {"query_seq_lengths": tokens, "key_value_seq_lengths": keys}
+        lengths = {name: jnp.full(query.shape[0], count, jnp.int32) for name, count in counts.items()}
+    padded = (_padded(query, rows), _padded(key, columns), _padded(value, columns))
+    return jax.nn.dot_product_attention(*padded, scale=1.0, implementation="cudnn", **lengths)[:, :tokens]
 
 
 def on_mesh(compute: Callable[..., Array], mesh: jax.sharding.AbstractMesh) -> Callable[..., Array]:
@@ -160,5 +163,5 @@ def _rounded_up(size: int, step: int) -> int:
 
 
 def _padded(x: Array, size: int) -> Array:
-    """[B, H, N, D] → [B, H, size, D], zeros at the end."""
-    return jnp.pad(x, ((0, 0), (0, 0), (0, size - x.shape[2]), (0, 0)))
+    """[B, N, H, D] → [B, size, H, D], zeros at the end."""
+    return jnp.pad(x, ((0, 0), (0, size - x.shape[1]), (0, 0), (0, 0)))

@@ -2,6 +2,7 @@
 
 Counted from the program's text with loops multiplied out. Matrix products are `dot` and, as the TPU writes them,
 `convolution`; a multiplication and an addition are two FLOPs, and what is not a matrix product is not counted.
+The text does not say what is inside a kernel: those of attention are counted from their shapes.
 """
 
 from __future__ import annotations
@@ -22,6 +23,10 @@ _FREE = {
 }  # fmt: skip
 _RENAMES = ("bitcast", "copy", "reshape", "transpose", "convert")
 
+# The kernels of JAX's splash attention by their names: matrix products of [queries, keys] that each computes, and
+# cycles for each of these places on v5e, from the length of the compiler's schedule (benchmarks/attention.py).
+_KERNELS = {"splash_mha_fwd": (2, 0.0091), "splash_mha_dkv": (5, 0.0188)}
+
 
 class Costs(NamedTuple):
     """Of one execution on one device."""
@@ -39,6 +44,8 @@ def costs(program: Program) -> Costs:
         instruction, computation = one.instruction, one.computation
         if instruction.opcode in ("dot", "convolution"):
             flops += one.times * product_flops(instruction, computation)
+        inside = kernel_costs(instruction, computation)
+        flops, cycles = flops + one.times * inside[0], cycles + one.times * inside[1]
         if one.place.fusion is None:
             traffic += one.times * moved_bytes(instruction, computation, program)
             estimate = re.search(r'"estimated_cycles":"(\d+)"', instruction.attributes)
@@ -68,6 +75,18 @@ def product_flops(instruction: Instruction, computation: Computation) -> int:
         label = str(axis)
         products *= _positions(left[inputs.index(label)], result.shape[outputs.index(label)], *settings)
     return 2 * products
+
+
+def kernel_costs(instruction: Instruction, computation: Computation) -> tuple[int, int]:
+    """(FLOPs of matrix products, cycles) of a kernel of attention; of anything else (0, 0)."""
+    kernel = next((name for name in _KERNELS if instruction.name.startswith(name)), "")
+    if not kernel or instruction.opcode != "custom-call":
+        return 0, 0
+    products, cycles = _KERNELS[kernel]
+    shapes = [computation[name].arrays[0].shape for name in instruction.operands]
+    query, key = [shape for shape in shapes if len(shape) == 4][:2]  # [B, H, N, D], [B, H, M, D]
+    places = math.prod(query[:3]) * key[2]
+    return 2 * products * places * query[3], round(cycles * places)
 
 
 def moved_bytes(instruction: Instruction, computation: Computation, program: Program) -> int:

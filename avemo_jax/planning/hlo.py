@@ -151,7 +151,7 @@ class Program:
         self.computations: dict[str, Computation] = {}
         self.entry = ""
         current: Computation | None = None
-        for line in text.splitlines():
+        for line in _whole_lines(text):
             if current is None:
                 if line.endswith("{") and (line.startswith("%") or line.startswith("ENTRY")):
                     current = Computation(_NAME.search(line)[1])  # type: ignore[index]  # its name starts the line
@@ -234,6 +234,17 @@ class Program:
         if one.opcode in ("call", "async-start"):
             return [one.attribute("to_apply") or one.attribute("calls")]
         return []
+
+
+def _whole_lines(text: str) -> Iterator[str]:
+    """The lines of a text; an instruction that was broken inside its attributes, as a kernel's are, is one line."""
+    pending = ""
+    for line in text.splitlines():
+        pending = f"{pending} {line.strip()}" if pending else line
+        if pending.startswith(" ") and pending.count("{") > pending.count("}"):
+            continue
+        yield pending
+        pending = ""
 
 
 def _through(name: str, computation: Computation, outer) -> Instruction | None:

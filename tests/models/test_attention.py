@@ -15,10 +15,11 @@ from avemo_jax.errors import UserError
 from avemo_jax.models import attention
 from avemo_jax.training import mesh as mesh_lib
 
+QUICKLY = {"xla_backend_optimization_level": 0}  # run once: compiling is what takes time
 interpreted = functools.partial(attention.pallas, interpret=True)
 
 
-def drawn(tokens, keys, *, clips=2, heads=3, head_dim=16, dtype=np.float32):
+def drawn(tokens, keys, *, clips=2, heads=2, head_dim=16, dtype=np.float32):
     """(query, key, value) and a gradient of the output; logits of some size, so that the softmax matters."""
     rng = np.random.default_rng(tokens * 1000 + keys)
     shapes = [(clips, count, heads, head_dim) for count in (tokens, keys, keys, tokens)]
@@ -27,8 +28,13 @@ def drawn(tokens, keys, *, clips=2, heads=3, head_dim=16, dtype=np.float32):
 
 def computed(compute, query, key, value, gradient):
     """The output and the three gradients."""
-    out, pull = jax.vjp(compute, query, key, value)
-    return [np.asarray(array, np.float32) for array in (out, *pull(gradient))]
+
+    def both(query, key, value, gradient):
+        out, pull = jax.vjp(compute, query, key, value)
+        return out, *pull(gradient)
+
+    compiled = jax.jit(both, compiler_options=QUICKLY)
+    return [np.asarray(array, np.float32) for array in compiled(query, key, value, gradient)]
 
 
 def assert_same(one, other, atol):
@@ -46,7 +52,7 @@ def test_the_plain_one_is_the_softmax_of_products():
 
 @pytest.mark.parametrize(
     "tokens, keys",
-    [(128, 128), (131, 131), (5, 77), (200, 26), (77, 300), (16, 1030)],
+    [(128, 128), (131, 26), (16, 1030)],
     ids=lambda count: str(count),
 )
 def test_the_tpu_kernel_gives_the_same_output_and_gradients_at_any_length(tokens, keys):
@@ -57,7 +63,7 @@ def test_the_tpu_kernel_gives_the_same_output_and_gradients_at_any_length(tokens
 
 def test_a_shift_of_all_values_comes_through_the_kernels_padding_unchanged():
     query, key, value, _ = drawn(9, 130)
-    ones = interpreted(query, key, jnp.ones_like(value))
+    ones = jax.jit(interpreted, compiler_options=QUICKLY)(query, key, jnp.ones_like(value))
     np.testing.assert_allclose(ones, 1.0, atol=1e-6)
 
 
@@ -71,7 +77,7 @@ def test_on_a_mesh_every_device_computes_its_own_clips_and_heads(heads):
             return jax.vjp(attention.on_mesh(interpreted, mesh.abstract_mesh), *arrays[:3])[1](arrays[3])
 
     placed = jax.device_put(arrays, jax.NamedSharding(mesh, jax.P(mesh_lib.ROWS)))
-    compiled = jax.jit(run).lower(*placed).compile()
+    compiled = jax.jit(run).lower(*placed).compile(QUICKLY)
     expected = computed(attention.plain, *arrays)[1:]
     for gradient, wanted in zip(compiled(*placed), expected, strict=True):
         np.testing.assert_allclose(gradient, wanted, rtol=0, atol=1e-5 * np.abs(wanted).max())
@@ -108,7 +114,7 @@ def test_the_program_for_a_gpu_calls_cudnn_forward_and_backward(a_cudnn_to_lower
     )
     text = step.trace(*arrays).lower(lowering_platforms=("cuda",)).as_text()
     assert "__cudnn$fmhaSoftmax" in text and "__cudnn$fmhaSoftmaxBackward" in text
-    assert "2x3x131x77" not in text  # no logits in main memory
+    assert "131x77" not in text and "132x78" not in text  # no logits in main memory
 
 
 def config(*overrides):
