@@ -23,8 +23,10 @@ from ml_collections import ConfigDict
 from avemo_jax.errors import UserError
 from avemo_jax.sharding import CLIP_AXES
 
-_LANES = 128  # of a TPU's vector registers: tokens come in whole multiples of it
-_LONGEST = 1024  # keys that a TPU's fast memory takes at once, beside their logits for `_LANES` queries
+QUERIES = (
+    128  # that the TPU's kernel takes at a time; keys too come in multiples of that, its registers' width
+)
+_KEYS = 1024  # that it takes at most
 _PLATFORMS = {"pallas": "tpu", "cudnn": "cuda"}
 
 
@@ -85,9 +87,9 @@ def pallas(query: Array, key: Array, value: Array, *, interpret: bool = False) -
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask
 
     tokens, keys, heads = query.shape[1], key.shape[1], query.shape[2]
-    rows, (columns, block) = _rounded_up(tokens, _LANES), _key_blocks(keys)
+    rows, (columns, block) = query_rows(tokens), key_blocks(keys)
     sizes = splash.BlockSizes(
-        block_q=_LANES, block_kv=block, block_q_dkv=_LANES, block_kv_dkv=block, use_fused_bwd_kernel=True
+        block_q=QUERIES, block_kv=block, block_q_dkv=QUERIES, block_kv_dkv=block, use_fused_bwd_kernel=True
     )
     everything = splash_attention_mask.MultiHeadMask(
         [splash_attention_mask.FullMask((rows, columns))] * heads
@@ -104,6 +106,18 @@ def pallas(query: Array, key: Array, value: Array, *, interpret: bool = False) -
     by_head = (x.swapaxes(1, 2) for x in padded)
     out = jax.vmap(lambda q, k, v: kernel(q, k, v, segment_ids=segments))(*by_head)
     return out[:, :, :tokens].swapaxes(1, 2)
+
+
+def query_rows(tokens: int) -> int:
+    """Queries that `pallas` computes, padding included."""
+    return _rounded_up(tokens, QUERIES)
+
+
+def key_blocks(keys: int) -> tuple[int, int]:
+    """(keys with padding, keys of a block) of `pallas`: as few equal blocks as it can take, little padding."""
+    count = -(-keys // _KEYS)
+    block = _rounded_up(-(-keys // count), QUERIES)
+    return count * block, block
 
 
 def cudnn(query: Array, key: Array, value: Array) -> Array:
@@ -149,13 +163,6 @@ def _kernel_on(made: Choice, platform: str, dtype: jnp.dtype | None = None) -> s
 
 def _plain_name(platform: str) -> str:
     return {"gpu": "cuda"}.get(platform, platform)
-
-
-def _key_blocks(keys: int) -> tuple[int, int]:
-    """(keys with padding, keys of a block): as few equal blocks as fit, little padding."""
-    count = -(-keys // _LONGEST)
-    block = _rounded_up(-(-keys // count), _LANES)
-    return count * block, block
 
 
 def _rounded_up(size: int, step: int) -> int:
