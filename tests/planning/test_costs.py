@@ -104,3 +104,30 @@ ENTRY %main (a: f32[8]) -> f32[8] {
 }
 """
     assert costs(Program(text)).cycles == 1234
+
+
+KERNEL = """HloModule jit_f
+ENTRY %main (s: s8[1,7,1], q: bf16[16,6,896,64], k: bf16[16,6,384,64]) -> bf16[16,6,896,64] {
+  %s = s8[1,7,1]{2,1,0} parameter(0)
+  %q = bf16[16,6,896,64]{3,2,1,0:T(8,128)(2,1)} parameter(1)
+  %k = bf16[16,6,384,64]{3,2,1,0:T(8,128)(2,1)} parameter(2)
+  %splash_mha_fwd_segmented_residuals.1 = (bf16[16,6,896,64]{3,2,1,0:T(8,128)(2,1)}, f32[16,6,896,128]{3,2,1,0:T(8,128)}) custom-call(%s, %s, %q, %k, %k), custom_call_target="tpu_custom_call", frontend_attributes={kernel_metadata={
+"xprof_metadata":"{\\"block_q\\": 128, \\"block_kv\\": 384}"
+}}, metadata={op_name="jit(f)/splash_mha_fwd_segmented_residuals/pallas_call" stack_frame_id=8}
+  ROOT %out = bf16[16,6,896,64]{3,2,1,0:T(8,128)(2,1)} get-tuple-element(%splash_mha_fwd_segmented_residuals.1), index=0
+}
+"""  # noqa: E501  # as the compiler for v5e wrote it, broken inside the kernel's metadata
+
+
+def test_what_a_kernel_of_attention_computes_is_counted_from_its_shapes():
+    program = Program(KERNEL)
+    entry = program.computations["main"]
+    assert entry.root.name == "out"  # what stands behind the broken line is not lost
+    (kernel,) = (one for one in entry.values() if one.opcode == "custom-call")
+    assert "pallas_call" in kernel.op_name
+    found = costs(program)
+    assert found.flops == 2 * (2 * 16 * 6 * 896 * 384 * 64)  # logits, and weights by values
+    assert found.cycles > 0
+    query, key = 16 * 6 * 896 * 64 * 2, 16 * 6 * 384 * 64 * 2
+    # 64 of 128 lanes are padding, the log-sum-exp is repeated on all 128.
+    assert found.hbm_bytes == pytest.approx(2 * (2 * query + 2 * key) + 16 * 6 * 896 * 128 * 4, rel=1e-3)

@@ -89,6 +89,24 @@ def test_each_of_16_chips_holds_a_16th_of_the_optimiser():
 
 
 @pytest.mark.nightly
+@pytest.mark.parametrize(
+    "size, layout", [("tiny", ("mesh.fsdp=2", "mesh.tensor=2")), ("demo", ("mesh.tensor=2",))]
+)
+def test_attentions_kernel_stands_in_the_divided_step_with_heads_that_divide_or_not(size, layout, tmp_path):
+    """Heads are 4 and 2, or 3 and 3; every attention by the kernel, also where tokens are few."""
+    config = load_config(
+        f"hicmae:{size}", ("batch_size=16", "attention.kernel=pallas", "attention.min_tokens=0", *layout)
+    )
+    place, program = parse_topology("v5e:2x2"), tmp_path / "step.txt"
+    facts = compile_step(config, place, program)
+    assert facts.fits, facts.refusal
+    text = program.read_text()
+    assert len(re.findall(r"%splash_mha_fwd\S* = ", text)) >= 8
+    assert len(re.findall(r"%splash_mha_dkv\S* = ", text)) >= 8
+    assert facts.flops * facts.chips > facts.model_flops  # what kernels compute is in it
+
+
+@pytest.mark.nightly
 def test_four_slices_speak_to_each_other_about_gradients_and_contrast():
     facts = facts_of("tiny", "v5e:4x4", "mesh.replica=4", "mesh.fsdp=4", slices=4)
     between = [row for row in facts.collectives if row.network == "dcn"]
