@@ -26,6 +26,7 @@ from avemo_jax.config import from_json
 from avemo_jax.errors import UserError
 from avemo_jax.files import write_file
 from avemo_jax.models import compute_dtype
+from avemo_jax.models.attention import check_platform
 from avemo_jax.planning.chips import Topology, parse_topology
 from avemo_jax.planning.collectives import collectives
 from avemo_jax.planning.costs import costs
@@ -63,6 +64,7 @@ def examine(config: ConfigDict, topology: Topology, program: str = "") -> Facts:
     """
     devices = target_devices(topology)
     mesh = mesh_lib.make_mesh(config.mesh, devices)
+    check_platform(config, devices[0].platform)
     with config.unlocked():
         config.dtype = compute_dtype(config, devices[0].platform).name
     traced, state = trace_step(config, mesh)

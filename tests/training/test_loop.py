@@ -161,6 +161,12 @@ def test_two_runs_do_not_share_a_folder(tmp_path):
     assert run_here(tiny_config("total_steps=2"), tmp_path, devices=1).step == 2
 
 
+def test_a_kernel_that_the_devices_do_not_have_is_refused_before_anything_is_written(tmp_path):
+    with pytest.raises(UserError, match="attention.kernel=pallas needs a TPU, and the devices are cpu"):
+        run_here(tiny_config("attention.kernel=pallas"), tmp_path / "run", devices=1)
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_batch_that_does_not_divide_is_refused_before_anything_runs(tmp_path):
     with pytest.raises(UserError, match="batch_size 6 cannot be divided over 4 devices"):
         run_here(tiny_config("batch_size=6"), tmp_path, devices=4)
