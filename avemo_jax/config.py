@@ -128,8 +128,8 @@ def run_defaults() -> ConfigDict:
             "total_steps": 0,  # where it is not 0 it wins over epochs
             "dtype": "auto",  # bfloat16 on TPU and GPU, float32 on CPU
             "remat": "none",  # none, dots or full
-            # Who computes attention: xla, pallas (TPU), cudnn (GPU), or auto, the platform's own; of at least so many
-            # queries and keys, shorter ones being XLA's. docs/train.md has what was measured.
+            # Who computes attention: xla, pallas (TPU), cudnn (GPU), or auto: pallas on TPU, else xla; over at least so
+            # many queries and keys, shorter ones being XLA's. docs/train.md has what was measured.
             "attention": {"kernel": "auto", "min_tokens": 512},
             "accumulate": 1,  # microbatches that a batch is computed in, one after the other
             "ema": {"decay": 0.0},  # of a moving average of the weights, which is then evaluated; 0 is off

@@ -28,12 +28,13 @@ QUERIES = (
 )
 _KEYS = 1024  # that it takes at most
 _PLATFORMS = {"pallas": "tpu", "cudnn": "cuda"}
+_BY_ITSELF = {"tpu": "pallas"}  # what was measured to pay; elsewhere XLA
 
 
 class Choice(NamedTuple):
     """`config.attention`: which kernel, and from how many queries and keys on (shorter ones are XLA's)."""
 
-    kernel: str = "xla"  # or pallas, cudnn, or auto: the platform's own
+    kernel: str = "xla"  # or pallas, cudnn, or auto: whichever pays on the platform
     min_tokens: int = 0
 
 
@@ -65,8 +66,10 @@ def attend(query: Array, key: Array, value: Array, made: Choice = PLAIN) -> Arra
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or made.kernel == "xla" or min(query.shape[1], key.shape[1]) < made.min_tokens:
         return plain(query, key, value)
-    compute = _KERNELS[_kernel_on(made, _plain_name(mesh.abstract_device.platform), query.dtype)]
-    return on_mesh(compute, mesh)(query, key, value)
+    kernel = _kernel_on(made, _plain_name(mesh.abstract_device.platform))
+    if kernel == "xla":
+        return plain(query, key, value)
+    return on_mesh({"pallas": pallas, "cudnn": cudnn}[kernel], mesh)(query, key, value)
 
 
 def plain(query: Array, key: Array, value: Array) -> Array:
@@ -144,14 +147,10 @@ def on_mesh(compute: Callable[..., Array], mesh: jax.sharding.AbstractMesh) -> C
     return divided
 
 
-_KERNELS = {"xla": plain, "pallas": pallas, "cudnn": cudnn}
-
-
-def _kernel_on(made: Choice, platform: str, dtype: jnp.dtype | None = None) -> str:
-    """The kernel to use on a platform; `dtype` decides too where the choice is left to it."""
+def _kernel_on(made: Choice, platform: str) -> str:
+    """The kernel to use on a platform, or a UserError."""
     if made.kernel == "auto":
-        own = next((kernel for kernel, place in _PLATFORMS.items() if place == platform), "xla")
-        return "xla" if own == "cudnn" and dtype != jnp.bfloat16 else own
+        return _BY_ITSELF.get(platform, "xla")
     needed = _PLATFORMS.get(made.kernel, platform)
     if needed != platform:
         device = {"tpu": "a TPU", "cuda": "an NVIDIA GPU"}[needed]

@@ -122,17 +122,17 @@ def config(*overrides):
 
 
 @pytest.mark.parametrize(
-    "platform, dtype, kernel",
-    [
-        ("tpu", jnp.bfloat16, "pallas"),
-        ("tpu", jnp.float32, "pallas"),
-        ("cuda", jnp.bfloat16, "cudnn"),
-        ("cuda", jnp.float32, "xla"),
-        ("cpu", jnp.float32, "xla"),
-    ],
+    "tokens, platform, calls",
+    [(600, "tpu", "splash_mha_fwd"), (600, "cpu", ""), (500, "tpu", "")],
 )
-def test_by_itself_every_platform_takes_its_own_kernel(platform, dtype, kernel):
-    assert attention._kernel_on(attention.Choice("auto"), platform, dtype) == kernel
+def test_by_itself_a_tpu_takes_its_kernel_where_sequences_are_long(tokens, platform, calls):
+    mesh = mesh_lib.make_mesh({"replica": 1, "data": 1, "fsdp": 1, "tensor": 1}, jax.devices()[:1])
+    device = jax.sharding.AbstractDevice(device_kind=platform, num_cores=1, platform=platform)
+    elsewhere = mesh.abstract_mesh.update(abstract_device=device)
+    made = attention.choice(config())
+    with jax.sharding.use_abstract_mesh(elsewhere):
+        program = str(jax.make_jaxpr(lambda *x: attention.attend(*x, made))(*drawn(tokens, tokens)[:3]))
+    assert ("pallas_call" in program, calls in program) == (bool(calls), True)
 
 
 @pytest.mark.parametrize(
