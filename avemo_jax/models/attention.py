@@ -126,12 +126,20 @@ def key_blocks(keys: int) -> tuple[int, int]:
 def cudnn(query: Array, key: Array, value: Array) -> Array:
     """The same on a GPU by cuDNN's fused attention, in bfloat16; odd lengths, which it cannot train, are padded."""
     tokens, keys = query.shape[1], key.shape[1]
-    rows, columns, lengths = _rounded_up(tokens, 2), _rounded_up(keys, 2), {}
+    rows, columns = _rounded_up(tokens, 2), _rounded_up(keys, 2)
+    seen: list[Array | None] = [None, None]  # how many queries and keys of each clip are none of the padding
     if (rows, columns) != (tokens, keys):
-        counts = {"query_seq_lengths": tokens, "key_value_seq_lengths": keys}
-        lengths = {name: jnp.full(query.shape[0], count, jnp.int32) for name, count in counts.items()}
-    padded = (_padded(query, rows), _padded(key, columns), _padded(value, columns))
-    return jax.nn.dot_product_attention(*padded, scale=1.0, implementation="cudnn", **lengths)[:, :tokens]
+        seen = [jnp.full(query.shape[0], count, jnp.int32) for count in (tokens, keys)]
+    out = jax.nn.dot_product_attention(
+        _padded(query, rows),
+        _padded(key, columns),
+        _padded(value, columns),
+        scale=1.0,
+        query_seq_lengths=seen[0],
+        key_value_seq_lengths=seen[1],
+        implementation="cudnn",
+    )
+    return out[:, :tokens]
 
 
 def on_mesh(compute: Callable[..., Array], mesh: jax.sharding.AbstractMesh) -> Callable[..., Array]:
