@@ -15,6 +15,10 @@ _FLAG = "--xla_force_host_platform_device_count"
 if _FLAG not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_FLAG}=8".strip()
 
+# Their threads. XLA's CPU starts collectives that do not depend on each other at once, and each holds a thread until
+# all devices have come to it: with as many threads as devices two collectives wait for each other for ever.
+os.environ.setdefault("NPROC", "64")
+
 hypothesis.settings.register_profile("shared_machine", deadline=None)  # CI machines pause at will
 hypothesis.settings.load_profile("shared_machine")
 
