@@ -16,7 +16,7 @@ from avemo_jax.provenance import read_calls
 from input_pipeline.stores import CACHE
 from tests import object_stores
 from tests.evaluation import synthetic
-from tests.training.test_hicmae_run import SMALL
+from tests.training.random_clips import SMALL
 from tests.training.tiny import ROOT, environment, losses_of
 
 
