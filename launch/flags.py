@@ -14,6 +14,7 @@ from avemo_jax import platforms
 from .crew import Process, share_of_gpus
 from .supervisor import Rules
 
+_THREADS_A_DEVICE = 8
 _JAX_PATIENCE = 3  # times ours: JAX aborts a group too, later and without saying for whom
 
 
@@ -196,6 +197,9 @@ def processes_of(
         kept = [f for f in flags.split() if "host_platform_device_count" not in f]
         devices = f"--xla_force_host_platform_device_count={args.devices_per_process}"
         common["XLA_FLAGS"] = " ".join([*kept, devices])
+        # XLA's threads. Collectives that do not depend on each other begin at once, and each holds a thread of every
+        # device until all have come: with no more threads than devices they may wait for each other for ever.
+        common["NPROC"] = environment.get("NPROC", str(_THREADS_A_DEVICE * args.devices_per_process))
     if total > 1:
         common["AVEMO_COORDINATOR"] = coordinator
         common["AVEMO_PROCESSES"] = str(total)
