@@ -278,9 +278,8 @@ def _alive(session):
     return [line for line in listed.split() if "Z" not in line]
 
 
-@pytest.mark.parametrize(
-    "seed", [pytest.param(0, marks=pytest.mark.slow), pytest.param(1, marks=pytest.mark.nightly)]
-)
+@pytest.mark.nightly
+@pytest.mark.parametrize("seed", [0, 1])
 def test_plain_statistics_find_labels_across_speakers_and_lips_their_sound_but_far_from_always(
     seed, tmp_path
 ):

@@ -42,8 +42,9 @@ def assert_same(one, other, exceptions=()):
         np.testing.assert_allclose(other[2][path], grad, rtol=1e-4, atol=1e-6 + 1e-5 * np.abs(grad).max())
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("devices", [1, 4])
+@pytest.mark.parametrize(
+    "devices", [pytest.param(1, marks=pytest.mark.nightly), pytest.param(4, marks=pytest.mark.slow)]
+)
 def test_with_cached_embeddings_microbatches_are_contrasted_as_one_batch(devices, at_once):
     assert_same(
         at_once,
@@ -51,14 +52,14 @@ def test_with_cached_embeddings_microbatches_are_contrasted_as_one_batch(devices
     )
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_without_them_each_microbatch_has_its_own_negatives(at_once):
     _, terms, _ = computed(1, "mask.repeats=2", "accumulate=2")
     assert terms["loss_video"] == pytest.approx(at_once[1]["loss_video"], rel=1e-5)
     assert terms["loss_contrast"] < at_once[1]["loss_contrast"] - 0.5  # half as many to be told apart
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_strong_contrast_has_the_same_gradients_too():
     strong = ("contrast.weight=1.0", "contrast.chunk=4")
     assert_same(

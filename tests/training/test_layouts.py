@@ -43,14 +43,20 @@ class Layout(NamedTuple):
             run_in_processes(workdir, *overrides, processes=self.processes, devices=self.devices)
 
 
+DIVIDED = "data 2, fsdp 2, tensor 2"
+GROUP = "2 processes of 4: fsdp 4, tensor 2"
 LAYOUTS = {
     "1": Layout(1, 1, ()),
     "data 8": Layout(1, 8, ("mesh.data=8",)),
     "fsdp 8": Layout(1, 8, ("mesh.data=1", "mesh.fsdp=8")),
-    "data 2, fsdp 2, tensor 2": Layout(1, 8, ("mesh.data=2", "mesh.fsdp=2", "mesh.tensor=2")),
-    "2 processes of 4: fsdp 4, tensor 2": Layout(2, 4, ("mesh.data=1", "mesh.fsdp=4", "mesh.tensor=2")),
+    DIVIDED: Layout(1, 8, ("mesh.data=2", "mesh.fsdp=2", "mesh.tensor=2")),
+    GROUP: Layout(2, 4, ("mesh.data=1", "mesh.fsdp=4", "mesh.tensor=2")),
 }
-DIVIDED = "data 2, fsdp 2, tensor 2"
+
+
+def _marked(name: str):
+    """Each layout compiles for a minute or more: the two that hold all kinds of division are slow, others nightly."""
+    return pytest.param(name, marks=pytest.mark.slow if name in (DIVIDED, GROUP) else pytest.mark.nightly)
 
 
 @pytest.fixture(scope="module")
@@ -80,16 +86,22 @@ def test_the_run_learns_and_its_losses_are_not_all_the_same(finished):
     assert min(losses[-3:]) < 0.97 * losses[0] and len(set(losses)) == STEPS
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in LAYOUTS if name != "1"])
+@pytest.mark.parametrize("name", [_marked(name) for name in LAYOUTS if name != "1"])
 def test_every_layout_has_the_losses_of_one_device(name, finished):
     assert terms_of(finished(name)) == pytest.approx(terms_of(finished("1")), rel=1e-5)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "saved, name",
-    [*((DIVIDED, name) for name in LAYOUTS if name != DIVIDED), ("1", DIVIDED)],
+    [
+        pytest.param(DIVIDED, "1", marks=pytest.mark.slow),
+        *(
+            pytest.param(DIVIDED, name, marks=pytest.mark.nightly)
+            for name in LAYOUTS
+            if name not in ("1", DIVIDED)
+        ),
+        pytest.param("1", DIVIDED, marks=pytest.mark.nightly),
+    ],
 )
 def test_a_checkpoint_of_one_layout_goes_on_in_another_with_the_same_losses(saved, name, finished, tmp_path):
     workdir = tmp_path / "run"
