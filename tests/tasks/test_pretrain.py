@@ -57,10 +57,13 @@ def test_the_loss_of_two_masks_is_the_mean_of_each():
     model = one.init_model(jax.random.key(0))
     both, _ = jax.jit(two.loss)(model, of, jax.random.key(1))
     copies, keys = clips.repeated(of, clips.clip_keys(jax.random.key(1), of), 2)
-    each = []
-    for copy in (0, 1):
-        clip, masks = one.view(jax.tree.map(lambda x, c=copy: x[c::2], copies), keys[copy::2])
-        each.append(float(one.score(model(clip, masks), one.targets(clip, masks))[0]))
+
+    @jax.jit
+    def loss_of(batch, keys):
+        clip, masks = one.view(batch, keys)
+        return one.score(model(clip, masks), one.targets(clip, masks))[0]
+
+    each = [float(loss_of(jax.tree.map(lambda x: x[copy::2], copies), keys[copy::2])) for copy in (0, 1)]
     assert float(both) == pytest.approx(np.mean(each), rel=1e-5)
 
 
