@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import av
 import numpy as np
+from av.video.reformatter import VideoReformatter
 
 from input_pipeline.errors import MediaError
 
@@ -156,6 +157,9 @@ def _decode(container, video, sound, first, last, on_frame):
     shown, heard = [], []
     done = {stream.index: False for stream in (video, sound) if stream is not None}
     packets = container.demux([stream for stream in (video, sound) if stream is not None])
+    to_rgb = (
+        VideoReformatter()
+    )  # one for all frames: each new one sets up its tables anew, which costs as much as decoding
     while not all(done.values()):
         try:
             packet = next(packets)
@@ -175,15 +179,15 @@ def _decode(container, video, sound, first, last, on_frame):
                 done[packet.stream.index] = True
             elif packet.stream is video:
                 if time is None or time >= first - _REORDER_MARGIN_S:
-                    shown.append((time, on_frame(_upright(frame)), _seconds(frame)))
+                    shown.append((time, on_frame(_upright(frame, to_rgb)), _seconds(frame)))
             elif time is None or time + frame.samples / frame.sample_rate > first:
                 heard.append((time, frame))
     return shown, heard
 
 
-def _upright(frame):
+def _upright(frame, to_rgb):
     """uint8 [H, W, 3], turned as the display matrix says (phones film sideways)."""
-    picture = frame.to_ndarray(format="rgb24")
+    picture = to_rgb.reformat(frame, format="rgb24").to_ndarray()
     turns = round(frame.rotation / 90) % 4  # counter-clockwise quarter turns
     return np.ascontiguousarray(np.rot90(picture, turns)) if turns else picture
 
