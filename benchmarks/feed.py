@@ -13,7 +13,6 @@ reading process and consumer together. Then: decoding whole files by our reader 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +73,6 @@ def readable(files: list[Path]) -> list[Path]:
 
 
 def measure(files: list[Path], folder: Path, args: Any) -> dict[str, Any]:
-    # Four pixels in five are in the middle of what the models saw in training; frames are stored at the model's size.
     options = ClipOptions(short_side=max(16, args.image_size))
     stored = {
         "prepared, JPEG (default)": (folder / "jpeg", prepare_files(files, folder / "jpeg", options)),

@@ -16,13 +16,12 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 SUFFIXES = {".mp4", ".avi", ".flv", ".mkv", ".mov", ".webm", ".mpg", ".mpeg"}
-_TICKS_S = 1 / os.sysconf("SC_CLK_TCK")
 
 
 def flags(about: str | None) -> argparse.ArgumentParser:
@@ -77,35 +76,29 @@ def apart(function: Callable, *args: Any, cores: int = 1, env: dict[str, str] | 
             return pool.submit(function, *args).result()
 
 
-def cpu_s() -> float:
-    """CPU seconds of this process and all that it started and that still run or were waited for, so far."""
-    parents, spent = {}, {}
-    for entry in os.listdir("/proc"):
-        if entry.isdigit():
-            try:
-                fields = Path("/proc", entry, "stat").read_text().rpartition(")")[2].split()
-            except OSError:  # it ended meanwhile
-                continue
-            parents[int(entry)] = int(fields[1])
-            spent[int(entry)] = sum(map(int, fields[11:15])) * _TICKS_S
+class Stopwatch:
+    """CPU seconds since it was made, of this process and of all that it had started by then."""
 
-    def is_ours(pid):
-        while pid not in (0, os.getpid()):
-            pid = parents.get(pid, 0)
-        return pid != 0
+    def __init__(self):
+        self._stats = [Path("/proc", str(pid), "stat") for pid in _family()]
+        self._before = self._sum()
 
-    return sum(seconds for pid, seconds in spent.items() if is_ours(pid))
+    def __call__(self) -> float:
+        return self._sum() - self._before
+
+    def _sum(self):
+        return sum(sum(map(int, _fields(stat)[11:13])) for stat in self._stats) / os.sysconf("SC_CLK_TCK")
 
 
 def rate(batches: Iterator[Any], size: int, seconds: float) -> dict[str, float]:
     """Clips per second of one core while `batches` of `size` clips are taken for `seconds` of CPU time."""
     for _ in range(3):  # what was read ahead while processes started
         next(batches)
-    clips, cpu, wall = 0, cpu_s(), time.monotonic()
-    while (spent := cpu_s() - cpu) < seconds:
+    clips, wall, cpu = 0, time.monotonic(), Stopwatch()
+    while cpu() < seconds:
         next(batches)
         clips += size
-    wall = time.monotonic() - wall
+    spent, wall = cpu(), time.monotonic() - wall
     return {"clips_per_core_s": clips / spent, "cpu_ms": 1000 * spent / clips, "clips_per_s": clips / wall}
 
 
@@ -180,6 +173,25 @@ def report(args: argparse.Namespace, figures: dict[str, Any], text: str) -> None
     )
     if args.json:
         Path(args.json).write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+
+
+def _family():
+    """This process and its descendants."""
+    parents = {}
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            with suppress(OSError):  # it ended meanwhile
+                parents[int(entry)] = int(_fields(Path("/proc", entry, "stat"))[1])
+    family, found = set(), {os.getpid()}
+    while found:
+        family |= found
+        found = {pid for pid, parent in parents.items() if parent in found}
+    return family
+
+
+def _fields(stat):
+    """Of /proc/PID/stat, from the state on: its second field may hold spaces and brackets."""
+    return stat.read_text().rpartition(")")[2].split()
 
 
 def _take_cores(count):
