@@ -8,8 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from input_pipeline.media import read_clip
 from tests import real_clips
+from tests.input_pipeline import containers
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 TINY_MODEL = (
@@ -46,10 +49,11 @@ def load(name):
 
 @pytest.fixture(scope="module")
 def videos(tmp_path_factory):
-    """A folder with one short real clip."""
+    """A folder with one second of a real clip, and nothing else."""
     folder = tmp_path_factory.mktemp("videos")
-    file = real_clips.talking_file()
-    (folder / file.name).symlink_to(file)
+    clip = read_clip(real_clips.talking_file(), end_s=1.0)
+    frames = [np.asarray(Image.fromarray(frame).resize((96, 72))) for frame in clip.frames]
+    containers.write(folder / "clip.mp4", frames, clip.audio, rate=round(clip.fps), audio_rate=16_000)
     return str(folder)
 
 
