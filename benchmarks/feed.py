@@ -78,10 +78,14 @@ def measure(files: list[Path], folder: Path, args: Any) -> dict[str, Any]:
         "prepared, JPEG (default)": (folder / "jpeg", prepare_files(files, folder / "jpeg", options)),
         "prepared, raw": (folder / "raw", write_folder(files, folder / "raw", options, encoder("BMP"))),
     }
-    frames = sum(len(record.frames) for record in open_records(folder / "jpeg"))
-    pixels = sum(
-        np.prod(record.pictures([0])[0].size) * len(record.frames) for record in open_records(folder / "jpeg")
-    )
+    frames = pixels = picture_bytes = 0
+    for record in open_records(folder / "jpeg"):
+        width, height = record.pictures([0])[0].size
+        frames += len(record.frames)
+        pixels += width * height * len(record.frames)
+        picture_bytes += sum(map(len, record.frames))
+    # Of what the goal is for: 2.56 s of VoxCeleb2's video, cut to 160 × 160 pixels.
+    usual_mb = (picture_bytes / pixels * 64 * 160**2 + 2.56 * 2 * audio.SAMPLE_RATE) / 1e6
     jobs = {name: (loader_rate, (path, args)) for name, (path, _) in stored.items()}
     jobs |= {name: (peer_rate, (files, args, name == PEERS[1])) for name in PEERS}
     rates: dict[str, dict[str, float]] = {}
@@ -95,7 +99,6 @@ def measure(files: list[Path], folder: Path, args: Any) -> dict[str, Any]:
     peer, default = rates[PEERS[0]]["clips_per_core_s"], rates["prepared, JPEG (default)"]
     for found in rates.values():
         found["times_peer"] = found["clips_per_core_s"] / peer
-        found["views_per_core_s"] = found["clips_per_core_s"]
     views = default["clips_per_core_s"] * args.repeats
     decoding = measuring.apart(decode_times, files, args.rounds)
     waiting = measuring.apart(waiting_share, folder / "jpeg", args, env={"JAX_PLATFORMS": "cpu"})
@@ -103,7 +106,8 @@ def measure(files: list[Path], folder: Path, args: Any) -> dict[str, Any]:
     return {
         "clips": len(files),
         "frames_per_clip": frames / len(files),
-        "pixels_per_frame": float(pixels / frames),
+        "pixels_per_frame": pixels / frames,
+        "mb_per_64_frames_of_160": usual_mb,
         "reading": rates,
         "repeats": args.repeats,
         "masked_views_per_core_s": views,
@@ -113,7 +117,7 @@ def measure(files: list[Path], folder: Path, args: Any) -> dict[str, Any]:
         "goals": measuring.goals(
             {
                 "JPEG records, times decord in clips/s per core": (default["times_peer"], "at least", 5),
-                "JPEG records, MB a clip": (default["mb_per_clip"], "at most", 0.65),
+                "JPEG records, MB for 64 frames of 160 × 160": (usual_mb, "at most", 0.65),
                 "raw records, times decord in clips/s per core": (
                     rates["prepared, raw"]["times_peer"],
                     "at least",
