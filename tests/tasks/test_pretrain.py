@@ -63,7 +63,9 @@ def test_the_loss_of_two_masks_is_the_mean_of_each():
         clip, masks = one.view(batch, keys)
         return one.score(model(clip, masks), one.targets(clip, masks))[0]
 
-    each = [float(loss_of(jax.tree.map(lambda x: x[copy::2], copies), keys[copy::2])) for copy in (0, 1)]
+    each = [
+        float(loss_of({name: x[copy::2] for name, x in copies.items()}, keys[copy::2])) for copy in (0, 1)
+    ]
     assert float(both) == pytest.approx(np.mean(each), rel=1e-5)
 
 
