@@ -228,7 +228,7 @@ def kill_half_way(folder, *words, before_training):
     assert again.returncode == 0 and again.stdout.count("done already") == before_training + 5
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_demo_takes_ones_own_clips_and_says_that_without_labels_there_is_no_probe(tmp_path):
     folder = tmp_path / "videos"
     folder.mkdir()
