@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import json
 import os
 import shlex
@@ -16,7 +17,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from avemo_jax.config import load_config
 from avemo_jax.doctor.packages import lacking_of_extra
@@ -39,6 +40,7 @@ _BRIEF = ["--features", "cat4,audio_rows,video_cells", "--random_seeds", "1"]
 _MOST_FILES = 200
 _LONGEST_S = 10
 
+_MADE = "made"  # in place of a digest: the clips that the demo makes
 _REFUSED = 2  # the exit code of bad input
 
 
@@ -74,17 +76,23 @@ def find_clips(workdir: Path, folder: Path | None, manifest: Path | None) -> Cli
     the talking-face corpus, which the first stage makes.
 
     Raises:
-      UserError: there are none, or `manifest` is given without `folder`.
+      UserError: there are none, `manifest` is given without `folder`, or `workdir` holds the demo of others.
     """
     if folder is None:
         if manifest is not None:
             raise UserError("--manifest needs --clips, the folder that its paths are relative to")
+        _refuse_others(workdir, _MADE)
         return Clips(workdir / "clips" / "manifest.csv", workdir / "clips", made=True)
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder (--clips)")
     if manifest is None:
+        listed = _list_folder(folder)
+        _refuse_others(workdir, _digest(listed.encode()))
         manifest = workdir / "clips.csv"
-        _list_folder(folder, manifest)
+        manifest.parent.mkdir(parents=True, exist_ok=True)
+        manifest.write_bytes(listed.encode())
+    elif manifest.is_file():
+        _refuse_others(workdir, _digest(manifest.read_bytes()))
     return Clips(manifest, folder)
 
 
@@ -166,9 +174,9 @@ def choose_probe(rows: Sequence[Row]) -> list[str]:
 def run(stages: Sequence[Stage], clips: Clips, workdir: Path) -> int:
     """Runs what is not done yet; returns the exit code of the first command that failed, or 0.
 
-    A stage is done when the note in `workdir` says so for the same clips and for all stages up to it.
+    A stage is done when the note in `workdir` says so, and says it of all stages up to it.
     """
-    done = _read_note(workdir, clips)
+    done = _note(workdir).get("done", [])
     for number, stage in enumerate(stages):
         print(f"\n[{number + 1}/{len(stages)}] {stage.title}\n$ {stage.command}", flush=True)
         before = [earlier.command for earlier in stages[:number]]
@@ -219,8 +227,8 @@ def _call(words: Sequence[str]) -> int:
     return 128 - code if code < 0 else code
 
 
-def _list_folder(folder: Path, manifest: Path) -> None:
-    """Writes a manifest of the media files in a folder."""
+def _list_folder(folder: Path) -> str:
+    """A manifest of the media files in a folder."""
     found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in MEDIA and path.is_file())
     if not found:
         raise UserError(f"{folder}: no media files in it (looked for {' '.join(MEDIA)})")
@@ -228,35 +236,41 @@ def _list_folder(folder: Path, manifest: Path) -> None:
     if len(names) < len(found):
         print(f"{folder} holds {len(found)} media files: {len(names)} of them, spread evenly, are taken")
     print(f"of each file its first {_LONGEST_S} s are taken; a --manifest may say otherwise, and give labels")
-    manifest.parent.mkdir(parents=True, exist_ok=True)
-    with open(manifest, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(("path", "clip_id", "end_s"))
-        for name in names:
-            writer.writerow((name, name, _LONGEST_S))
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(("path", "clip_id", "end_s"))
+    writer.writerows((name, name, _LONGEST_S) for name in names)
+    return text.getvalue()
 
 
-def _read_note(workdir: Path, clips: Clips) -> list[str]:
+def _refuse_others(workdir: Path, digest: str) -> None:
+    """Raises a UserError where `workdir` holds a demo of other clips than those of `digest`."""
+    if (noted := _note(workdir)) and noted["clips"] != digest:
+        raise UserError(f"{workdir} holds a demo of other clips: choose another --workdir, or delete it")
+
+
+def _note(workdir: Path) -> dict[str, Any]:
+    """{"clips": their digest, "done": commands}, or nothing."""
     try:
-        note = json.loads((workdir / NOTE).read_text(encoding="utf-8"))
+        return json.loads((workdir / NOTE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return []
-    return note["done"] if note["clips"] == _digest(clips) else []
+        return {}
 
 
 def _write_note(workdir: Path, clips: Clips, done: Sequence[str]) -> None:
+    # What tells these clips from others; those that the demo makes follow from the command that makes them.
+    digest = _MADE if clips.made else _digest(clips.manifest.read_bytes())
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        write_durably(workdir / NOTE, json.dumps({"clips": _digest(clips), "done": list(done)}, indent=1))
+        write_durably(workdir / NOTE, json.dumps({"clips": digest, "done": list(done)}, indent=1))
     except OSError as error:
         raise UserError(
             f"{workdir} cannot be written ({error.strerror}): choose another --workdir"
         ) from error
 
 
-def _digest(clips: Clips) -> str:
-    """What tells these clips from others; those that the demo makes follow from the command that makes them."""
-    return "made" if clips.made else hashlib.sha256(clips.manifest.read_bytes()).hexdigest()
+def _digest(manifest: bytes) -> str:
+    return hashlib.sha256(manifest).hexdigest()
 
 
 def _words(*words: str | os.PathLike) -> list[str]:

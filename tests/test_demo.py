@@ -140,10 +140,18 @@ def test_a_stage_whose_command_or_result_changed_is_done_again_with_all_after_it
     assert played() == (0, "abc")
 
 
-def test_other_clips_begin_from_the_start(played):
+def test_the_demo_of_other_clips_is_refused_before_anything_is_written(played, tmp_path):
     played()
+    before = (played.folder / demo.NOTE).read_text()
+    (tmp_path / "b.mp4").touch()
+    for folder, manifest in ((None, None), (tmp_path, None)):
+        with pytest.raises(UserError, match="holds a demo of other clips: choose another --workdir"):
+            demo.find_clips(played.folder, folder, manifest)
     (played.folder / "m.csv").write_text("path\nb.mp4\n")
-    assert played() == (0, "abc")
+    with pytest.raises(UserError, match="holds a demo of other clips"):
+        demo.find_clips(played.folder, tmp_path, played.folder / "m.csv")
+    assert not (played.folder / "clips.csv").exists()
+    assert (played.folder / demo.NOTE).read_text() == before
 
 
 def test_a_failed_stage_ends_the_demo_with_its_exit_code_and_is_where_it_goes_on(played):

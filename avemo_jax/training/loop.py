@@ -93,7 +93,6 @@ def train(
     goodput = Goodput(workdir if is_first else None, mesh_lib.describe(mesh))
     if is_first:
         workdir_lib.check_config(workdir, config)
-        workdir_lib.write_config(workdir, config)
 
     # 2. What: shapes and places of everything, and for how long. Nothing is allocated yet.
     total_steps = count_steps(config, loader.dataset_size)
@@ -132,6 +131,13 @@ def train(
         return state, dataclasses.replace(record, config=beginning.config)
 
     state, record = begin()
+    if record.step > total_steps:
+        raise UserError(
+            f"{workdir} is at step {record.step} already, and only {total_steps} are asked for: raise total_steps, or "
+            "choose another work directory"
+        )
+    if is_first:
+        workdir_lib.write_config(workdir, config)
     run_bits = mesh_lib.put_everywhere(np.asarray(record.run_key, np.uint32), mesh)
     HEARTBEAT.at(record.step)
     if record.step:

@@ -39,6 +39,14 @@ def test_a_finished_run_has_nothing_left_to_do(tmp_path, uninterrupted, capsys):
     assert_same_losses(tmp_path, uninterrupted)
 
 
+def test_fewer_steps_than_a_run_has_are_refused_and_change_nothing(tmp_path):
+    run_here(tiny_config("total_steps=4"), tmp_path, devices=1)
+    before = (tmp_path / "config.json").read_text()
+    with pytest.raises(UserError, match="is at step 4 already, and only 2 are asked for"):
+        run_here(tiny_config("total_steps=2"), tmp_path, devices=1)
+    assert (tmp_path / "config.json").read_text() == before
+
+
 def test_a_longer_run_goes_on_where_a_finished_one_ended(tmp_path):
     run_here(tiny_config("total_steps=4"), tmp_path, devices=1)
     assert run_here(tiny_config("total_steps=6"), tmp_path, devices=1).step == 6
