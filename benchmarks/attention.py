@@ -1,6 +1,6 @@
 """Attention by XLA beside attention by the TPU's kernel, as the TPU's compiler makes both; no TPU is needed.
 
-    python -m benchmarks.attention --config hicmae:base [--topology v5e:1x1] [--clips 16] [--json FILE]
+    python benchmarks/attention.py --config hicmae:base [--topology v5e:1x1] [--clips 16] [--json FILE]
 
 For every attention of a config, forward and backward alone: temporaries, traffic of the main memory and cycles, and
 kernel over XLA. Cycles of XLA's operations are the compiler's estimates; those of a kernel are the length of its
@@ -75,7 +75,7 @@ def measure(shape: Shape, kernel: str, topology: str, clips: int) -> Measured:
         job = json.dumps({"shape": shape, "kernel": kernel, "topology": topology, "clips": clips})
         dump = f"--xla_jf_dump_to={folder} --xla_jf_dump_llo_text=true"
         done = subprocess.run(
-            [sys.executable, "-m", "benchmarks.attention", "--worker", job],
+            [sys.executable, __file__, "--worker", job],
             env={**jobs.environment(parse_topology(topology)), "LIBTPU_INIT_ARGS": dump},
             capture_output=True,
             text=True,
