@@ -55,8 +55,8 @@ LAYOUTS = {
 
 
 def _marked(name: str):
-    """Each layout compiles for a minute or more: the two that hold all kinds of division are slow, others nightly."""
-    return pytest.param(name, marks=pytest.mark.slow if name in (DIVIDED, GROUP) else pytest.mark.nightly)
+    """Each layout compiles for a minute or more: the one that holds all kinds of division is slow, others nightly."""
+    return pytest.param(name, marks=pytest.mark.slow if name == DIVIDED else pytest.mark.nightly)
 
 
 @pytest.fixture(scope="module")
