@@ -14,6 +14,7 @@ from avemo_jax.errors import UserError
 from avemo_jax.models.layers import DropPath, drop_path_rates
 from avemo_jax.models.params import flatten, split
 from tests.golden_weights import GOLDEN
+from tests.tasks.small import fresh
 
 TINY = (
     "model.dim=32",
@@ -63,9 +64,7 @@ def random_batch(config):
 def loss_of(config):
     task = tasks.make_task(config)
     batch = random_batch(config)
-    loss, metrics = jax.jit(
-        lambda batch: task.loss(task.init_model(jax.random.key(1)), batch, jax.random.key(2))
-    )(batch)
+    loss, metrics = jax.jit(task.loss)(fresh(task, 1), batch, jax.random.key(2))
     return float(loss), metrics
 
 
@@ -82,7 +81,7 @@ def test_remat_and_bfloat16_keep_the_loss(name):
 def test_the_loss_does_not_depend_on_the_rows_clips_have():
     config = load_config("hicmae:demo", TINY)
     task, batch = tasks.make_task(config), random_batch(config)
-    model = task.init_model(jax.random.key(1))
+    model = fresh(task, 1)
     loss = jax.jit(lambda batch: task.loss(model, batch, jax.random.key(2))[0])
     order = np.array([2, 0, 3, 1])
     shuffled = {name: array[order] for name, array in batch.items()}
@@ -92,7 +91,7 @@ def test_the_loss_does_not_depend_on_the_rows_clips_have():
 def test_reconstruction_pictures_show_three_rows_a_clip():
     config = load_config("hicmae:demo", TINY)
     task, batch = tasks.make_task(config), random_batch(config)
-    pictures = task.figures(task.init_model(jax.random.key(1)), batch, jax.random.key(2))
+    pictures = task.figures(fresh(task, 1), batch, jax.random.key(2))
     picture = pictures["reconstruction"]
     assert picture.dtype == np.uint8 and picture.shape == (4 * 3 * 32 + 3 * 4, 8 * 32 + 256, 3)
 

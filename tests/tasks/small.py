@@ -28,6 +28,12 @@ def task(*overrides: str, clips: int = 3):
     return make_task(load_config("hicmae:demo", [*SIZES, f"batch_size={clips}", *overrides]))
 
 
+def fresh(task, seed: int = 0):
+    """The task's model at the start; to optimise the program of its many random draws takes most of a minute."""
+    init = jax.jit(task.init_model, compiler_options={"xla_backend_optimization_level": 0})
+    return init(jax.random.key(seed))
+
+
 def batch(clips: int = 3):
     """Random clips with places in the dataset that are not their rows."""
     rng = np.random.default_rng(0)

@@ -9,7 +9,7 @@ from avemo_jax.batch import Outputs, Targets
 from avemo_jax.errors import UserError
 from avemo_jax.objectives.contrastive import hierarchical_contrast
 from avemo_jax.tasks import clips
-from tests.tasks.small import batch, task
+from tests.tasks.small import batch, fresh, task
 
 CLIPS = 3
 
@@ -54,7 +54,7 @@ def test_copies_of_a_clip_are_not_each_others_negatives():
 def test_the_loss_of_two_masks_is_the_mean_of_each():
     of = batch()
     one, two = task(), task("mask.repeats=2")
-    model = one.init_model(jax.random.key(0))
+    model = fresh(one)
     both, _ = jax.jit(two.loss)(model, of, jax.random.key(1))
     copies, keys = clips.repeated(of, clips.clip_keys(jax.random.key(1), of), 2)
 
