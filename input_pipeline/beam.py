@@ -55,10 +55,11 @@ def run(
     arguments: Sequence[str],
     log: Path,
     while_running: Callable[[], None],
-) -> dict[str, int]:
-    """Calls `make` for every job on Beam's workers; returns the sums of the counts that it returned.
+) -> None:
+    """Calls `make` for every job on Beam's workers.
 
-    make: a function of a module, which may be called again for a job that it has done.
+    make: a function of a module, which may be called again for a job that it has done. The counts that it returns
+      become Beam's counters, which its runners show while they work.
     arguments: as Beam takes them: `--runner=DataflowRunner`, `--direct_num_workers=4`, ….
     log: the file to which everything that Beam and its workers say is added.
     while_running: called now and then.
@@ -75,20 +76,19 @@ def run(
     try:
         while not here.poll(_LOOK_EVERY_S):
             while_running()
-        counts, failure = here.recv()
+        failure = here.recv()
     except EOFError:
-        counts, failure = {}, "its process ended"
+        failure = "its process ended"
     finally:
         pipeline.kill()  # and Beam's workers end with it
         pipeline.join()
     while_running()
     if failure:
         raise PipelineFailed(f"Beam's pipeline failed: {failure} ({log} says more); what is finished stays")
-    return counts
 
 
 def _pipeline(answer: Connection, make, jobs, arguments, log) -> None:
-    """The process of the pipeline: sends the counts, or why there are none."""
+    """The process of the pipeline: sends why it failed, or nothing when all is made."""
     end_with_parent()
     keep_to_cpu()
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
@@ -98,20 +98,21 @@ def _pipeline(answer: Connection, make, jobs, arguments, log) -> None:
     def fail(error):
         said = error.details() if hasattr(error, "details") else str(error)  # gRPC's have details alone
         lines = [line.strip() for line in (said or "").splitlines() if line.strip()]
-        answer.send(({}, (lines or [type(error).__name__])[-1][:200]))
+        answer.send((lines or [type(error).__name__])[-1][:200])
         os._exit(1)
 
     # Beam's threads wait for the workers; where one is killed, its thread raises and nobody else hears of it.
     threading.excepthook = lambda raised: fail(raised.exc_value)
     try:
-        answer.send((_counts(make, jobs, arguments), ""))
+        _make_all(make, jobs, arguments)
+        answer.send("")
     except Exception as error:  # of gRPC, of the runner, of a worker: each has its own
         fail(error)
 
 
-def _counts(make, jobs, arguments) -> dict[str, int]:
+def _make_all(make, jobs, arguments) -> None:
     import apache_beam as beam
-    from apache_beam.metrics import Metrics, MetricsFilter
+    from apache_beam.metrics import Metrics
     from apache_beam.options.pipeline_options import PipelineOptions
 
     def counted(job):
@@ -122,7 +123,4 @@ def _counts(make, jobs, arguments) -> dict[str, int]:
     pipeline = beam.Pipeline(options=PipelineOptions(list(arguments)))
     # Without the shuffle Beam would fuse both steps, and one worker would do everything.
     _ = pipeline | "shards" >> beam.Create(list(jobs)) | beam.Reshuffle() | "make" >> beam.Map(counted)
-    result = pipeline.run()
-    result.wait_until_finish()
-    counters = result.metrics().query(MetricsFilter().with_namespace(_NAMESPACE))["counters"]
-    return {counter.key.metric.name: counter.result for counter in counters}
+    pipeline.run().wait_until_finish()

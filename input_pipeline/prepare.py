@@ -186,8 +186,11 @@ def _finish_on_beam(out, todo, root, options, beam_options, progress) -> dict[in
     in_vain = 0
 
     def look():
+        written = set(os.listdir(out / _VERB))  # one look at what may be a distant disk, not one a shard
         for shard in todo:
-            if shard.number not in notes and (note := _note(out, shard)) is not None:
+            if shard.number in notes or _note_path(out, shard).name not in written:
+                continue
+            if (note := _note(out, shard)) is not None:
                 notes[shard.number] = note
                 for _ in shard.rows:
                     progress.advance()

@@ -25,6 +25,7 @@ from tests.convert.small_models import (
     run_import,
     weights,
 )
+from tests.training.random_clips import RandomClips
 
 
 def test_import_then_export_through_files_keeps_every_bit(imported, tmp_path):
@@ -123,36 +124,6 @@ def test_a_second_import_into_the_same_folder_is_refused(imported, tmp_path, cap
     assert "holds checkpoints already" in capsys.readouterr().err
 
 
-class RandomClips:
-    """A loader of noise, of the shapes that a task asks for."""
-
-    dataset_size, unreadable = 8, {}
-
-    def __init__(self, shapes):
-        self._shapes, self._state = shapes, {"seed": 0, "step": 0, "data_offset": 0}
-
-    def __iter__(self):
-        rng = np.random.default_rng(0)
-        while True:
-            self._state["step"] += 1
-            batch = {
-                key: rng.integers(0, 100, leaf.shape).astype(leaf.dtype) for key, leaf in self._shapes.items()
-            }
-            yield batch | {"position": np.arange(len(batch["position"]), dtype=np.int32)}
-
-    def state(self):
-        return dict(self._state)
-
-    def restore(self, state):
-        self._state = dict(state)
-
-    def clip_ids(self, positions):
-        return [str(position) for position in positions]
-
-    def close(self):
-        pass
-
-
 @pytest.mark.slow
 def test_training_goes_on_from_imported_weights(tmp_path, capsys):
     state = weights("pretrain")
@@ -164,7 +135,7 @@ def test_training_goes_on_from_imported_weights(tmp_path, capsys):
     config = load_config(name, [*overrides, *still, *short])
     task = make_task(config)
     mesh = make_mesh(config.mesh, jax.devices()[:1])
-    assert train(task, RandomClips(task.batch_shapes()), config, tmp_path / "run", mesh).step == 2
+    assert train(task, RandomClips(config), config, tmp_path / "run", mesh).step == 2
     assert "parameters only" in capsys.readouterr().out
     assert run_export(tmp_path / "run", "hicmae-pretrain", tmp_path / "ours.pth") == 0
     assert "of step 2" in capsys.readouterr().out
