@@ -73,6 +73,7 @@ EXTRAS = {
         "matplotlib>=3.11.2",
         "pip>=23.2",
         "pytest>=9.2.0",
+        "pytest-xdist>=3.8.0",
         "pyyaml>=6.0.4",
         "scipy>=1.17.1",
         "selenium>=4.51.0",

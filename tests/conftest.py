@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import hypothesis
 import pytest
@@ -65,6 +66,21 @@ def uninterrupted(tmp_path_factory) -> dict[int, float]:
 
 def pytest_addoption(parser):
     parser.addoption("--update_dumps", action="store_true", help="write the resolved configs anew")
+
+
+def pytest_xdist_auto_num_workers(config):
+    """A whole suite is divided over the cores, file by file (most of a test is compiling, by one thread); files that
+    are named are run here, where a debugger and `-s` work. A test may have eight devices: memory for four."""
+    return 0 if config.args_source is config.ArgsSource.ARGS else min(4, len(os.sched_getaffinity(0)))
+
+
+def pytest_sessionfinish(session):
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["decoded"] = [str(path) for path in real_clips.decoded]
+
+
+def pytest_testnodedown(node):
+    real_clips.decoded.update(map(Path, getattr(node, "workeroutput", {}).get("decoded", ())))
 
 
 def pytest_terminal_summary(terminalreporter):
