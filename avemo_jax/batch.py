@@ -3,7 +3,9 @@
 B clips, T frames, H × W pixels, S samples; N tokens, C encoder width; L layers.
 
 Host → device, a plain dict of arrays (`Batch`):
-  video            uint8   [B, T, H, W, 3]  RGB, cropped and resized
+  video            uint8   [B, T, H, W, 3]  RGB, cropped and resized; whole frames where there is a box
+  box              int32   [B, 4]           left, top, right, bottom of what the device cuts out of the frames, and
+  flip             bool    [B]              whether it mirrors it; only with `data.device_crop`
   waveform         int16   [B, S]           mono, 16 kHz, zero after `waveform_length`
   waveform_length  int32   [B]              valid samples
   waveform_mean    float32 [B]              mean of the whole sampled window, before the cut to S, in [-1, 1)

@@ -142,6 +142,7 @@ def run_defaults() -> ConfigDict:
                 "split": "",  # one split of it; empty takes every clip
                 "frame_stride": 4,
                 "crop": "none",
+                "device_crop": (),  # (height, width) of stored frames: the device cuts and resizes them, not the hosts
                 "flip": False,
                 "audio_gain": False,
                 "workers": 1,

@@ -34,7 +34,11 @@ Example = dict[str, Any]
 
 @dataclass(frozen=True)
 class Cut:
-    """The shapes of an example, and which rules of `sampling` and `augment` it follows."""
+    """The shapes of an example, and which rules of `sampling` and `augment` it follows.
+
+    whole: height and width of stored frames, of which random examples then keep all, with the `box` to cut and whether
+      to `flip`; the device cuts. Empty: they are cut here.
+    """
 
     frames: int
     image_size: int
@@ -42,12 +46,15 @@ class Cut:
     frame_stride: int = 4
     crop: str = "multi_scale"
     flip: bool = False
+    whole: tuple[int, ...] = ()
     label: str = ""
     classes: Sequence[str] = ()
 
     def __post_init__(self):
         if self.crop not in ("multi_scale", "none"):
             raise DataError(f"data.crop {self.crop!r}: there are 'multi_scale' and 'none'")
+        if self.whole and len(self.whole) != 2:
+            raise DataError(f"data.device_crop {self.whole}: give (height, width) of the stored frames")
 
     def train(self, record: Record, rng: np.random.Generator) -> Example:
         """A random example: by the sampling rules of pretraining, or of fine-tuning when there is a label."""
@@ -66,6 +73,8 @@ class Cut:
         if self.crop == "multi_scale":
             box = draw_multi_scale_box(rng, *pictures[0].size, self.image_size)
         flip = self.flip and rng.random() < 0.5
+        if self.whole:
+            return self._uncut(record, pictures, sound, box, flip)
         return self._arrays(record, pictures, sound, box, flip)
 
     def centre(self, record: Record) -> Example:
@@ -117,6 +126,27 @@ class Cut:
         pictures = record.pictures(indices)
         box = centre_box(*pictures[0].size) if self.crop == "multi_scale" else None
         return self._arrays(record, pictures, sound, box)
+
+    def check_size(self, record: Record) -> None:
+        """Raises DataError when the record's frames are not of the size that the device is to cut."""
+        if self.whole and record.frames:
+            self._check_size(record.pictures([0])[0])
+
+    def _check_size(self, picture):
+        height, width = self.whole
+        if picture.size != (width, height):
+            raise DataError(
+                f"frames of {picture.height} × {picture.width} pixels where data.device_crop says {height} × {width}; "
+                "leave it empty where frames differ in size"
+            )
+
+    def _uncut(self, record, pictures, sound, box, flip) -> Example:
+        self._check_size(pictures[0])
+        height, width = self.whole
+        example = self._arrays(record, [], sound, None)
+        video = np.stack([np.asarray(picture) for picture in pictures])
+        box = np.array(box or (0, 0, width, height), np.int32)
+        return {**example, "video": video, "box": box, "flip": np.bool_(flip)}
 
     def _arrays(self, record, pictures, sound, box, flip=False) -> Example:
         """See `Example`."""

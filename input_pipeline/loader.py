@@ -37,7 +37,8 @@ _UNREADABLE = "unreadable"  # a worker's report, taken out again: positions it c
 class Loader:
     """Endless training batches; its `state()` can be given to `restore` of another loader of the same data.
 
-    Each batch: `video` uint8 [B, T, H, W, 3], `waveform` int16 [B, S], `waveform_length` int32 [B],
+    Each batch: `video` uint8 [B, T, H, W, 3] (whole frames, with `box` int32 [B, 4] and `flip` bool [B], where the cut
+    says so), `waveform` int16 [B, S], `waveform_length` int32 [B],
     `waveform_mean` float32 [B], `position` int32 [B], and `label` int32 [B] for fine-tuning, where B is this
     process's share of the global batch.
 
@@ -149,7 +150,7 @@ def make_loader(
 
     data: an object with `path`, `frame_stride`, `crop`, `flip`, `workers`, `prefetch`; for fine-tuning also
       `label` and `classes`; `split` limits it to one split; `paths` instead of `path` for several folders,
-      `weights` and `balance` of them (see `orders.Draw`).
+      `weights` and `balance` of them (see `orders.Draw`); `device_crop` where the device is to cut and resize.
     batch_size: of the global batch; this process gives rows [index · B / count, (index + 1) · B / count).
     max_unreadable_share: of the clips; when more are unreadable (one always may be), iterating raises
       DataError.
@@ -162,9 +163,11 @@ def make_loader(
         frame_stride=data.frame_stride,
         crop=data.crop,
         flip=data.flip,
+        whole=tuple(getattr(data, "device_crop", ())),
         label=getattr(data, "label", ""),
         classes=tuple(getattr(data, "classes", ())),
     )
+    _check_first(records, cut)
     return Loader(
         records,
         cut,
@@ -213,7 +216,7 @@ def eval_batches(
     if view not in ("center", "segment"):
         raise DataError(f"view {view!r}: there are 'center' and 'segment'")
     records = open_records(path, split)
-    cut = Cut(frames, image_size, audio_frames, frame_stride, crop, False, label, tuple(classes))
+    cut = Cut(frames, image_size, audio_frames, frame_stride, crop, label=label, classes=tuple(classes))
     chosen = segment if view == "segment" else None
     if positions is None:
         positions = range(records.first_position, records.first_position + len(records))
@@ -353,6 +356,16 @@ def _check_share(batch_size, process_count):
         raise DataError(
             f"batch_size {batch_size} cannot be shared by {process_count} processes; make it a multiple"
         )
+
+
+def _check_first(records, cut):
+    """Refuses a size of frames that is not the data's before anything is compiled for it."""
+    for index in range(min(_ATTEMPTS, len(records))):
+        try:
+            record = records[index]
+        except (DataError, OSError, ValueError):
+            continue  # unreadable
+        return cut.check_size(record)
 
 
 def _counts(sizes):

@@ -6,7 +6,9 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from avemo_jax.batch import Batch
+from avemo_jax import frontend
+from avemo_jax.batch import Batch, Clip
+from avemo_jax.resizing import crop_and_resize
 from input_pipeline import loader
 from input_pipeline.audio import samples_for
 from input_pipeline.loader import Loader
@@ -32,18 +34,33 @@ def make_loader(
 def batch_shapes(config: ConfigDict) -> dict[str, jax.ShapeDtypeStruct]:
     """Shapes and types of the global batch of `config.batch_size` clips, without labels."""
     count, model = config.batch_size, config.model
-    size = model.image_size
+    size, whole = model.image_size, config.data.device_crop
 
     def struct(dtype, *shape):
         return jax.ShapeDtypeStruct((count, *shape), dtype)
 
-    return {
-        "video": struct(jnp.uint8, model.frames, size, size, 3),
+    cut = {"box": struct(jnp.int32, 4), "flip": struct(jnp.bool_)} if whole else {}
+    return cut | {
+        "video": struct(jnp.uint8, model.frames, *(whole or (size, size)), 3),
         "waveform": struct(jnp.int16, samples_for(model.audio_frames)),
         "waveform_length": struct(jnp.int32),
         "waveform_mean": struct(jnp.float32),
         "position": struct(jnp.int32),
     }
+
+
+def cut(batch: Batch, config: ConfigDict) -> Batch:
+    """The batch with frames of the model's size: whole ones (`data.device_crop`) are cut and resized here."""
+    if "box" not in batch:
+        return batch
+    rest = {name: field for name, field in batch.items() if name not in ("box", "flip")}
+    video = crop_and_resize(batch["video"], batch["box"], batch["flip"], config.model.image_size)
+    return {**rest, "video": video}
+
+
+def seen(batch: Batch, config: ConfigDict, gain: jax.Array | None) -> Clip:
+    """The batch as an encoder of `config.model` sees it; `gain` [B] scales each clip's sound."""
+    return frontend.to_clip(cut(batch, config), mels=config.model.mel_bins, gain=gain)
 
 
 def clip_keys(key: jax.Array, batch: Batch) -> jax.Array:

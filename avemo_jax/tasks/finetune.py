@@ -9,7 +9,7 @@ from flax import nnx
 from jax import Array
 from ml_collections import ConfigDict
 
-from avemo_jax import frontend, models
+from avemo_jax import models
 from avemo_jax.batch import Batch
 from avemo_jax.models.encoders import fold_keys
 from avemo_jax.objectives.supervised import cross_entropy
@@ -33,7 +33,7 @@ class Finetune:
         config = self.config
         keys = clips.clip_keys(key, batch)
         gain = clips.volume_gain(fold_keys(keys, 0)) if config.data.audio_gain else None
-        clip = frontend.to_clip(batch, mels=config.model.mel_bins, gain=gain)
+        clip = clips.seen(batch, config, gain)
         logits, _ = model(clip, fold_keys(keys, 2) if config.model.drop_path else None)
         loss = cross_entropy(logits, batch["label"], smoothing=config.label_smoothing)
         return loss, {"accuracy": jnp.mean(logits.argmax(-1) == batch["label"])}

@@ -87,7 +87,7 @@ class Pretrain:
             video_ratio=self.config.mask.video_ratio,
             audio_ratio=self.config.mask.audio_ratio,
         )
-        return frontend.to_clip(batch, mels=self.config.model.mel_bins, gain=gain), masks
+        return clips.seen(batch, self.config, gain), masks
 
     def targets(self, clip: Clip, masks: Masks) -> Targets:
         """What the masked patches should be; no gradient flows into it."""
@@ -116,6 +116,7 @@ class Pretrain:
         return {"reconstruction": grid}
 
     def _predict(self, model: nnx.Module, batch: Batch, key: Array) -> tuple[Outputs, Targets]:
+        batch = clips.cut(batch, self.config)  # once for all copies
         batch, keys = clips.repeated(batch, clips.clip_keys(key, batch), self.config.mask.repeats)
         clip, masks = self.view(batch, keys)
         drop_keys = fold_keys(keys, 2) if self.config.model.drop_path else None

@@ -26,7 +26,7 @@ SHAPE = {"frames": 8, "image_size": 48, "audio_frames": 128}
 
 
 def loader(path, *, workers=0, batch_size=4, seed=7, **more):
-    names = ("frame_stride", "crop", "flip", "prefetch", "label", "classes", "split")
+    names = ("frame_stride", "crop", "flip", "prefetch", "label", "classes", "split", "device_crop")
     values = {"frame_stride": 2, "crop": "multi_scale", "flip": False, "prefetch": 1}
     values |= {name: more.pop(name) for name in names if name in more}
     data = SimpleNamespace(path=str(path), workers=workers, **values)

@@ -69,6 +69,23 @@ def test_the_loss_of_two_masks_is_the_mean_of_each():
     assert float(both) == pytest.approx(np.mean(each), rel=1e-5)
 
 
+def test_what_the_device_cuts_out_of_whole_frames_is_learnt_from_as_if_the_host_had():
+    rng = np.random.default_rng(2)
+    here, there = task("mask.repeats=2"), task("mask.repeats=2", "data.device_crop=(40,48)")
+    cut, left = batch(), np.array([0, 5, 16])
+    whole = rng.integers(0, 256, there.batch_shapes()["video"].shape, np.uint8)
+    for clip, first in enumerate(left):  # boxes of the model's size: nothing is resized
+        whole[clip, :, 3:35, first : first + 32] = cut["video"][clip]
+    box = np.stack([left, np.full(3, 3), left + 32, np.full(3, 35)], axis=1).astype(np.int32)
+    uncut = {**cut, "video": jnp.asarray(whole), "box": jnp.asarray(box), "flip": jnp.zeros(3, bool)}
+    assert uncut.keys() == there.batch_shapes().keys()
+    key, shapes = jax.random.key(1), jax.eval_shape(there.init_model, jax.random.key(0))
+    views = [one.view(of, clips.clip_keys(key, of)) for one, of in ((here, cut), (there, uncut))]
+    assert all(map(np.array_equal, *map(jax.tree.leaves, views)))
+    programs = [str(jax.make_jaxpr(one.loss)(shapes, of, key)) for one, of in ((here, cut), (there, uncut))]
+    assert len(programs[0]) < len(programs[1]) < 1.1 * len(programs[0])  # cut once, before clips are copied
+
+
 def test_no_mask_at_all_is_refused():
     with pytest.raises(UserError, match="at least one mask"):
         task("mask.repeats=0")
