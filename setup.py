@@ -118,6 +118,7 @@ setup(
         "orbax-checkpoint>=0.12.8",
         "packaging>=26.3",
         "pillow>=12.3.0",
+        "simplejpeg>=1.9.0",
         "safetensors>=0.8.0",
         "tensorflow-datasets>=4.9.10",
         "tqdm>=4.70.1",

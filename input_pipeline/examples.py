@@ -68,14 +68,11 @@ class Cut:
             start = int(rng.integers(pretrain_starts(count, frames, stride)))
             indices = pretrain_frames(count, start, frames, stride)
             sound = pretrain_sound(indices, count, stride, record.fps)
-        pictures = record.pictures(indices)
-        box = None
-        if self.crop == "multi_scale":
-            box = draw_multi_scale_box(rng, *pictures[0].size, self.image_size)
-        flip = self.flip and rng.random() < 0.5
         if self.whole:
-            return self._uncut(record, pictures, sound, box, flip)
-        return self._arrays(record, pictures, sound, box, flip)
+            video = record.video(indices)
+            return self._uncut(record, video, sound, *self._draw(rng, video.shape[2], video.shape[1]))
+        pictures = record.pictures(indices)
+        return self._arrays(record, pictures, sound, *self._draw(rng, *pictures[0].size))
 
     def centre(self, record: Record) -> Example:
         """The example from the middle of a clip; a missing picture or sound is zeros."""
@@ -130,21 +127,27 @@ class Cut:
     def check_size(self, record: Record) -> None:
         """Raises DataError when the record's frames are not of the size that the device is to cut."""
         if self.whole and record.frames:
-            self._check_size(record.pictures([0])[0])
+            self._check_size(record.video([0]))
 
-    def _check_size(self, picture):
+    def _check_size(self, video):
         height, width = self.whole
-        if picture.size != (width, height):
+        if video.shape[1:3] != (height, width):
             raise DataError(
-                f"frames of {picture.height} × {picture.width} pixels where data.device_crop says {height} × {width}; "
+                f"frames of {video.shape[1]} × {video.shape[2]} pixels where data.device_crop says {height} × {width}; "
                 "leave it empty where frames differ in size"
             )
 
-    def _uncut(self, record, pictures, sound, box, flip) -> Example:
-        self._check_size(pictures[0])
+    def _draw(self, rng, width, height):
+        """The part of a random example's frames, None for all of them, and whether they are mirrored."""
+        box = (
+            draw_multi_scale_box(rng, width, height, self.image_size) if self.crop == "multi_scale" else None
+        )
+        return box, self.flip and rng.random() < 0.5
+
+    def _uncut(self, record, video, sound, box, flip) -> Example:
+        self._check_size(video)
         height, width = self.whole
         example = self._arrays(record, [], sound, None)
-        video = np.stack([np.asarray(picture) for picture in pictures])
         box = np.array(box or (0, 0, width, height), np.int32)
         return {**example, "video": video, "box": box, "flip": np.bool_(flip)}
 
