@@ -120,7 +120,7 @@ setup(
         "pillow>=12.3.0",
         "simplejpeg>=1.9.0",
         "safetensors>=0.8.0",
-        "tensorflow-datasets>=4.9.10",
+        "tensorflow-datasets>=4.9.10",  # brings pyarrow
         "tqdm>=4.70.1",
     ],
     extras_require=EXTRAS,

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from input_pipeline.audio import samples_for
+from input_pipeline.audio import SAMPLE_RATE, samples_for
 from input_pipeline.augment import centre_box, crop_and_resize, draw_multi_scale_box
 from input_pipeline.errors import DataError
 from input_pipeline.record import Record
@@ -30,6 +30,7 @@ from input_pipeline.sampling import (
 # video uint8 [T, H, W, 3]; waveform int16 [S], zero after `waveform_length`; waveform_mean, of the whole
 # slice of sound before it is cut to S, in [−1, 1); label where there is one. Scalars are int32 and float32.
 Example = dict[str, Any]
+TIMES = ("video_start_s", "frame_s", "audio_start_s")
 
 
 @dataclass(frozen=True)
@@ -76,14 +77,23 @@ class Cut:
 
     def centre(self, record: Record) -> Example:
         """The example from the middle of a clip; a missing picture or sound is zeros."""
-        count = len(record.frames)
-        if not count:
+        example = self.window(record, centre_start(len(record.frames), self.frames, self.frame_stride))
+        return {name: value for name, value in example.items() if name not in TIMES}
+
+    def window(self, record: Record, start: int) -> Example:
+        """The example from frame `start` on, and when it is: float32 `video_start_s` and `audio_start_s`, seconds into
+        the clip, and `frame_s` from one frame to the next. Of a clip without pictures it is the middle."""
+        count, stride = len(record.frames), self.frame_stride
+        if count:
+            indices = pretrain_frames(count, start, self.frames, stride)
+            sound = pretrain_sound(indices, count, stride, record.fps)
+            example, seconds = self._fixed(record, indices, sound), (start / record.fps, stride / record.fps)
+        else:
             wanted = samples_for(self.audio_frames)
-            return self._arrays(record, [], (max(0, (len(record.audio) - wanted) // 2), wanted), None)
-        start = centre_start(count, self.frames, self.frame_stride)
-        indices = pretrain_frames(count, start, self.frames, self.frame_stride)
-        sound = pretrain_sound(indices, count, self.frame_stride, record.fps)
-        return self._fixed(record, indices, sound)
+            sound = (max(0, (len(record.audio) - wanted) // 2), wanted)
+            example, seconds = self._arrays(record, [], sound, None), (0.0, 0.0)
+        times = zip(TIMES, (*seconds, sound[0] / SAMPLE_RATE), strict=True)
+        return example | {name: np.float32(value) for name, value in times}
 
     def segment(self, record: Record, segment: int, segments: int) -> Example:
         """One of the reference's test views."""

@@ -21,10 +21,11 @@ import numpy as np
 from absl import flags
 
 from input_pipeline.errors import DataError
-from input_pipeline.examples import Cut, Example, need_both
+from input_pipeline.examples import TIMES, Cut, Example, need_both
 from input_pipeline.mixtures import Mixture, open_data
 from input_pipeline.orders import Draw, Order
 from input_pipeline.processes import start_worker
+from input_pipeline.record import Record
 from input_pipeline.records import Records, open_records
 
 Batch = dict[str, np.ndarray]
@@ -197,6 +198,7 @@ def eval_batches(
     segment: tuple[int, int] = (0, 1),
     split: str = "",
     positions: Sequence[int] | None = None,
+    starts: Sequence[int] | None = None,
     label: str = "",
     classes: Sequence[str] = (),
     process_index: int = 0,
@@ -207,6 +209,7 @@ def eval_batches(
     """Every record once, in order, without randomness; the arrays of a training batch and `valid` bool [B].
 
     positions: only these records, in this order.
+    starts: the first frame of each, instead of `view`; batches then have the `examples.TIMES` too, float32 [B].
     view: "center": the middle of the clip; "segment": the reference's test view `segment` = (index, count).
     crop: that of training; "multi_scale" gives the largest square in the middle, "none" the whole frame.
     The last batch is filled up with rows that are not valid (position −1); an unreadable record is not valid
@@ -220,7 +223,9 @@ def eval_batches(
     chosen = segment if view == "segment" else None
     if positions is None:
         positions = range(records.first_position, records.first_position + len(records))
-    rows = _EvaluationRows(records, positions, cut, chosen, batch_size, (process_index, process_count))
+    rows = _EvaluationRows(
+        records, positions, starts, cut, chosen, batch_size, (process_index, process_count)
+    )
     for batch in _batches(rows, batch_size // process_count, 0, workers, prefetch):
         for position in batch["position"][~batch["valid"] & (batch["position"] >= 0)].tolist():
             (name,) = _names(records, [position])
@@ -282,8 +287,9 @@ class _TrainingRows:
 class _EvaluationRows:
     """A process's rows of one pass, filled up to whole batches (a grain source)."""
 
-    def __init__(self, records, positions, cut, segment, batch_size, process):
+    def __init__(self, records, positions, starts, cut, segment, batch_size, process):
         self._records, self._positions, self._cut, self._segment = records, positions, cut, segment
+        self._starts = starts
         self._batch_size, self._process = batch_size, process
 
     def __len__(self) -> int:
@@ -292,18 +298,25 @@ class _EvaluationRows:
     def __getitem__(self, local_row: int) -> Example:
         row = global_row(local_row, self._batch_size, self._process)
         if row >= len(self._positions):
-            return {**self._cut.empty(), "position": np.int32(-1), "valid": np.bool_(False)}
+            return {**self._nothing(), "position": np.int32(-1), "valid": np.bool_(False)}
         position = np.int32(self._positions[row])
         try:
             record = self._records[int(position) - self._records.first_position]
-            example = (
-                self._cut.centre(record)
-                if self._segment is None
-                else self._cut.segment(record, *self._segment)
-            )
+            example = self._example(record, row)
         except (DataError, OSError, ValueError):
-            return {**self._cut.empty(), "position": position, "valid": np.bool_(False)}
+            return {**self._nothing(), "position": position, "valid": np.bool_(False)}
         return {**example, **self._cut.label_of(record), "position": position, "valid": np.bool_(True)}
+
+    def _example(self, record: Record, row: int) -> Example:
+        if self._starts is not None:
+            return self._cut.window(record, int(self._starts[row]))
+        if self._segment is not None:
+            return self._cut.segment(record, *self._segment)
+        return self._cut.centre(record)
+
+    def _nothing(self) -> Example:
+        times = {} if self._starts is None else dict.fromkeys(TIMES, np.float32(0))
+        return self._cut.empty() | times
 
 
 def _batches(rows, batch_size, first_batch, workers, prefetch) -> Iterator[Batch]:

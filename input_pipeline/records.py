@@ -203,6 +203,19 @@ class Records:
             return None
         return sum(int(row["samples"]) for row in self._listed) / SAMPLE_RATE
 
+    @functools.cached_property
+    def frame_counts(self) -> list[int]:
+        """Frames of every index: from `clips.csv`, or from the records, where a damaged one has 0."""
+        if self._listed is not None:
+            return [int(row["frames"]) for row in self._listed]
+        return [len(record.frames) if record else 0 for record in map(self._whole, range(len(self)))]
+
+    def _whole(self, index: int) -> Record | None:
+        try:
+            return self[index]
+        except DataError:
+            return None
+
     def known(self) -> Iterator[tuple[str, dict[str, Any]]]:
         """Speaker and labels of every index: from `clips.csv`, where a damaged record has them too, or from the
         records themselves in a folder that does not list them; a damaged one then has none."""
@@ -210,13 +223,8 @@ class Records:
         if listed is not None and all(row.get("labels") for row in listed):
             yield from ((row["speaker"], json.loads(row["labels"])) for row in listed)
             return
-        for index in range(len(self)):
-            try:
-                record = self[index]
-            except DataError:
-                yield "", {}
-            else:
-                yield record.speaker, record.labels
+        for record in map(self._whole, range(len(self))):
+            yield (record.speaker, record.labels) if record else ("", {})
 
     @functools.cached_property
     def _listed(self) -> list[dict[str, str]] | None:
@@ -239,7 +247,11 @@ class Records:
 
     def __getstate__(self):
         # Open files stay in their process; lists of all clips are read again there, if they are needed at all.
-        kept = {key: value for key, value in self.__dict__.items() if key not in ("_listed", "clip_ids")}
+        kept = {
+            key: value
+            for key, value in self.__dict__.items()
+            if key not in ("_listed", "clip_ids", "frame_counts")
+        }
         return {**kept, "_open": OrderedDict()}
 
 

@@ -46,6 +46,13 @@ def centre_start(count: int, frames: int, stride: int) -> int:
     return (pretrain_starts(count, frames, stride) - 1) // 2
 
 
+def window_starts(count: int, frames: int, stride: int) -> list[int]:
+    """Starts of windows of frames · stride that cover a clip: back to back, the last one moved so that it ends with
+    the clip (ours). A clip that is too short has one."""
+    last = pretrain_starts(count, frames, stride) - 1
+    return sorted({*range(0, last + 1, frames * stride), last})
+
+
 def finetune_starts(count: int, frames: int, stride: int) -> int:
     """How many starts fine-tuning draws from; the last frame of a clip is never in a window."""
     return max(1, count - frames * stride)

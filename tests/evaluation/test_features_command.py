@@ -1,0 +1,157 @@
+"""`avemo features` as a person calls it: rows against the probe's own features, files, restarts, several hosts."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from pyarrow import parquet
+
+from avemo_jax.cli import main
+from avemo_jax.evaluation import extraction
+from avemo_jax.training.checkpoints import load_params
+from input_pipeline.records import open_records
+from input_pipeline.sampling import window_starts
+from tests.evaluation import synthetic
+from tests.input_pipeline.test_loader import damage
+
+CLIPS = synthetic.SPEAKERS * synthetic.CLIPS_EACH
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with the prepared `data` and the checkpoint `run`."""
+    place = tmp_path_factory.mktemp("features")
+    synthetic.write_folder(place / "data")
+    synthetic.write_checkpoint(place / "run")
+    return place
+
+
+def write(place, out, *words, data="data"):
+    where = ["--checkpoint", place / "run", "--data", place / data, "--out", out, "--batch_size", 16]
+    return main([str(word) for word in ("features", *where, *words)])
+
+
+def read(path):
+    """Columns of a Parquet file as arrays of their own shape, and what the file says of itself."""
+    table = parquet.read_table(path)
+    columns = {}
+    for field in table.schema:
+        values = table.column(field.name).combine_chunks()
+        shape = json.loads(field.metadata[b"shape"]) if field.metadata else None
+        columns[field.name] = (
+            values.flatten().to_numpy(zero_copy_only=False).reshape(len(values), *shape)
+            if shape
+            else np.array(values.to_pylist())
+        )
+    return columns, json.loads(table.schema.metadata[b"avemo_jax"])
+
+
+def test_rows_are_the_features_that_a_probe_sees_and_grids_are_the_tokens_behind_them(
+    place, tmp_path, capsys
+):
+    out = tmp_path / "table.parquet"
+    wanted = ("cat4", "audio_rows", "video_layer_1", "audio_layer_1", "fused_video", "fused_audio")
+    assert write(place, out, "--features", ",".join(wanted), "--tokens", "last,fused") == 0
+    assert f"{CLIPS} rows of {CLIPS} clips" in capsys.readouterr().out
+    columns, about = read(out)
+    config, params, _ = load_params(place / "run")
+    networks = [extraction.Network("checkpoint", 0, params)]
+    _, expected = extraction.extract_folder(
+        config, str(place / "data"), range(CLIPS), networks, wanted, batch_size=16
+    )
+    for source, matrix in expected.items():
+        if source.weights == "checkpoint":
+            np.testing.assert_allclose(columns[source.feature], matrix, rtol=1e-5, atol=1e-5)
+    behind = {"video_layer_1": "video_tokens", "audio_layer_1": "audio_tokens"}
+    behind |= {name: f"{name}_tokens" for name in ("fused_video", "fused_audio")}
+    for pooled, grid in behind.items():
+        tokens = columns[grid].reshape(CLIPS, -1, config.model.dim)
+        np.testing.assert_allclose(tokens.mean(1), columns[pooled], rtol=1e-4, atol=1e-5)
+    rows = columns["audio_tokens"].mean(1).reshape(CLIPS, -1)
+    np.testing.assert_allclose(rows, columns["audio_rows"], rtol=1e-4, atol=1e-5)
+
+    records = open_records(place / "data")
+    assert columns["clip_id"].tolist() == [record.clip_id for record in records]
+    assert [json.loads(labels) for labels in columns["labels"]] == [record.labels for record in records]
+    assert columns["speaker"].tolist() == [record.speaker for record in records]
+    assert about["step"] == 7 and about["checkpoint"] == str(place / "run")
+    # 30 frames at 25 a second, four of them at a stride of 4: from frame (30 − 16) // 2 on.
+    np.testing.assert_allclose(columns["video_start_s"], 7 / 25, rtol=1e-6)
+    np.testing.assert_allclose(columns["video_token_s"], [[(7 + 2) / 25, (7 + 10) / 25]] * CLIPS, rtol=1e-6)
+    seconds = columns["audio_start_s"][:, None] + 0.16 * (np.arange(4) + 0.5)
+    np.testing.assert_allclose(columns["audio_token_s"], seconds, rtol=1e-6)
+
+
+def test_an_npz_has_the_same_numbers_and_half_of_their_bits_on_request(place, tmp_path):
+    for name, words in (("a.parquet", ()), ("a.npz", ()), ("half.npz", ("--half",))):
+        assert write(place, tmp_path / name, "--features", "cat4", "--tokens", *words) == 0
+    columns, about = read(tmp_path / "a.parquet")
+    with np.load(tmp_path / "a.npz") as arrays, np.load(tmp_path / "half.npz") as half:
+        assert json.loads(str(arrays["about"])) == about
+        assert set(arrays.files) == {"about", *columns}
+        for name, values in columns.items():
+            np.testing.assert_array_equal(arrays[name], values)
+        assert half["video_tokens"].dtype == np.float16
+        np.testing.assert_allclose(half["cat4"], columns["cat4"], rtol=1e-3, atol=1e-3)
+
+
+def test_windows_cover_a_clip_and_the_last_one_ends_with_it(place, tmp_path):
+    out = tmp_path / "all.parquet"
+    assert write(place, out, "--features", "cat4", "--windows", "all") == 0
+    columns, _ = read(out)
+    assert columns["window"].tolist() == [0, 1] * CLIPS
+    np.testing.assert_allclose(columns["video_start_s"], [0, 14 / 25] * CLIPS, rtol=1e-6)
+    assert set(columns["split"]) == {"clips"}
+    assert not np.allclose(columns["cat4"][0], columns["cat4"][1])
+    assert window_starts(64, 16, 4) == [0] and window_starts(128, 16, 4) == [0, 64]
+    assert window_starts(130, 16, 4) == [0, 64, 66] and window_starts(3, 16, 4) == [0]
+
+
+def test_a_stopped_folder_goes_on_and_hosts_share_it(place, tmp_path, capsys):
+    words = ("--features", "cat4", "--shard_clips", 20)
+    whole, shared = tmp_path / "whole", tmp_path / "shared"
+    assert write(place, whole, *words) == 0
+    names = [f"features-{number:05d}-of-00003.parquet" for number in range(3)]
+    assert sorted(path.name for path in whole.glob("*.parquet")) == names
+    (whole / names[1]).rename(tmp_path / "before")
+    (whole / f"{names[1]}.part").write_text("half of a shard")
+    kept = (whole / names[0]).stat().st_mtime_ns
+    assert write(place, whole, *words) == 0
+    assert (whole / names[0]).stat().st_mtime_ns == kept and not list(whole.glob("*.part"))
+    assert parquet.read_table(whole / names[1]).equals(parquet.read_table(tmp_path / "before"))
+    for host in ("1/2", "0/2"):
+        assert write(place, shared, *words, "--host", host) == 0
+    for name in names:
+        assert parquet.read_table(shared / name).equals(parquet.read_table(whole / name))
+    capsys.readouterr()
+    assert write(place, whole, *words, "--windows", "all") == 2
+    assert "is of other weights, clips or options" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "out, words, says",
+    [
+        ("t.npz", ("--tokens", "first"), "--tokens: no 'first'; there are last, fused"),
+        ("t.npz", ("--host", "0/2"), "several hosts write a folder of shards"),
+        ("t", ("--host", "2/2"), "--host 2/2: give K/N"),
+        ("t.npz", ("--features", "cat5"), "no feature 'cat5'"),
+        ("t.npz", ("--split", "dev"), "no split 'dev'"),
+        ("t", ("--shard_clips", "0"), "--shard_clips is 0"),
+    ],
+)
+def test_what_cannot_be_done_is_one_line_and_leaves_nothing(place, tmp_path, capsys, out, words, says):
+    assert write(place, tmp_path / "new" / out, *words) == 2
+    error = capsys.readouterr().err
+    assert says in error and error.count("\n") == 1
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_clip_that_cannot_be_read_has_no_row(place, tmp_path):
+    shutil.copytree(place / "data", tmp_path / "data")
+    damage(tmp_path / "data", 3)
+    out = tmp_path / "t.npz"
+    words = ["--checkpoint", place / "run", "--data", tmp_path / "data", "--out", out, "--features", "cat4"]
+    assert main([str(word) for word in ("features", *words)]) == 0
+    with np.load(out) as arrays:
+        assert "clip03" not in arrays["clip_id"] and len(arrays["cat4"]) == CLIPS - 1
