@@ -92,9 +92,11 @@ def kernel_costs(instruction: Instruction, computation: Computation) -> tuple[in
 def moved_bytes(instruction: Instruction, computation: Computation, program: Program) -> int:
     """Bytes of the main memory that an instruction reads and writes; a slice counts as what it takes."""
     opcode = instruction.opcode
-    if opcode in _FREE:
-        return 0
     operands = [computation[name].arrays for name in instruction.operands if name in computation]
+    if opcode == "async-update" and len(operands) > 1:
+        return _gathered_bytes(instruction, operands[1:])
+    if opcode in _FREE or (opcode == "async-start" and not operands):
+        return 0
     if opcode in ("copy-start", "slice-start", "dynamic-slice", "slice", "async-start"):
         moved = instruction.arrays[:1] if opcode != "async-start" else instruction.arrays[-1:]
         source = operands[0][:1]
@@ -113,6 +115,12 @@ def moved_bytes(instruction: Instruction, computation: Computation, program: Pro
         if place in inner.parameters
     )
     return read + _written_bytes(inner, instruction)
+
+
+def _gathered_bytes(instruction: Instruction, operands: list[tuple[ArrayType, ...]]) -> int:
+    """Of a gather that a SparseCore does: its operands and result stand at the update, between start and done."""
+    result = instruction.arrays[sum(map(len, operands)) :][:1]
+    return 2 * _bytes(result) + sum(map(_bytes, operands[1:]))
 
 
 def _read_bytes(inner: Computation, place: int, arrays: tuple[ArrayType, ...]) -> int:

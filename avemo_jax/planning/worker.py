@@ -10,6 +10,7 @@ import json
 import os
 import re
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Sequence
@@ -71,11 +72,9 @@ def examine(config: ConfigDict, topology: Topology, program: str = "") -> Facts:
     plain = trace_step(_as_written(config), mesh)[0]
 
     began = time.monotonic()
-    compiled, refusal = None, ""
-    # On the CPU only layouts are of interest, and optimising would take most of the time.
-    options = {"xla_backend_optimization_level": 0} if topology.generation is None else None
+    compiled, text, refusal = None, "", ""
     try:
-        compiled = traced.lower().compile(compiler_options=options)
+        compiled, text = _compile(traced, topology)
     except jax.errors.JaxRuntimeError as error:
         refusal = str(error).strip().splitlines()[0]
         if "RESOURCE_EXHAUSTED" not in refusal:
@@ -107,9 +106,9 @@ def examine(config: ConfigDict, topology: Topology, program: str = "") -> Facts:
         needed_bytes=needed_bytes(refusal),
     )
     if compiled is not None:
-        _read(facts, compiled, state, mesh)
+        _read(facts, compiled, Program(text), state, mesh)
         if program:
-            write_file(program, compiled.as_text())
+            write_file(program, text)
     return facts
 
 
@@ -167,9 +166,23 @@ def _end_with(parent: int) -> None:
     os._exit(1)
 
 
-def _read(facts: Facts, compiled: Any, state: state_lib.TrainState, mesh: Mesh) -> None:
+def _compile(traced: Any, topology: Topology) -> tuple[Any, str]:
+    """The executable, and the program's text."""
+    if topology.generation is None:
+        # Only layouts are of interest, and optimising would take most of the time.
+        compiled = traced.lower().compile(compiler_options={"xla_backend_optimization_level": 0})
+        return compiled, compiled.as_text()
+    # The compiler's own text: JAX's reader refuses what the compiler makes for SparseCores, of v5p for instance.
+    with tempfile.TemporaryDirectory() as folder:
+        options = {"xla_dump_to": folder, "xla_dump_hlo_as_text": True}
+        compiled = traced.lower().compile(compiler_options=options)
+        written = sorted(Path(folder).glob("*.jit_step.*after_codegen.txt"))
+        return compiled, written[0].read_text() if written else compiled.as_text()
+
+
+def _read(facts: Facts, compiled: Any, program: Program, state: state_lib.TrainState, mesh: Mesh) -> None:
     """Adds what the compiled program tells."""
-    sizes, program = compiled.memory_analysis(), Program(compiled.as_text())
+    sizes = compiled.memory_analysis()
     peak = sizes.peak_memory_in_bytes
     if mesh.devices.flat[0].platform == "cpu":  # whose peak leaves temporaries out
         peak = sizes.argument_size_in_bytes + sizes.temp_size_in_bytes

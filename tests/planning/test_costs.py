@@ -131,3 +131,30 @@ def test_what_a_kernel_of_attention_computes_is_counted_from_its_shapes():
     query, key = 16 * 6 * 896 * 64 * 2, 16 * 6 * 384 * 64 * 2
     # 64 of 128 lanes are padding, the log-sum-exp is repeated on all 128.
     assert found.hbm_bytes == pytest.approx(2 * (2 * query + 2 * key) + 16 * 6 * 896 * 128 * 4, rel=1e-3)
+
+
+def test_a_gather_that_a_sparse_core_does_is_what_it_takes_and_writes():
+    """As libtpu 0.0.52 writes it for v5p; the shapes are others."""
+    table, places, found = (
+        "f32[4096,256]{1,0:T(8,128)}",
+        "s32[1024]{0:T(1024)}",
+        "f32[1024,256]{1,0:T(8,128)}",
+    )
+    inner = "(s32[25]{0:T(1)S(11)})"
+    program = Program(
+        f"""HloModule jit_step, is_scheduled=true
+
+%inside () -> s32[25] {{
+  ROOT %nothing = s32[25]{{0:T(1)S(11)}} constant(0)
+}}
+
+ENTRY %main (table: f32[4096,256], places: s32[1024]) -> f32[1024,256] {{
+  %table = {table} parameter(0)
+  %places = {places} parameter(1)
+  %gather.start = ((), (), {inner}) async-start(), async_execution_thread="sparsecore", calls=%inside
+  %gather.update = (({table}, {places}), {found}, {inner}) async-update(%gather.start, %table, %places)
+  ROOT %gather.done = {found} async-done(%gather.update)
+}}
+"""
+    )
+    assert costs(program).hbm_bytes == 2 * 1024 * 256 * 4 + 1024 * 4
