@@ -28,6 +28,7 @@ VERBS = {
     "train": "run the task of a config file; resumes by itself",
     "launch": "run a command as several processes: local, slurm, gke, tpu-vm",
     "probe": "linear probes on a frozen checkpoint, beside their baselines",
+    "evaluate": "calibration, fairness, modality conflict, retrieval",
     "features": "what a checkpoint makes of every clip, as a table: Parquet or NumPy",
     "report": "what a run did, or several side by side, as one page to mail",
     "inspect": "clips as the model sees them before training, as one page",

@@ -1,4 +1,4 @@
-"""Bootstrap intervals of classification scores, resampled by speaker.
+"""Bootstrap intervals of scores, resampled by speaker.
 
 Clips of one speaker resemble each other, so the speaker is drawn, with all its clips, not the clip. With one
 speaker only there is nothing to draw but clips; the result says which it was.
@@ -6,7 +6,7 @@ speaker only there is nothing to draw but clips; the result says which it was.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,10 +44,7 @@ def bootstrap(
     labels, predicted: int [N]; speakers: any hashable [N]. A resample is a sum of the drawn speakers'
     confusion matrices, so no prediction is touched twice. A draw that misses a class averages the rest.
     """
-    names, group = np.unique(speakers, return_inverse=True)
-    unit = "speaker"
-    if len(names) < 2:
-        unit, group = "clip", np.arange(len(labels))
+    unit, group = _units(speakers)
     groups = int(group.max()) + 1
     per_group = np.zeros((groups, classes * classes), np.int64)
     np.add.at(per_group, (group, labels * classes + predicted), 1)
@@ -61,3 +58,39 @@ def bootstrap(
         low, high = np.nanquantile(score(confusions), [tail, 1 - tail])
         bounds[name] = (float(low), float(high))
     return Intervals(bounds, unit, groups)
+
+
+def bootstrap_scores(
+    measure: Callable[[np.ndarray], Mapping[str, float]],
+    speakers: np.ndarray,
+    *,
+    draws: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> Intervals:
+    """As `bootstrap`, of any scores: `measure` gives them for clips by their numbers, int [M], some of them twice.
+
+    A draw for which a score is not a number is left out of that score's interval; (NaN, NaN) when all are.
+    """
+    unit, group = _units(speakers)
+    order = np.argsort(group, kind="stable")
+    members = np.split(order, np.cumsum(np.bincount(group))[:-1])
+    rng = np.random.default_rng(seed)
+    found: dict[str, list[float]] = {}
+    for _ in range(draws):
+        drawn = rng.integers(len(members), size=len(members))
+        for name, value in measure(np.concatenate([members[i] for i in drawn])).items():
+            found.setdefault(name, []).append(value)
+    tail = (1 - level) / 2
+    bounds = {}
+    for name, values in found.items():
+        known = np.array(values)[np.isfinite(values)]
+        low, high = np.quantile(known, [tail, 1 - tail]) if len(known) else (np.nan, np.nan)
+        bounds[name] = (float(low), float(high))
+    return Intervals(bounds, unit, len(members))
+
+
+def _units(speakers: np.ndarray) -> tuple[str, np.ndarray]:
+    """What is resampled, and the number of each clip's: its speaker, or itself where one speaker is all."""
+    names, group = np.unique(speakers, return_inverse=True)
+    return ("speaker", group) if len(names) > 1 else ("clip", np.arange(len(speakers)))

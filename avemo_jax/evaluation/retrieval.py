@@ -32,12 +32,13 @@ def retrieval_scores(video: np.ndarray, audio: np.ndarray) -> dict[str, dict[str
       audio: likewise, in the same space.
     """
     return {
-        "video_to_audio": _summary(match_ranks(video, audio)),
-        "audio_to_video": _summary(match_ranks(audio, video)),
+        "video_to_audio": summary(match_ranks(video, audio)),
+        "audio_to_video": summary(match_ranks(audio, video)),
     }
 
 
-def _summary(ranks: np.ndarray) -> dict[str, float]:
+def summary(ranks: np.ndarray) -> dict[str, float]:
+    """Recalls at `RECALLS`, as fractions, and the median of ranks int [N]."""
     recalls = {f"r{k}": float(np.mean(ranks <= k)) for k in RECALLS}
     return {**recalls, "median_rank": float(np.median(ranks))}
 

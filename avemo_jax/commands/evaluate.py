@@ -1,0 +1,131 @@
+"""Evaluation beyond one number: can it be believed, is it fair, which modality does it follow, does it retrieve.
+
+Suites of predictions (calibration, fairness, conflict) take the predictions.csv of a fine-tuned run or of a probe, the
+suite retrieval takes a pretrained checkpoint. All scores have 95 % intervals from resampling speakers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from avemo_jax.paths import to_path
+
+EXAMPLE = "avemo evaluate --predictions runs/first/probe --suite calibration fairness --data data/clips --out judged"
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add(
+        "--suite",
+        required=True,
+        nargs="+",
+        metavar="NAME",
+        help="calibration, fairness, conflict, retrieval, or all",
+    )
+    add("--checkpoint", help="a run: its predictions.csv, or for retrieval its newest checkpoint")
+    add("--predictions", help="a predictions.csv, or the folder of a probe that has one")
+    add("--data", metavar="DIR", help="prepared folder of the clips (not needed for calibration)")
+    add("--out", required=True, type=to_path, help="folder for table.txt and suites.json")
+    add(
+        "--models",
+        default="",
+        help="only models whose words hold all of these, comma-separated: cat4,checkpoint",
+    )
+    add(
+        "--traits",
+        default="",
+        help="columns to group speakers by, comma-separated (gender,age,race,ethnicity)",
+    )
+    add(
+        "--random_seeds",
+        type=int,
+        default=1,
+        help="networks with random weights beside the checkpoint, of retrieval",
+    )
+    add("--batch_size", type=int, default=32, help="clips in one forward pass")
+    add("--workers", type=int, default=0, help="processes that decode (0: none beside this one)")
+    add("--json", metavar="FILE", help="write the rows here too")
+
+
+def results_folder(args: argparse.Namespace) -> Path:
+    return args.out
+
+
+def run(args: argparse.Namespace) -> int:
+    from avemo_jax import files
+    from avemo_jax.errors import UserError
+    from avemo_jax.evaluation import suite_tables, suites
+
+    chosen = suites.SUITES if args.suite == ["all"] else tuple(dict.fromkeys(args.suite))
+    if unknown := [name for name in chosen if name not in suites.SUITES]:
+        raise UserError(f"--suite: no '{unknown[0]}'; there are {', '.join(suites.SUITES)}, all")
+    if not args.data and (needing := [name for name in chosen if name != "calibration"]):
+        raise UserError(f"suite {needing[0]} needs the clips: give --data the prepared folder")
+    if "retrieval" in chosen and not args.checkpoint:
+        raise UserError("suite retrieval needs a pretrained network: give --checkpoint a run")
+    for place in (args.out, *([Path(args.json).parent] if args.json else [])):
+        files.check_place(place)
+
+    results = {}
+    if of_predictions := [name for name in chosen if name in suites.OF_PREDICTIONS]:
+        models = _models(args)
+        clips = {clip for one in models for clip in one.clip_id.tolist()}
+        known = suites.facts_of(args.data, clips) if of_predictions != ["calibration"] else {}
+        traits = tuple(filter(None, args.traits.split(","))) or suites.TRAITS
+        for name in of_predictions:
+            results[name] = {
+                "calibration": lambda: suites.calibration_rows(models),
+                "fairness": lambda: suites.fairness_rows(models, known, traits),
+                "conflict": lambda: suites.conflict_rows(models, known),
+            }[name]()
+    if "retrieval" in chosen:
+        results["retrieval"] = _retrieval(args)
+    text = suite_tables.text(results)
+    print(text)
+    rows = json.dumps(results, indent=1, ensure_ascii=False) + "\n"
+    written = [args.out / "table.txt", args.out / "suites.json"]
+    for path, content in zip(written, (text + "\n", rows), strict=True):
+        files.write_file(path, content)
+    if args.json:
+        files.write_file(args.json, rows)
+        written.append(Path(args.json))
+    print("results: " + "  ".join(map(str, written)))
+    return 0
+
+
+def _models(args: argparse.Namespace):
+    from avemo_jax.errors import UserError
+    from avemo_jax.evaluation import predicted
+
+    where = args.predictions or args.checkpoint
+    if not where:
+        raise UserError(
+            "suites of predictions need some: give --predictions a probe's folder, or --checkpoint a run"
+        )
+    path = to_path(where)
+    path = path / predicted.NAME if path.is_dir() else path
+    words = [word for word in args.models.split(",") if word]
+    models = [one for one in predicted.read(path) if all(word in one.model.values() for word in words)]
+    if not models:
+        raise UserError(f"{path}: no model has all of --models {args.models}")
+    return models
+
+
+def _retrieval(args: argparse.Namespace):
+    from avemo_jax.errors import UserError
+    from avemo_jax.evaluation import suites
+    from avemo_jax.training.checkpoints import load_params
+
+    config, params, _ = load_params(args.checkpoint)
+    if "skip_layers" not in config.model:
+        raise UserError(f"{args.checkpoint} is of a classifier: suite retrieval needs a pretrained network")
+    return suites.retrieval_rows(
+        config,
+        params,
+        args.data,
+        seeds=args.random_seeds,
+        batch_size=args.batch_size,
+        workers=args.workers,
+    )

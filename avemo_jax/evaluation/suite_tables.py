@@ -1,0 +1,128 @@
+"""The rows of `suites` as people read them: aligned text, per cent, intervals in brackets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+Row = dict[str, Any]
+
+
+def text(results: dict[str, list[Row]]) -> str:
+    """Every suite that was asked, one below the other."""
+    return "\n\n".join(_TABLES[name](rows) for name, rows in results.items())
+
+
+def aligned(lines: Sequence[Sequence[str]]) -> str:
+    """Columns of one width, the first to the left and all others to the right."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join(
+            cell.rjust(width) if place else cell.ljust(width)
+            for place, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    )
+
+
+def _calibration(rows: Sequence[Row]) -> str:
+    lines = [
+        (
+            "model",
+            "n",
+            "UAR",
+            "sure",
+            "ECE",
+            "",
+            "ACE",
+            "Brier",
+            "CE",
+            "errors of surest 80 %",
+            "T",
+            "ECE at T",
+        )
+    ]
+    for row in rows:
+        lines.append(
+            (
+                _name(row), str(row["n"]), _cent(row["uar"]), _cent(row["confidence"]), _cent(row["ece"]),
+                _bounds(row["ece_ci95"]), _cent(row["ace"]), f"{row['brier']:.3f}", f"{row['cross_entropy']:.3f}",
+                _cent(row["risk_at_80"]), f"{row['temperature']:.2f}",
+                _cent(row["tempered"]["ece"]) if row["tempered"] else "–",
+            )
+        )  # fmt: skip
+    return (
+        f"calibration\n{aligned(lines)}\nsure: mean confidence; CE: cross-entropy in nats; ECE at T: with temperatures "
+        "that are fitted on other speakers' clips"
+    )
+
+
+def _fairness(rows: Sequence[Row]) -> str:
+    parts = ["fairness"]
+    for row in rows:
+        lines = [(row["trait"], "n", "speakers", "UAR", "", "WAR")]
+        for one in row["groups"]:
+            lines.append(
+                (
+                    one["group"],
+                    str(one["n"]),
+                    str(one["speakers"]),
+                    _cent(one["uar"]),
+                    _bounds(one["uar_ci95"]),
+                    _cent(one["war"]),
+                )
+            )
+        gap = row["gap"]
+        parts.append(
+            f"{_name(row)}\n{aligned(lines)}\ngap {_cent(gap['gap'])} points, {gap['best']} over {gap['worst']}; "
+            f"{_cent(gap['expected'])} by chance, p = {gap['p']:.3f} (groups dealt anew to {gap['permuted']}s "
+            f"{gap['draws']} times)"
+            + (f"; {row['unknown']} clips of unknown group" if row["unknown"] else "")
+        )
+    return "\n\n".join(parts)
+
+
+def _conflict(rows: Sequence[Row]) -> str:
+    lines: list[tuple[str, ...]] = [("modality conflict", "n", "face", "voice", "other", "face of both", "")]
+    for row in rows:
+        counts = (str(row[name]) for name in ("n", "face", "voice", "other"))
+        lines.append((_name(row), *counts, _cent(row["face_share"]), _bounds(row["ci95"])))
+    human = rows[0]["raters"]
+    counts = (str(human[name]) for name in ("face", "voice", "other"))
+    lines.append(("raters who had both", str(rows[0]["n"]), *counts, _cent(human["face_share"]), ""))
+    return aligned(lines)
+
+
+def _retrieval(rows: Sequence[Row]) -> str:
+    lines = [("retrieval", "layer", "", "R@1", "", "R@5", "R@10", "median rank")]
+    for row in rows:
+        for way in ("video_to_audio", "audio_to_video"):
+            one = row[way]
+            weights = row["weights"] if row["weights"] == "checkpoint" else f"random {row['seed']}"
+            recalls = (_cent(one["r5"]), _cent(one["r10"]), f"{one['median_rank']:.0f}")
+            name = way.replace("_to_", " → ")
+            lines.append(
+                (weights, str(row["layer"]), name, _cent(one["r1"]), _bounds(one["r1_ci95"]), *recalls)
+            )
+    chance = ", ".join(_cent(value) for value in rows[0]["chance"].values())
+    return f"{aligned(lines)}\nof {rows[0]['n']} clips; by chance R@1, R@5, R@10 are {chance}"
+
+
+_TABLES = {
+    "calibration": _calibration,
+    "fairness": _fairness,
+    "conflict": _conflict,
+    "retrieval": _retrieval,
+}
+
+
+def _name(row: Row) -> str:
+    return ", ".join(value for value in row["model"].values() if value)
+
+
+def _cent(share: float) -> str:
+    return f"{100 * share:.1f}"
+
+
+def _bounds(bounds: Sequence[float]) -> str:
+    return f"[{100 * bounds[0]:.0f}, {100 * bounds[1]:.0f}]"
