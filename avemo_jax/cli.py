@@ -26,6 +26,7 @@ VERBS = {
     "prepare": "raw videos → face crops and sound → sharded records, and a list of what was left out",
     "plan": "memory, FLOPs, collectives and speed of a config on a TPU pod, without the pod",
     "train": "run the task of a config file; resumes by itself",
+    "finetune": "a classifier or regressor from a pretrained run, scored on clips left out",
     "launch": "run a command as several processes: local, slurm, gke, tpu-vm",
     "probe": "linear probes on a frozen checkpoint, beside their baselines",
     "evaluate": "calibration, fairness, modality conflict, retrieval",

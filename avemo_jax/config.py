@@ -132,6 +132,9 @@ def run_defaults() -> ConfigDict:
             # many queries and keys, shorter ones being XLA's. docs/train.md has what was measured.
             "attention": {"kernel": "auto", "min_tokens": 512},
             "accumulate": 1,  # microbatches that a batch is computed in, one after the other
+            # A run to begin with the parameters of: its work directory, or one checkpoint of it. Of a pretraining run
+            # fine-tuning takes the encoders and their fusion.
+            "init": {"checkpoint": ""},
             "ema": {"decay": 0.0},  # of a moving average of the weights, which is then evaluated; 0 is off
             "mesh": {"replica": 1, "data": -1, "fsdp": 1, "tensor": 1},
             "data": {

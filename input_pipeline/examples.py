@@ -6,7 +6,6 @@ and batches (loader).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +14,7 @@ import numpy as np
 from input_pipeline.audio import SAMPLE_RATE, samples_for
 from input_pipeline.augment import centre_box, crop_and_resize, draw_multi_scale_box
 from input_pipeline.errors import DataError
+from input_pipeline.randaugment import RandAugment
 from input_pipeline.record import Record
 from input_pipeline.sampling import (
     centre_start,
@@ -26,9 +26,11 @@ from input_pipeline.sampling import (
     relative_sound,
     test_frames,
 )
+from input_pipeline.targets import Target
 
 # video uint8 [T, H, W, 3]; waveform int16 [S], zero after `waveform_length`; waveform_mean, of the whole
-# slice of sound before it is cut to S, in [−1, 1); label where there is one. Scalars are int32 and float32.
+# slice of sound before it is cut to S, in [−1, 1); label, as its target says, where there is one. Scalars are int32
+# and float32.
 Example = dict[str, Any]
 TIMES = ("video_start_s", "frame_s", "audio_start_s")
 
@@ -48,20 +50,22 @@ class Cut:
     crop: str = "multi_scale"
     flip: bool = False
     whole: tuple[int, ...] = ()
-    label: str = ""
-    classes: Sequence[str] = ()
+    target: Target | None = None
+    rand_augment: RandAugment | None = None
 
     def __post_init__(self):
         if self.crop not in ("multi_scale", "none"):
             raise DataError(f"data.crop {self.crop!r}: there are 'multi_scale' and 'none'")
         if self.whole and len(self.whole) != 2:
             raise DataError(f"data.device_crop {self.whole}: give (height, width) of the stored frames")
+        if self.whole and self.rand_augment:
+            raise DataError("data.rand_augment works on frames cut here: leave data.device_crop empty with it")
 
     def train(self, record: Record, rng: np.random.Generator) -> Example:
-        """A random example: by the sampling rules of pretraining, or of fine-tuning when there is a label."""
+        """A random example: by the sampling rules of pretraining, or of fine-tuning when there is a target."""
         need_both(record)
         count, frames, stride = len(record.frames), self.frames, self.frame_stride
-        if self.label:
+        if self.target:
             start = int(rng.integers(finetune_starts(count, frames, stride)))
             indices = finetune_frames(count, start, frames, stride)
             sound = _relative_sound(record, start, start + frames * stride)
@@ -73,7 +77,10 @@ class Cut:
             video = record.video(indices)
             return self._uncut(record, video, sound, *self._draw(rng, video.shape[2], video.shape[1]))
         pictures = record.pictures(indices)
-        return self._arrays(record, pictures, sound, *self._draw(rng, *pictures[0].size))
+        example = self._arrays(record, pictures, sound, *self._draw(rng, *pictures[0].size))
+        if self.rand_augment:
+            example["video"] = self.rand_augment(example["video"], rng)
+        return example
 
     def centre(self, record: Record) -> Example:
         """The example from the middle of a clip; a missing picture or sound is zeros."""
@@ -103,24 +110,27 @@ class Cut:
         return self._fixed(record, indices, sound)
 
     def label_of(self, record: Record) -> Example:
-        """{"label": int32 []}, or nothing when no label is asked for.
+        """{"label": int32 [] or float32 [K]}, or nothing when no target is asked for.
 
-        Raises DataError when the record's label is none of the classes.
+        Raises DataError when the record's labels do not give the target.
         """
-        if not self.label:
+        if not self.target:
             return {}
-        value = record.labels.get(self.label)
-        names = [str(name) for name in self.classes]
-        if str(value) not in names:
+        label = self.target.of(record.labels)
+        if label is None:
+            found = ", ".join(f"{name!r} is {record.labels.get(name)!r}" for name in self.target.labels)
+            wanted = f"none of the classes {', '.join(self.target.classes)}"
+            if not self.target.is_class or self.target.rule != "class":
+                wanted = f"no {self.target.rule} of {', '.join(self.target.names)}"
             raise DataError(
-                f"clip {record.clip_id}: label {self.label!r} is {value!r}, which is none of the classes "
-                f"{', '.join(names)}; set data.label and data.classes, or leave the clip out of the manifest"
+                f"clip {record.clip_id}: label {found}, which is {wanted}; set data.label and data.classes, or leave "
+                "the clip out of the manifest"
             )
-        return {"label": np.int32(names.index(str(value)))}
+        return {"label": label}
 
     def empty(self) -> Example:
         """An example of zeros, in the place of a clip that is not there."""
-        label = {"label": np.int32(0)} if self.label else {}
+        label = {"label": self.target.empty} if self.target else {}
         return {
             "video": np.zeros((self.frames, self.image_size, self.image_size, 3), np.uint8),
             "waveform": np.zeros(samples_for(self.audio_frames), np.int16),

@@ -23,10 +23,12 @@ from absl import flags
 from input_pipeline.errors import DataError
 from input_pipeline.examples import TIMES, Cut, Example, need_both
 from input_pipeline.mixtures import Mixture, open_data
-from input_pipeline.orders import Draw, Order
+from input_pipeline.orders import Chosen, Draw
 from input_pipeline.processes import start_worker
+from input_pipeline.randaugment import rand_augment_of
 from input_pipeline.record import Record
 from input_pipeline.records import Records, open_records
+from input_pipeline.targets import target_of
 
 Batch = dict[str, np.ndarray]
 
@@ -39,10 +41,11 @@ class Loader:
     """Endless training batches; its `state()` can be given to `restore` of another loader of the same data.
 
     Each batch: `video` uint8 [B, T, H, W, 3] (whole frames, with `box` int32 [B, 4] and `flip` bool [B], where the cut
-    says so), `waveform` int16 [B, S], `waveform_length` int32 [B],
-    `waveform_mean` float32 [B], `position` int32 [B], and `label` int32 [B] for fine-tuning, where B is this
-    process's share of the global batch.
+    says so), `waveform` int16 [B, S], `waveform_length` int32 [B], `waveform_mean` float32 [B], `position` int32 [B],
+    and for fine-tuning `label`, int32 [B] or float32 [B, K] as its target says, where B is this process's share of the
+    global batch.
 
+    positions: only these records are drawn from; None: all.
     unreadable: {position: reason} of the records met so far that cannot be read; others took their place.
     """
 
@@ -61,14 +64,16 @@ class Loader:
         workers: int = 0,
         prefetch: int = 2,
         max_unreadable_share: float = 0.01,
+        positions: Sequence[int] | None = None,
     ):
         _check_share(batch_size, process_count)
         self.unreadable: dict[int, str] = {}
         self._records, self._cut = records, cut
-        self._draw = Draw(records, weights, balance)
+        chosen = None if positions is None else np.asarray(positions, np.int64) - records.first_position
+        self._draw = Draw(records, weights, balance, chosen)
         self._batch_size, self._process = batch_size, (process_index, process_count)
         self._workers, self._prefetch = workers, prefetch
-        self._max_unreadable = max(1.0, max_unreadable_share * len(records))
+        self._max_unreadable = max(1.0, max_unreadable_share * self.dataset_size)
         self._state: dict[str, Any] = {"seed": seed, "step": start_step, "data_offset": 0}
         if len(records.sizes) > 1:  # of another order of folders each position would be another clip
             self._state["folder_sizes"] = list(records.sizes)
@@ -76,8 +81,8 @@ class Loader:
 
     @property
     def dataset_size(self) -> int:
-        """Clips in the data."""
-        return len(self._records)
+        """Clips that are drawn from."""
+        return self._draw.count
 
     def state(self) -> dict:
         """seed; step: batches given so far; data_offset: steps to skip, raised to move on to other data;
@@ -146,15 +151,18 @@ def make_loader(
     process_count: int = 1,
     start_step: int = 0,
     max_unreadable_share: float = 0.01,
+    positions: Sequence[int] | None = None,
 ) -> Loader:
     """The training loader of a config.
 
     data: an object with `path`, `frame_stride`, `crop`, `flip`, `workers`, `prefetch`; for fine-tuning also
-      `label` and `classes`; `split` limits it to one split; `paths` instead of `path` for several folders,
-      `weights` and `balance` of them (see `orders.Draw`); `device_crop` where the device is to cut and resize.
+      `label`, `classes` and `target` (see `targets.Target`), and `rand_augment`; `split` limits it to one split;
+      `paths` instead of `path` for several folders, `weights` and `balance` of them (see `orders.Draw`);
+      `device_crop` where the device is to cut and resize.
     batch_size: of the global batch; this process gives rows [index · B / count, (index + 1) · B / count).
     max_unreadable_share: of the clips; when more are unreadable (one always may be), iterating raises
       DataError.
+    positions: only these records of the data; None: all.
     """
     records = open_data(data)
     cut = Cut(
@@ -165,8 +173,8 @@ def make_loader(
         crop=data.crop,
         flip=data.flip,
         whole=tuple(getattr(data, "device_crop", ())),
-        label=getattr(data, "label", ""),
-        classes=tuple(getattr(data, "classes", ())),
+        target=target_of(data),
+        rand_augment=rand_augment_of(data),
     )
     _check_first(records, cut)
     return Loader(
@@ -182,6 +190,7 @@ def make_loader(
         workers=data.workers,
         prefetch=data.prefetch,
         max_unreadable_share=max_unreadable_share,
+        positions=positions,
     )
 
 
@@ -199,14 +208,12 @@ def eval_batches(
     split: str = "",
     positions: Sequence[int] | None = None,
     starts: Sequence[int] | None = None,
-    label: str = "",
-    classes: Sequence[str] = (),
     process_index: int = 0,
     process_count: int = 1,
     workers: int = 0,
     prefetch: int = 2,
 ) -> Iterator[Batch]:
-    """Every record once, in order, without randomness; the arrays of a training batch and `valid` bool [B].
+    """Every record once, in order, without randomness; a training batch without labels, and `valid` bool [B].
 
     positions: only these records, in this order.
     starts: the first frame of each, instead of `view`; batches then have the `examples.TIMES` too, float32 [B].
@@ -219,7 +226,7 @@ def eval_batches(
     if view not in ("center", "segment"):
         raise DataError(f"view {view!r}: there are 'center' and 'segment'")
     records = open_records(path, split)
-    cut = Cut(frames, image_size, audio_frames, frame_stride, crop, label=label, classes=tuple(classes))
+    cut = Cut(frames, image_size, audio_frames, frame_stride, crop)
     chosen = segment if view == "segment" else None
     if positions is None:
         positions = range(records.first_position, records.first_position + len(records))
@@ -248,7 +255,7 @@ class _TrainingRows:
         records: Records | Mixture,
         cut: Cut,
         seed: int,
-        order: Order,
+        order: Chosen,
         batch_size: int,
         process: tuple[int, int],
     ):
@@ -270,7 +277,7 @@ class _TrainingRows:
                 unreadable[attempt] = self._records.first_position + index
                 reason = error
                 # Any other clip will do, as long as every host and every run takes the same one.
-                index = int(np.random.default_rng([self._seed, index, attempt]).integers(len(self._records)))
+                index = self._order.another([self._seed, index, attempt])
                 continue
             return {
                 **example,
@@ -305,7 +312,7 @@ class _EvaluationRows:
             example = self._example(record, row)
         except (DataError, OSError, ValueError):
             return {**self._nothing(), "position": position, "valid": np.bool_(False)}
-        return {**example, **self._cut.label_of(record), "position": position, "valid": np.bool_(True)}
+        return {**example, "position": position, "valid": np.bool_(True)}
 
     def _example(self, record: Record, row: int) -> Example:
         if self._starts is not None:

@@ -32,6 +32,23 @@ class Order(Protocol):
     def __getitem__(self, row: int) -> int: ...
 
 
+class Chosen:
+    """An order over the records that are drawn from, and any other of them for one that cannot be read."""
+
+    def __init__(self, order: Order, count: int, indices: np.ndarray | None):
+        self._order, self._count, self._indices = order, count, indices
+
+    def __getitem__(self, row: int) -> int:
+        return self._named(self._order[row])
+
+    def another(self, seed: Sequence[int]) -> int:
+        """The record that takes the place of an unreadable one; the same seed gives the same."""
+        return self._named(int(np.random.default_rng(seed).integers(self._count)))
+
+    def _named(self, index: int) -> int:
+        return index if self._indices is None else int(self._indices[index])
+
+
 class Draw:
     """How clips are drawn from `records`; `order(seed)` is the order itself.
 
@@ -40,17 +57,37 @@ class Draw:
       value as often. With weights, groups are balanced within each folder; without, over all of them, where
       the same speaker's name in two folders is two speakers and the same label is one label.
 
+    chosen: ascending indices of the only records that are drawn; None: all.
+
     Raises:
       DataError: weights that do not fit the folders, or clips that lack what is balanced.
     """
 
-    def __init__(self, records: Records | Mixture, weights: Sequence[float] = (), balance: str = ""):
-        self._sizes = list(records.sizes)
+    def __init__(
+        self,
+        records: Records | Mixture,
+        weights: Sequence[float] = (),
+        balance: str = "",
+        chosen: np.ndarray | None = None,
+    ):
+        self._sizes, self._chosen = list(records.sizes), chosen
+        if chosen is not None:
+            ends = np.searchsorted(chosen, np.cumsum(self._sizes))
+            self._sizes = np.diff(ends, prepend=0).tolist()
         self._weights = _weights(weights, balance, len(self._sizes))
-        self._groups = _groups(records, balance) if balance not in ("", CORPUS) else None
+        self._groups = _groups(records, balance, chosen) if balance not in ("", CORPUS) else None
 
-    def order(self, seed: int) -> Order:
+    @property
+    def count(self) -> int:
+        """Records that are drawn from."""
+        return sum(self._sizes)
+
+    def order(self, seed: int) -> Chosen:
         """The order of a seed; can be sent to another process."""
+        return Chosen(self._order(seed), self.count, self._chosen)
+
+    def _order(self, seed: int) -> Order:
+        """Row → which of the records that are drawn from."""
         if not self._weights:
             if self._groups is None:
                 return _Shuffled(seed, 0, sum(self._sizes))  # the oldest order: runs go on in it
@@ -157,8 +194,8 @@ def _weights(weights, balance, folders) -> list[float]:
     return [weight / sum(weights) for weight in weights] if folders > 1 else []
 
 
-def _groups(records: Records | Mixture, balance: str) -> list[np.ndarray]:
-    """Indices of the records of each group, ascending; groups in the order of their first clip."""
+def _groups(records: Records | Mixture, balance: str, chosen: np.ndarray | None) -> list[np.ndarray]:
+    """Of each group, which of the (chosen) records are in it, ascending; groups in the order of their first clip."""
     label = balance.removeprefix(LABEL_PREFIX) if balance.startswith(LABEL_PREFIX) else ""
     if balance != SPEAKER and not label:
         raise DataError(
@@ -167,21 +204,24 @@ def _groups(records: Records | Mixture, balance: str) -> list[np.ndarray]:
     groups: dict[Hashable, list[int]] = {}
     missing: list[int] = []
     index = 0
+    place = None if chosen is None else {number: place for place, number in enumerate(chosen.tolist())}
     for part, members in enumerate(records.parts):
         for speaker, labels in members.known():
             if balance == SPEAKER:
                 key: Hashable = (part, speaker) if speaker else None
             else:
                 key = _class(labels.get(label))
-            if key is None:
+            if place is not None and index not in place:
+                pass
+            elif key is None:
                 missing.append(index)
             else:
-                groups.setdefault(key, []).append(index)
+                groups.setdefault(key, []).append(index if place is None else place[index])
             index += 1
     if missing:
         what = f"label '{label}' that is a class" if label else "speaker"
         raise DataError(
-            f"data.balance={balance}: {len(missing)} of {index} clips have no {what}, as "
+            f"data.balance={balance}: {len(missing)} of {len(place or range(index))} clips have no {what}, as "
             f"{records.clip_ids[missing[0]]}; leave them out of the manifest, or balance something else"
         )
     return [np.array(members, np.int64) for members in groups.values()]

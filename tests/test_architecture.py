@@ -14,7 +14,7 @@ LAYERS = [
     {"commands"},
     {"tasks", "parity", "demo", "doctor", "planning", "report"},
     {"models", "objectives", "evaluation", "training", "convert"},
-    {"frontend", "masking", "resizing"},
+    {"augmentation", "frontend", "masking", "resizing"},
     {"batch", "config", "errors", "files", "paths", "platforms", "provenance", "sharding"},
 ]
 RANK = {part: rank for rank, parts in enumerate(LAYERS) for part in parts}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,16 @@ def results_folder(args: argparse.Namespace) -> Path:
 def run(args: argparse.Namespace) -> int:
     HEARTBEAT.start()
     config = load_config(args.config, args.overrides)
+    with joined(config) as mesh:
+        from avemo_jax.tasks.finetuning import partition_of
 
+        return train_in(args.workdir, config, mesh, partition_of(config))
+
+
+@contextlib.contextmanager
+def joined(config: ConfigDict) -> Iterator[Any]:
+    """The mesh of a config, as one of the processes of a run; an error inside ends this process at once, where others
+    would wait for it."""
     try:
         machine = platforms.apply()
     except ValueError as error:
@@ -48,19 +58,30 @@ def run(args: argparse.Namespace) -> int:
     distributed.initialize()
 
     from avemo_jax.training import mesh as mesh_lib
-    from avemo_jax.training import stopping
-    from avemo_jax.training.loop import train
 
     try:
         if distributed.is_first():
             print(machine, flush=True)
-        mesh = mesh_lib.make_mesh(config.mesh)
-        with contextlib.closing(make_loader(config, *mesh_lib.data_process(mesh))) as loader:
-            ending = train(make_task(config), loader, config, args.workdir, mesh)
+        yield mesh_lib.make_mesh(config.mesh)
     except BaseException as error:
         distributed.leave_after(error)
         raise
-    said = f"done: step {ending.step}; results are in {args.workdir}"
+
+
+def train_in(workdir: Path, config: ConfigDict, mesh: Any, partition: Any) -> int:
+    """Trains to the last step, or until told to stop, on a partition's clips or on all; the exit code, 0 or 143."""
+    from avemo_jax.tasks import finetuning
+    from avemo_jax.training import distributed, stopping
+    from avemo_jax.training import mesh as mesh_lib
+    from avemo_jax.training.loop import train
+
+    say = print if distributed.is_first() else lambda _: None
+    of = {} if partition is None else {"positions": partition.positions(partition.train)}
+    task = make_task(config)
+    watch = finetuning.make_watch(config, partition, workdir, mesh, say) if partition else None
+    with contextlib.closing(make_loader(config, *mesh_lib.data_process(mesh), **of)) as loader:
+        ending = train(task, loader, config, workdir, mesh, watch)
+    said = f"done: step {ending.step}; results are in {workdir}"
     if ending.preempted:
         said = f"stopped at step {ending.step} and saved: run the same command again to go on"
     if distributed.is_first():
@@ -75,8 +96,8 @@ def make_task(config: ConfigDict) -> Any:
     return tasks.make_task(config)
 
 
-def make_loader(config: ConfigDict, process_index: int, process_count: int) -> Any:
-    """The training batches of the config, this process's share of them."""
+def make_loader(config: ConfigDict, process_index: int, process_count: int, **of: Any) -> Any:
+    """The training batches of the config, this process's share of them; of some clips alone (see `tasks.clips`)."""
     from avemo_jax.tasks import clips
 
-    return clips.make_loader(config, process_index, process_count)
+    return clips.make_loader(config, process_index, process_count, **of)

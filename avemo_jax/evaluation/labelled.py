@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from avemo_jax.errors import UserError
 from avemo_jax.evaluation.protocols import LabelledClips
 from input_pipeline.errors import DataError
+from input_pipeline.record import Record
 from input_pipeline.records import open_records
+from input_pipeline.targets import Target, stratum_of
 
 _UNLABELLED = ("", None)
 
@@ -28,13 +30,7 @@ def read_labelled(path: str, label: str, classes: Sequence[str] = ()) -> tuple[L
     rows: list[tuple] = []
     left_out: Counter[str] = Counter()
     keys: Counter[str] = Counter()
-    records = open_records(path)
-    for position in range(records.count):
-        try:
-            record = records[position]
-        except DataError:
-            left_out["unreadable"] += 1
-            continue
+    for position, record in _readable(path, left_out):
         keys.update(name for name, value in record.labels.items() if value not in _UNLABELLED)
         value = record.labels.get(label)
         if value in _UNLABELLED:
@@ -46,8 +42,7 @@ def read_labelled(path: str, label: str, classes: Sequence[str] = ()) -> tuple[L
                 f"{path}: label '{label}' of clip {record.clip_id} is {kind} ({value!r}); "
                 "a probe needs classes"
             )
-        fold = str(record.metadata.get("fold", ""))
-        rows.append((position, record.clip_id, record.speaker, fold, record.split, str(value)))
+        rows.append((*_known(position, record), str(value)))
     if not rows:
         raise UserError(f"{path}: no clip has the label '{label}'; {_there_are(keys)}")
 
@@ -67,6 +62,55 @@ def read_labelled(path: str, label: str, classes: Sequence[str] = ()) -> tuple[L
     labels = np.array([number.get(name, -1) for name in values.tolist()])
     clips = LabelledClips(positions, clip_ids, speakers, folds, parts, labels, chosen)
     return clips.at(kept), +left_out
+
+
+def read_targets(path: str, target: Target) -> tuple[LabelledClips, np.ndarray, Counter]:
+    """The clips whose labels give the target, in the folder's order; their targets, int [N] or float32 [N, K]; and
+    how many records were left out for which reason.
+
+    The clips' `label` is the class that they are dealt by: see `targets.stratum_of`.
+
+    Raises:
+      UserError: no clip has such a target.
+    """
+    rows: list[tuple] = []
+    found: list[np.ndarray] = []
+    left_out: Counter[str] = Counter()
+    keys: Counter[str] = Counter()
+    for position, record in _readable(path, left_out):
+        keys.update(name for name, value in record.labels.items() if value not in _UNLABELLED)
+        value = target.of(record.labels)
+        if value is None:
+            missing = all(record.labels.get(name) in _UNLABELLED for name in target.labels)
+            left_out["no label" if missing else f"no {target.rule} of the classes"] += 1
+            continue
+        rows.append(_known(position, record))
+        found.append(value)
+    if not rows:
+        raise UserError(
+            f"{path}: no clip has a {target.rule} of {', '.join(target.names)} by its label "
+            f"'{','.join(target.labels)}'; {_there_are(keys)}"
+        )
+    names = target.classes or ("below the median", "above the median")
+    positions, clip_ids, speakers, folds, parts = (np.array(column) for column in zip(*rows, strict=True))
+    dealt_by = stratum_of(target, found)
+    clips = LabelledClips(positions, clip_ids, speakers, folds, parts, dealt_by, names)
+    return clips, np.array(found), +left_out
+
+
+def _readable(path: str, left_out: Counter) -> Iterator[tuple[int, Record]]:
+    """(position, record) of a folder's records; those that cannot be read are counted."""
+    records = open_records(path)
+    for position in range(records.count):
+        try:
+            yield position, records[position]
+        except DataError:
+            left_out["unreadable"] += 1
+
+
+def _known(position: int, record: Record) -> tuple:
+    """What `LabelledClips` has of a clip before its label."""
+    return position, record.clip_id, record.speaker, str(record.metadata.get("fold", "")), record.split
 
 
 def _there_are(keys: Counter) -> str:

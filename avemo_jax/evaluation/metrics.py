@@ -1,4 +1,5 @@
-"""Scores of predictions: recalls, F1 and confusion for classes; error and agreement for regression.
+"""Scores of predictions: recalls, F1 and confusion for classes; ranking; distances of distributions; several classes a
+clip; error and agreement for regression.
 
 Pure NumPy functions of arrays, in float64. Nothing here knows where predictions come from, and nothing
 samples: intervals are in `intervals.py`. All scores are fractions in [0, 1], not per cent.
@@ -72,6 +73,70 @@ def classification_scores(confusion: np.ndarray) -> dict[str, float]:
     }
 
 
+def top_k(probabilities: np.ndarray, labels: np.ndarray, k: int) -> float:
+    """Share of clips whose class is among the k with the highest of `probabilities` [N, K]; labels int [N].
+
+    Of classes that are equally likely the first ones count as higher.
+    """
+    order = np.argsort(-np.asarray(probabilities), axis=-1, kind="stable")[:, :k]
+    return float((order == np.asarray(labels)[:, None]).any(-1).mean())
+
+
+def average_precision(scores: np.ndarray, present: np.ndarray) -> np.ndarray:
+    """Area under precision over recall of each class [K]: Σ (R_n − R_{n−1}) P_n over distinct scores.
+
+    scores [N, K], present bool [N, K]; NaN for a class that no clip has.
+    """
+    return _over_classes(scores, present, _average_precision)
+
+
+def auc(scores: np.ndarray, present: np.ndarray) -> np.ndarray:
+    """Area under the ROC curve of each class [K]: how often a clip that has it scores above one that has not, ties
+    counting half (Mann–Whitney's U). NaN for a class that all clips have, or none.
+
+    scores [N, K], present bool [N, K].
+    """
+    return _over_classes(scores, present, _auc)
+
+
+def multi_label_scores(probabilities: np.ndarray, present: np.ndarray) -> dict[str, float]:
+    """`macro_f1`, `micro_f1`, `weighted_f1`, `map`, `auc` and `exact` (all classes of a clip right), for several
+    classes a clip.
+
+    probabilities [N, K], a class is predicted from one half on; present [N, K] true or 1 where a clip has it. Classes
+    without clips have F1 0, as in scikit-learn, and are left out of `map` and `auc`.
+    """
+    present = np.asarray(present) > 0.5
+    predicted = np.asarray(probabilities) >= 0.5
+    hits, truth, guessed = ((x.sum(0).astype(np.float64)) for x in (predicted & present, present, predicted))
+    total = truth + guessed
+    f1 = np.divide(2 * hits, total, out=np.zeros(len(hits)), where=total > 0)
+    return {
+        "macro_f1": float(f1.mean()),
+        "micro_f1": float(2 * hits.sum() / total.sum()) if total.sum() else 0.0,
+        "weighted_f1": float((f1 * truth).sum() / truth.sum()) if truth.sum() else 0.0,
+        "map": _mean_of_known(average_precision(probabilities, present)),
+        "auc": _mean_of_known(auc(probabilities, present)),
+        "exact": float((predicted == present).all(-1).mean()),
+    }
+
+
+def kl_divergence(target: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+    """KL(target ‖ predicted) of each clip [N], in nats, of distributions [N, K]; infinite where something that there is
+    was given no chance at all."""
+    target, predicted = np.asarray(target, np.float64), np.asarray(predicted, np.float64)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        terms = np.where(target > 0, target * (np.log(target) - np.log(predicted)), 0.0)
+    return terms.sum(-1)
+
+
+def jensen_shannon(target: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+    """Jensen–Shannon divergence of each clip [N], in nats (0 … log 2), of distributions [N, K]."""
+    target, predicted = np.asarray(target, np.float64), np.asarray(predicted, np.float64)
+    middle = (target + predicted) / 2
+    return (kl_divergence(target, middle) + kl_divergence(predicted, middle)) / 2
+
+
 def regression_scores(predicted: np.ndarray, target: np.ndarray) -> dict[str, np.ndarray]:
     """`mae`, `mse`, `rmse`, `pcc` and `ccc` [D] of predictions and targets [N, D], each dimension by itself.
 
@@ -93,3 +158,32 @@ def regression_scores(predicted: np.ndarray, target: np.ndarray) -> dict[str, np
         scores["pcc"] = covariance / np.sqrt(variance_p * variance_t)
         scores["ccc"] = 2 * covariance / (variance_p + variance_t + np.square(shift))
     return scores
+
+
+def _over_classes(scores, present, one) -> np.ndarray:
+    scores, present = np.asarray(scores, np.float64), np.asarray(present) > 0.5
+    return np.array([one(scores[:, k], present[:, k]) for k in range(scores.shape[1])])
+
+
+def _average_precision(scores: np.ndarray, present: np.ndarray) -> float:
+    if not present.any():
+        return np.nan
+    order = np.argsort(-scores, kind="stable")
+    last = np.append(np.flatnonzero(np.diff(scores[order])), len(scores) - 1)  # of each run of equal scores
+    hits = np.cumsum(present[order])[last]
+    precision, recall = hits / (last + 1), hits / present.sum()
+    return float(np.sum(np.diff(recall, prepend=0.0) * precision))
+
+
+def _auc(scores: np.ndarray, present: np.ndarray) -> float:
+    positive, negative = int(present.sum()), int((~present).sum())
+    if not positive or not negative:
+        return np.nan
+    _, place, count = np.unique(scores, return_inverse=True, return_counts=True)
+    rank = np.cumsum(count) - (count - 1) / 2  # mean rank of equal scores, from 1 on
+    return float((rank[place][present].sum() - positive * (positive + 1) / 2) / (positive * negative))
+
+
+def _mean_of_known(values: np.ndarray) -> float:
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if len(known) else float("nan")

@@ -102,6 +102,7 @@ _TITLES = {
     "input": "Waiting for input",
     "checkpoints": "Checkpoints",
     "pictures": "Pictures",
+    "looks": "Scoring",
     "restoring": "Restoring",
     "other": "Other",
 }

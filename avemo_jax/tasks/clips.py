@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
@@ -15,9 +17,14 @@ from input_pipeline.loader import Loader
 
 
 def make_loader(
-    config: ConfigDict, process_index: int = 0, process_count: int = 1, batch_size: int = 0
+    config: ConfigDict,
+    process_index: int = 0,
+    process_count: int = 1,
+    batch_size: int = 0,
+    positions: Sequence[int] | None = None,
 ) -> Loader:
-    """The training batches of the config, this process's share of them; of another size where one is given."""
+    """The training batches of the config, this process's share of them; of another size where one is given, and of
+    the clips at these places alone."""
     return loader.make_loader(
         config.data,
         frames=config.model.frames,
@@ -28,6 +35,7 @@ def make_loader(
         process_index=process_index,
         process_count=process_count,
         max_unreadable_share=config.data.max_unreadable_share,
+        positions=positions,
     )
 
 
@@ -79,8 +87,3 @@ def repeated(batch: Batch, keys: jax.Array, repeats: int) -> tuple[Batch, jax.Ar
     copy = jnp.tile(jnp.arange(repeats), len(keys))
     keys = jax.vmap(jax.random.fold_in)(jnp.repeat(keys, repeats, axis=0), copy)
     return jax.tree.map(lambda field: jnp.repeat(field, repeats, axis=0), batch), keys
-
-
-def volume_gain(keys: jax.Array) -> jax.Array:
-    """The reference's waveform augmentation, Beta(10, 10) + ½ for each clip: float32 [B], mean 1."""
-    return jax.vmap(lambda key: jax.random.beta(key, 10.0, 10.0))(keys) + 0.5

@@ -35,6 +35,12 @@ def reconstruction_grid(
     return np.concatenate(rows[:-1])
 
 
+def input_grid(clip: Clip, video_grid, audio_grid, *, clips: int = 4) -> np.ndarray:
+    """Each clip in a row of its own, frames beside its log-mel: uint8 [H, W, 3]."""
+    strips = clip_strips(clip, None, video_grid, audio_grid, clips=clips)
+    return np.concatenate([np.concatenate(strip, axis=1) for (strip,) in strips])
+
+
 def cut_grid(grid: np.ndarray, model: ConfigDict) -> list[list[Strip]]:
     """The strips of a grid that was drawn for `config.model`: [clip][row]; none when it has another size."""
     side, width = model.image_size, model.frames // frontend.TUBELET * model.image_size

@@ -12,7 +12,7 @@ from flax import nnx
 from jax import Array
 from ml_collections import ConfigDict
 
-from avemo_jax import frontend, masking, models
+from avemo_jax import augmentation, frontend, masking, models
 from avemo_jax.batch import Batch, Clip, Masks, Outputs, Targets
 from avemo_jax.errors import UserError
 from avemo_jax.models.encoders import fold_keys
@@ -79,7 +79,7 @@ class Pretrain:
 
     def view(self, batch: Batch, keys: Array) -> tuple[Clip, Masks]:
         """The batch as the model sees it in this step: normalised, its volume varied, masked."""
-        gain = clips.volume_gain(fold_keys(keys, 0)) if self.config.data.audio_gain else None
+        gain = augmentation.volume_gain(fold_keys(keys, 0)) if self.config.data.audio_gain else None
         masks = masking.hicmae_masks(
             fold_keys(keys, 1),
             self.video_grid,

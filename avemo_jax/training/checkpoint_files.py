@@ -193,7 +193,12 @@ def describe(parts: Any) -> dict[str, list]:
     return {path: [list(np.shape(leaf)), str(leaf.dtype)] for path, leaf in named_leaves(parts)}
 
 
-def check_same_arrays(stored: dict[str, list], wanted: dict[str, list], folder: Path) -> None:
+def check_same_arrays(
+    stored: dict[str, list],
+    wanted: dict[str, list],
+    folder: Path | str,
+    advice: str = "Use the config it was made with, or another work directory",
+) -> None:
     """Raises a UserError that lists the first arrays whose names or shapes differ."""
     differing = [
         f"{path} is {_kind(stored.get(path))} there and {_kind(wanted.get(path))} here"
@@ -203,8 +208,7 @@ def check_same_arrays(stored: dict[str, list], wanted: dict[str, list], folder: 
     if differing:
         more = f" and {len(differing) - 4} more" if len(differing) > 4 else ""
         raise UserError(
-            f"checkpoint {folder} does not fit this config: {'; '.join(differing[:4])}{more}. "
-            "Use the config it was made with, or another work directory"
+            f"checkpoint {folder} does not fit this config: {'; '.join(differing[:4])}{more}. {advice}"
         )
 
 

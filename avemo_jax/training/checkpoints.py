@@ -185,8 +185,11 @@ def _delete(folder: Path) -> None:
 
 
 def _parts(state: TrainState) -> dict[str, Any]:
-    """A state as the trees that are saved; evaluation reads `averaged` alone, or `params` where there is none."""
-    parts = {"params": state.params, "training": {name: getattr(state, name) for name in _TRAINING}}
+    """A state as the trees that are saved; evaluation reads `averaged` alone, or `params` where there is none. One
+    without an optimiser cannot be trained on and is saved as its parameters."""
+    parts: dict[str, Any] = {"params": state.params}
+    if state.opt_state is not None:
+        parts["training"] = {name: getattr(state, name) for name in _TRAINING}
     return parts if state.averaged is None else parts | {files.AVERAGED: state.averaged}
 
 

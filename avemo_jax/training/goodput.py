@@ -18,7 +18,7 @@ from avemo_jax import paths
 from avemo_jax.training.manifest import write_durably
 
 NAME = "time.json"
-KINDS = ("steps", "compiling", "input", "checkpoints", "pictures", "restoring", "other")
+KINDS = ("steps", "compiling", "input", "checkpoints", "pictures", "looks", "restoring", "other")
 
 
 class Goodput:
@@ -98,8 +98,9 @@ def _read(path: Path | None) -> dict[str, Any]:
     try:
         with paths.plain_errors(path or ""):
             found = json.loads(path.read_text(encoding="utf-8")) if path else {}
-        return {"seconds": {k: float(found["seconds"][k]) for k in KINDS}, "restarts": int(found["restarts"])}
-    except (OSError, ValueError, KeyError, TypeError):
+        seconds = {kind: float(found["seconds"].get(kind, 0.0)) for kind in KINDS}
+        return {"seconds": seconds, "restarts": int(found["restarts"])}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}
 
 

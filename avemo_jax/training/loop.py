@@ -39,9 +39,11 @@ from avemo_jax.training.optimizer import learning_rate, make_optimizer
 from avemo_jax.training.profiling import Profile
 from avemo_jax.training.progress import Progress
 from avemo_jax.training.reporting import Reporter
+from avemo_jax.training.starting import taken_over
 from avemo_jax.training.state import TrainState
 from avemo_jax.training.step import make_step
 from avemo_jax.training.stopping import StopRequest
+from avemo_jax.training.watching import Watch
 from avemo_jax.training.writers import make_writers
 
 _PICTURED_CLIPS = 4
@@ -67,7 +69,12 @@ class _Flight(NamedTuple):
 
 
 def train(
-    task: Any, loader: Loader, config: ConfigDict, workdir: str | Path, mesh: Mesh | None = None
+    task: Any,
+    loader: Loader,
+    config: ConfigDict,
+    workdir: str | Path,
+    mesh: Mesh | None = None,
+    watch: Watch | None = None,
 ) -> Ending:
     """Runs the task to its last step, from the newest checkpoint in `workdir` if there is one.
 
@@ -80,6 +87,7 @@ def train(
       config: resolved; recorded as `config.json`.
       workdir: the run's folder, on a file system that all processes share or on object storage.
       mesh: that of `config.mesh` on all devices, unless given.
+      watch: looks at the run now and then, and may end it early.
 
     Raises:
       UserError: bad input, a full disk, or losses that stay NaN or infinite (with the offending clips).
@@ -122,7 +130,11 @@ def train(
             restored = checkpoints.restore(target, good_only=good_only)
         if restored is None:
             with goodput.on("compiling"):  # hardly anything else
-                return state_lib.create_state(task, optimizer, init_key, mesh, average=average), beginning
+                state = state_lib.create_state(task, optimizer, init_key, mesh, average=average)
+                if config.init.checkpoint:
+                    started = taken_over(state.params, config, getattr(task, "handed_on", ()), mesh, say)
+                    state = state_lib.start_from(started, optimizer, mesh, average=average)
+            return state, beginning
         state, record = restored
         if not record.loader:
             say("the checkpoint holds parameters only: starting at step 0 with a fresh optimiser")
@@ -142,8 +154,11 @@ def train(
     HEARTBEAT.at(record.step)
     if record.step:
         say(f"resuming at step {record.step} of {total_steps}")
-    if record.step >= total_steps:
-        say("nothing left to do; for more, raise total_steps")
+    if watch:
+        watch.rewind(record.step)
+    ended_early = watch is not None and watch.is_over
+    if record.step >= total_steps or ended_early:
+        say("nothing left to do; " + ("it was ended early" if ended_early else "for more, raise total_steps"))
         if lock:
             lock.close()
         return Ending(record.step, preempted=False)
@@ -175,10 +190,11 @@ def train(
     )
     loader.restore(record.loader)
     feed = DeviceFeed(loader, batch_shapes, batch_shardings)
-    step, flight, stopping = record.step, None, False
+    step, stopping = record.step, False
+    flight: _Flight | None = None
     try:
         with goodput.on("steps"), StopRequest() as stop:
-            while step < total_steps and not stopping:
+            while step < total_steps and not (stopping or ended_early):
                 # 5a. The next step. Everything it takes is on the devices: a hidden transfer is a mistake.
                 fed = feed.next(computing=flight.computing if flight else _nothing_computing)
                 goodput.waited(feed.idle_s)
@@ -188,13 +204,26 @@ def train(
                 profile.done(step, metrics)
                 HEARTBEAT.at(step)
 
-                # 5b. The numbers of the step before; where this one is saved, its numbers too.
+                # 5b. The numbers of the step before; where this one is saved, its numbers too, and where the weights
+                # are looked at, theirs, which may end the run.
                 stopping = stop.reached(step)
-                saving = stopping or step == total_steps or step % config.checkpoint.every_steps == 0
+                scores: dict[str, float] = {}
+                if watch and watch.is_due(step, total_steps):
+                    with goodput.on("looks"):
+                        scores = watch.look(step, state, record)
+                    ended_early = watch.is_over
+                due = step == total_steps or step % config.checkpoint.every_steps == 0
+                saving = stopping or due or bool(scores)
                 before, flight = flight, _Flight(step, metrics, fed)
                 landed = [each for each in (before, flight if saving else None) if each is not None]
                 reports = [
-                    reporter.read(each.step, each.metrics, feed.idle_s, len(loader.unreadable))
+                    reporter.read(
+                        each.step,
+                        each.metrics,
+                        feed.idle_s,
+                        len(loader.unreadable),
+                        scores if each.step == step else {},
+                    )
                     for each in landed
                 ]
                 checkpoints.check()
@@ -214,6 +243,8 @@ def train(
                     record = _on_other_clips(record, culprit.fed.loader_state)
                     say(f"{trouble}: rolling back to step {record.step}, to go on with other clips")
                     reporter.start(record.step, record.rollbacks)
+                    if watch:
+                        watch.rewind(record.step)
                     loader.restore(record.loader)
                     feed = DeviceFeed(loader, batch_shapes, batch_shardings)
                     step, flight = record.step, None
@@ -242,7 +273,7 @@ def train(
             with goodput.on("checkpoints"):
                 checkpoints.wait()
             multihost_utils.sync_global_devices("run ended")
-        return Ending(step, preempted=step < total_steps)
+        return Ending(step, preempted=step < total_steps and not ended_early)
     finally:
         profile.close()
         feed.close()

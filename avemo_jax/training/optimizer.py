@@ -42,6 +42,11 @@ def make_optimizer(config: ConfigDict, params: Params, total_steps: int) -> opta
     )
     if options.clip_norm > 0:
         transform = optax.chain(optax.clip_by_global_norm(options.clip_norm), transform)
+    if "freeze" in config and (config.freeze.encoders or config.freeze.layers):
+        moving = moving_parts(params, layers=config.freeze.layers, encoders=config.freeze.encoders)
+        hold = optax.stateless(lambda updates, _: jax.tree.map(jnp.multiply, updates, moving))
+        # Before: what does not move is not clipped by either. After: nor is it decayed.
+        transform = optax.chain(hold, transform, hold)
     return transform
 
 
@@ -89,6 +94,28 @@ def decay_mask(params: Params, *, decay_audio_mask_token: bool) -> Params:
         return not _NEVER_DECAYED.search(path)
 
     return unflatten({path: decays(path) for path in flatten(params)})
+
+
+def moving_parts(params: Params, *, layers: int, encoders: bool) -> Params:
+    """1 where parameters are trained and 0 where they are frozen, as arrays that broadcast over each parameter.
+
+    Args:
+      layers: so many first layers of both encoders are frozen, and before the first of them the patch embeddings.
+      encoders: all of the encoders and their fusion is: what is left is the head, its norm and the layer weights.
+    """
+
+    def moves(path: str, leaf) -> np.ndarray:
+        shape = (-1, *[1] * (len(leaf.shape) - 1))
+        if re.match(r"(video|audio|fusion)/", path):
+            if encoders:
+                return np.zeros(1, np.float32).reshape(shape)
+            if layers and "/patch_embed/" in path:
+                return np.zeros(1, np.float32).reshape(shape)
+            if re.match(r"(video|audio)/blocks/", path):
+                return np.float32(np.arange(leaf.shape[0]) >= layers).reshape(shape)
+        return np.ones(1, np.float32).reshape(shape)
+
+    return unflatten({path: moves(path, leaf) for path, leaf in flatten(params).items()})
 
 
 def layer_scales(params: Params, layer_decay: float) -> Params:

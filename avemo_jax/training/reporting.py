@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import jax
 from jax import Array
@@ -42,12 +42,19 @@ class Reporter:
             writer.rewind(step)
 
     def read(
-        self, step: int, metrics: dict[str, Array], idle_s: float, unreadable_clips: int
+        self,
+        step: int,
+        metrics: dict[str, Array],
+        idle_s: float,
+        unreadable_clips: int,
+        scores: Mapping[str, float],
     ) -> dict[str, float]:
-        """Waits for a step's numbers and, where a row is due, writes it. `idle_s` counts from `start` on."""
+        """Waits for a step's numbers and, where a row is due, writes it. `idle_s` counts from `start` on; `scores` are
+        those of a look at the weights, of which a step with any has a row."""
         numbers = {name: value.item() for name, value in jax.device_get(metrics).items()}
         values = {"loss": numbers.pop("loss"), **numbers}
-        if step % self._every == 0 or step == self._last:
+        if step % self._every == 0 or step == self._last or scores:
+            values |= scores
             now = time.monotonic()
             elapsed, steps = max(now - self._since, 1e-9), step - self._step
             values["rollbacks"] = self._rollbacks

@@ -1,0 +1,85 @@
+"""Train a classifier or a regressor from a pretrained run, and score it on the clips that were left out.
+
+It is `avemo train` with a config of `finetune/`, and then the test of its protocol: two views of each clip in time,
+merged; scores with 95 % intervals from resampling speakers; predictions.csv and rows.json in the work directory.
+--config.data.fold=all does so for every fold, each in a folder of its own, and scores them together. Started again it
+goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from avemo_jax.config import load_config
+from avemo_jax.errors import UserError
+from avemo_jax.paths import to_path
+from avemo_jax.training.heartbeat import HEARTBEAT
+
+EXAMPLE = (
+    "avemo finetune --config finetune/crema_d:demo --workdir runs/tuned --config.data.path=data/crema_d "
+    "--config.init.checkpoint=runs/first"
+)
+TAKES_CONFIG = True
+ALL_FOLDS = "all"
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--workdir", required=True, type=to_path, help="the run's folder: checkpoints, metrics, scores")
+    add("--json", metavar="FILE", type=to_path, help="write the rows here too")
+
+
+def results_folder(args: argparse.Namespace) -> Path:
+    return args.workdir
+
+
+def run(args: argparse.Namespace) -> int:
+    from avemo_jax import files
+    from avemo_jax.commands import train
+
+    HEARTBEAT.start()
+    config = load_config(args.config, args.overrides)
+    if config.task != "finetune":
+        raise UserError(f"{args.config} is a config of {config.task}: avemo finetune takes one of finetune/")
+    if not config.data.protocol:
+        raise UserError("data.protocol is empty, so there are no test clips: set it, or use avemo train")
+    if args.json:
+        files.check_place(args.json.parent)
+    with train.joined(config) as mesh:
+        from avemo_jax.evaluation.partition import fold_names
+        from avemo_jax.tasks import finetuning
+
+        every = config.data.fold == ALL_FOLDS
+        by_fold, partition = [], None
+        for fold in fold_names(config.data) if every else [config.data.fold]:
+            workdir = args.workdir / f"fold_{fold}" if every else args.workdir
+            with config.unlocked():
+                config.data.fold = fold
+            partition = finetuning.partition_of(config)
+            assert partition  # since there is a protocol
+            code = train.train_in(workdir, config, mesh, partition)
+            if code:
+                return code
+            by_fold.append(finetuning.test(config, partition, workdir, mesh))
+            if every:
+                _report(workdir, partition, by_fold[-1])
+        assert partition
+        outcomes = finetuning.pooled(partition, by_fold) if every else by_fold[0]
+        _report(args.workdir, partition, outcomes, args.json)
+    return 0
+
+
+def _report(folder: Path, partition: Any, outcomes: Sequence[Any], further: Path | None = None) -> None:
+    """Writes and prints what came out; the first process of a run does."""
+    from avemo_jax.evaluation import outcome_files
+    from avemo_jax.training import distributed
+
+    if not distributed.is_first():
+        return
+    text = outcome_files.table(partition.target, [one.row for one in outcomes], partition.left_out)
+    written = outcome_files.write(folder, partition.target, outcomes, text, further)
+    print(text)
+    print("results: " + "  ".join(str(path) for path in written))

@@ -1,0 +1,121 @@
+"""The end of a fine-tuning run: outcomes as a table for a person, and as files for programs.
+
+A run's folder gets `rows.json`, `predictions.csv` (every test clip) and `table.txt`.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from avemo_jax.evaluation.outcomes import Row, main_scores
+from avemo_jax.files import write_file
+from input_pipeline.targets import Target
+
+ROWS, PREDICTIONS, TABLE = "rows.json", "predictions.csv", "table.txt"
+_RAW = frozenset(
+    {"mae", "rmse", "mse", "kl", "js"}
+)  # in their own unit; others are fractions, shown in per cent
+
+
+def table(target: Target, rows: Sequence[Row], left_out: dict[str, int]) -> str:
+    """What was tested, the main scores with 95 % intervals, and what to be careful about."""
+    first, main = rows[0], main_scores(target)
+    lines = [
+        f"label {first['label']} ({first['target']}): {first['n']} clips tested, speakers: {first['speakers']}, "
+        f"outputs: {', '.join(first['outputs'])}",
+        f"protocol {first['split']}, fold {first['fold']}, hash {first['split_hash'][:12]}",
+        "",
+    ]
+    cells = [["weights", "of", *(name.upper() + ("" if name in _RAW else " %") for name in main)]]
+    for row in rows:
+        step = "" if row["step"] is None else f", step {row['step']}"
+        numbers = []
+        for place, name in enumerate(main):
+            low, high = row["ci95" if place == 0 else f"{name}_ci95"]
+            numbers.append(f"{_shown(name, row[name])} [{_shown(name, low)}, {_shown(name, high)}]")
+            spread = row.get(f"fold_{name}_std")
+            if spread is not None:
+                numbers[-1] += f", folds {_shown(name, row[f'fold_{name}_mean'])} ± {_shown(name, spread)}"
+        cells.append([f"{row['selection']}{step}", row["modalities"].replace("_", " + "), *numbers])
+    widths = [max(len(line[column]) for line in cells) for column in range(len(cells[0]))]
+    lines += ["  ".join(f"{c:<{w}}" for c, w in zip(line, widths, strict=True)).rstrip() for line in cells]
+    lines.append("")
+    lines.append(f"brackets: 95 % intervals from resampling {first['ci_groups']} {first['ci_unit']}s")
+    if not first["speaker_disjoint"]:
+        lines.append("note: speakers may be on both sides of the split: nothing is said about new speakers")
+    if any(str(row["selection"]).startswith("legacy") for row in rows):
+        lines.append(
+            "note: a legacy row was chosen by the very clips that it is scored on, and says too much"
+        )
+    if first["unreadable"]:
+        lines.append(f"note: {first['unreadable']} test clips could not be read and are not scored")
+    if left_out:
+        lines.append("left out: " + ", ".join(f"{count} {why}" for why, count in sorted(left_out.items())))
+    return "\n".join(lines)
+
+
+def predictions(target: Target, outcomes: Sequence[Any]) -> str:
+    """CSV text, one line a choice of weights and test clip: truth, prediction, and every output."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    names = target.names
+    truths = ["label", "predicted"] if target.is_class else [f"true_{name}" for name in names]
+    writer.writerow(
+        [
+            "selection",
+            "modalities",
+            "test_of",
+            "clip_id",
+            "speaker",
+            *truths,
+            *(f"p_{name}" for name in names),
+        ]
+    )
+    for one in outcomes:
+        fixed = [one.row["selection"], one.row["modalities"]]
+        for fold, clip, speaker, truth, output in zip(
+            one.fold, one.clip_id, one.speaker, one.truth, one.predicted, strict=True
+        ):
+            known = (
+                [names[truth], names[int(output.argmax())]]
+                if target.is_class
+                else [f"{value:.6g}" for value in truth]
+            )
+            writer.writerow([*fixed, fold, clip, speaker, *known, *(f"{value:.6g}" for value in output)])
+    return buffer.getvalue()
+
+
+def write(
+    folder: Path, target: Target, outcomes: Sequence[Any], text: str, further: Path | None = None
+) -> list[Path]:
+    """Writes the three files into a run's folder, rows also to `further`; returns their paths, rows last."""
+    rows = json.dumps([plain(one.row) for one in outcomes], indent=1, allow_nan=False) + "\n"
+    files = {TABLE: text + "\n", PREDICTIONS: predictions(target, outcomes), ROWS: rows}
+    for name, content in files.items():
+        write_file(folder / name, content)
+    if further:
+        write_file(further, rows)
+    return [*(folder / name for name in files), *([further] if further else [])]
+
+
+def plain(value: Any) -> Any:
+    """As JSON can hold it: numbers that are none become null."""
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    if isinstance(value, (float, np.floating)):
+        return float(value) if math.isfinite(value) else None
+    return value
+
+
+def _shown(name: str, value: float) -> str:
+    return f"{value:.3f}" if name in _RAW else f"{100 * value:.1f}"

@@ -1,0 +1,122 @@
+"""Which labelled clips a fine-tuning run trains on, chooses by and is tested on.
+
+One test part of a protocol is left out, and of the rest some speakers, by whom the run chooses; so no clip that is
+tested on has a say in anything. Not here: the protocols themselves.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from avemo_jax.errors import UserError
+from avemo_jax.evaluation.labelled import read_targets
+from avemo_jax.evaluation.protocols import LabelledClips, Splits, make_splits
+from input_pipeline.mixtures import folders_of
+from input_pipeline.targets import Target, target_of
+
+
+@dataclass(frozen=True)
+class Partition:
+    """Row numbers of `clips` in three parts, and what is to be said of them with every result.
+
+    targets: int [N] or float32 [N, K], what each clip is to be learnt as (see `Target`).
+    unit: what development clips do not share with those that are trained on; empty where there are none.
+    left_out: labelled or not, clips that no part has, by reason.
+    """
+
+    target: Target
+    clips: LabelledClips
+    targets: np.ndarray
+    train: np.ndarray
+    development: np.ndarray
+    test: np.ndarray
+    protocol: str
+    fold: str
+    unit: str
+    speaker_disjoint: bool
+    split_hash: str
+    left_out: Counter
+
+    def positions(self, rows: np.ndarray) -> list[int]:
+        """The places in the folder of these rows' clips."""
+        return self.clips.position[rows].tolist()
+
+    @property
+    def class_counts(self) -> tuple[float, ...]:
+        """Training clips of each class, or the sum of their shares; of each class that a clip may have among others."""
+        if self.target.is_class:
+            return tuple(np.bincount(self.targets[self.train], minlength=len(self.target.names)).tolist())
+        return tuple(self.targets[self.train].sum(0).tolist())
+
+
+def make_partition(data: ConfigDict) -> Partition | None:
+    """The partition that a config's `data` describes; None where `data.protocol` is empty: every clip is trained on.
+
+    protocol: see `protocols.PROTOCOLS`; `fold` names the part to test on, `folds` is the number of parts that
+    speakers are dealt into by `speaker_folds`; one of `development` groups of the training clips is held out, none
+    where that is 0.
+
+    Raises:
+      UserError: a protocol, fold or label that the folder does not have, or several folders.
+    """
+    if not data.protocol:
+        return None
+    target, clips, targets, splits, left_out = _read(data)
+    by_name = {split.name: split for split in splits.splits}
+    fold = data.fold if data.protocol != "split" else "test"
+    if fold not in by_name:
+        raise UserError(
+            f"data.fold is '{data.fold}': protocol {data.protocol} of {folders_of(data)[0]} has {', '.join(by_name)}"
+        )
+    split = by_name[fold]
+    held_out = (split.inner[split.train] == 0) if data.development else np.zeros(len(split.train), bool)
+    if held_out.all():
+        raise UserError(
+            f"protocol {data.protocol}, fold {fold}: the training clips are all of one {split.inner_unit}, so none can "
+            "be held out to choose by; set data.development=0"
+        )
+    return Partition(
+        target=target,
+        clips=clips,
+        targets=targets,
+        train=split.train[~held_out],
+        development=split.train[held_out],
+        test=split.test,
+        protocol=data.protocol,
+        fold=fold,
+        unit=split.inner_unit if data.development else "",
+        speaker_disjoint=splits.speaker_disjoint,
+        split_hash=splits.split_hash,
+        left_out=left_out,
+    )
+
+
+def fold_names(data: ConfigDict) -> list[str]:
+    """The parts that a config's protocol can test on, in order; raises as `make_partition`."""
+    if not data.protocol:
+        raise UserError("data.fold=all needs a data.protocol, which says what the folds are")
+    return [split.name for split in _read(data)[3].splits]
+
+
+def _read(data: ConfigDict) -> tuple[Target, LabelledClips, np.ndarray, Splits, Counter]:
+    target = target_of(data)
+    if target is None:
+        raise UserError("data.protocol needs a data.label to split clips by")
+    folders = folders_of(data)
+    if len(folders) > 1:
+        raise UserError(
+            f"data.protocol={data.protocol} splits one folder, data.paths has {len(folders)}: prepare them as one"
+        )
+    if data.split:
+        raise UserError(
+            f"data.split={data.split} and data.protocol={data.protocol} say two things: leave data.split empty"
+        )
+    clips, targets, left_out = read_targets(folders[0], target)
+    splits = make_splits(data.protocol, clips, folds=data.folds, inner_folds=max(2, data.development))
+    if splits.left_out:
+        left_out["in no fold"] += splits.left_out
+    return target, clips, targets, splits, left_out

@@ -1,0 +1,162 @@
+"""A fine-tuned model's outputs for clips: several views of each, merged as HiCMAE merges them.
+
+A view is a segment of the clip in time and a crop in space. The reference squeezes frames to the model's size before it
+crops, so its crops are the same pixels; they differ by the random volume that it gives sound in tests too. Here crops
+beyond the first are computed only with that volume on (`views.audio_gain`), which is the reference's evaluation.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax import Array
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from avemo_jax import augmentation, frontend, models
+from avemo_jax.batch import Batch
+from avemo_jax.models.params import Params, merge, split
+from avemo_jax.training import mesh as mesh_lib
+from input_pipeline.loader import eval_batches
+from input_pipeline.mixtures import folders_of
+from input_pipeline.targets import Target
+
+BOTH, VIDEO, AUDIO = "audio_video", "video", "audio"
+MODALITIES = (BOTH, VIDEO, AUDIO)
+_FIELDS = ("video", "waveform", "waveform_length", "waveform_mean", "position")
+
+
+class Viewer:
+    """Computes outputs of one model on one prepared folder; compiled once, for any parameters.
+
+    Args:
+      config: resolved, of a fine-tuning task; reads `model`, `data`, `views` and `seed`.
+      target: what the outputs mean.
+      mesh: where parameters lie; every process calls it with the same clips.
+    """
+
+    def __init__(self, config: ConfigDict, target: Target, mesh: Mesh):
+        self._config, self._target, self._mesh = config, target, mesh
+        divisor = mesh_lib.rows_divisor(mesh)
+        self._batch_size = -(-config.views.batch_size // divisor) * divisor
+        graphdef, shapes = split(jax.eval_shape(functools.partial(models.build, config), jax.random.key(0)))
+        self._places = mesh_lib.shardings(shapes, mesh)
+        self._forward = jax.jit(
+            functools.partial(_outputs, graphdef=graphdef, config=config, mesh=mesh),
+            static_argnames="modalities",
+            out_shardings=mesh_lib.replicated(mesh),
+        )
+
+    def placed(self, params: Params) -> Params:
+        """Parameters on the host → on the mesh."""
+        put = lambda array, where: jax.make_array_from_callback(array.shape, where, lambda i: array[i])  # noqa: E731
+        return jax.tree.map(put, params, self._places)
+
+    def merged(
+        self, params: Params, positions: Sequence[int], modalities: str = BOTH
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """(positions int [M], merged outputs float [M, K]) of the clips that could be read, in the given order.
+
+        Outputs are the mean over views of probabilities (softmax, or of each class by itself for several classes a
+        clip), of raw outputs for values.
+
+        Args:
+          params: on the mesh.
+          positions: of the clips in the folder.
+          modalities: `audio_video`, or only one of them: the other is as in a clip that has none.
+        """
+        views = self._config.views
+        crops = views.crops if views.audio_gain else 1
+        sums: dict[int, np.ndarray] = {}
+        views_of: Counter[int] = Counter()
+        for segment in range(views.segments):
+            for batch in self._batches(positions, segment):
+                on_device = self._put(batch)
+                for crop in range(crops):
+                    view = np.int32(segment * crops + crop)
+                    outputs, place = self._forward(params, on_device, view, modalities=modalities)
+                    values = probabilities(np.asarray(outputs, np.float64), self._target)
+                    for position, value in zip(np.asarray(place).tolist(), values, strict=True):
+                        if position >= 0:
+                            sums[position] = sums.get(position, 0.0) + value
+                            views_of[position] += 1
+        count = views.segments * crops
+        read = [position for position in positions if views_of[position] == count]
+        merged = np.array([sums[position] / count for position in read])
+        return np.array(read, np.int64), merged.reshape(len(read), len(self._target.names))
+
+    def _batches(self, positions: Sequence[int], segment: int):
+        model, data = self._config.model, self._config.data
+        index, count = mesh_lib.data_process(self._mesh)
+        return eval_batches(
+            folders_of(data)[0],
+            frames=model.frames,
+            image_size=model.image_size,
+            audio_frames=model.audio_frames,
+            batch_size=self._batch_size,
+            frame_stride=data.frame_stride,
+            crop=data.crop,
+            view="segment",
+            segment=(segment, self._config.views.segments),
+            positions=positions,
+            process_index=index,
+            process_count=count,
+            workers=data.workers,
+            prefetch=data.prefetch,
+        )
+
+    def _put(self, batch: dict[str, np.ndarray]) -> Batch:
+        """On the devices, with position −1 for rows that hold no clip."""
+        batch = batch | {"position": np.where(batch["valid"], batch["position"], -1).astype(np.int32)}
+        shapes = {
+            name: jax.ShapeDtypeStruct((self._batch_size, *batch[name].shape[1:]), batch[name].dtype)
+            for name in _FIELDS
+        }
+        places = mesh_lib.batch_shardings(shapes, self._mesh)
+        return {
+            name: jax.make_array_from_process_local_data(places[name], batch[name], shapes[name].shape)
+            for name in _FIELDS
+        }
+
+
+def probabilities(outputs: np.ndarray, target: Target) -> np.ndarray:
+    """A view's outputs [M, K] as what is averaged: see `Viewer.merged`."""
+    if target.rule == "values":
+        return outputs
+    if target.rule == "multi_label":
+        return 1 / (1 + np.exp(-outputs))
+    shifted = np.exp(outputs - outputs.max(-1, keepdims=True))
+    return shifted / shifted.sum(-1, keepdims=True)
+
+
+def _outputs(
+    params: Params,
+    batch: Batch,
+    view: Array,
+    *,
+    modalities: str,
+    graphdef: nnx.GraphDef,
+    config: ConfigDict,
+    mesh: Mesh,
+) -> tuple[Array, Array]:
+    position = batch["position"]
+    if modalities != BOTH:
+        gone = jnp.full(position.shape, True)
+        batch = augmentation.without(
+            batch, no_video=gone & (modalities == AUDIO), no_audio=gone & (modalities == VIDEO)
+        )
+    gain = None
+    if config.views.audio_gain:
+        key = jax.random.fold_in(jax.random.key(config.seed), view)
+        gain = augmentation.volume_gain(jax.vmap(jax.random.fold_in, (None, 0))(key, position))
+    model: Any = merge(graphdef, params)
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+        outputs, _ = model(frontend.to_clip(batch, mels=config.model.mel_bins, gain=gain))
+    return outputs, position

@@ -1,0 +1,176 @@
+"""A fine-tuning run around its training: which clips, looks at it while it lasts, and its scores at the end.
+
+Nothing here is trained; `training.loop` does that. Every process of a run calls these, and the first one writes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from avemo_jax.errors import UserError
+from avemo_jax.evaluation.outcomes import LOWER_IS_BETTER, Row, judged, main_scores, scores_of
+from avemo_jax.evaluation.partition import Partition, make_partition
+from avemo_jax.evaluation.views import BOTH, MODALITIES, Viewer
+from avemo_jax.models.params import Params
+from avemo_jax.training.checkpoint_files import FOLDER, load_params, step_name
+from avemo_jax.training.watching import BEST, LOOKS, Watch, best_of, read_looks
+
+DEVELOPMENT, LAST, TEST = "development", "last", "test"
+LEGACY = "legacy: best on the test clips"  # how a choice is called that test clips had a say in
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What one choice of weights, with one choice of modalities, makes of the test clips of a fold."""
+
+    row: Row
+    fold: np.ndarray  # [M], and so on
+    clip_id: np.ndarray
+    speaker: np.ndarray
+    truth: np.ndarray
+    predicted: np.ndarray
+
+
+def partition_of(config: ConfigDict) -> Partition | None:
+    """The clips of a fine-tuning config with a protocol, whose class counts are filled in; None for any other.
+
+    Raises:
+      UserError: see `make_partition`; or there is nothing to choose by.
+    """
+    partition = make_partition(config.data) if config.task == "finetune" else None
+    if partition is None:
+        return None
+    if config.select.by not in (DEVELOPMENT, LAST, TEST):
+        raise UserError(f"select.by is '{config.select.by}', not {DEVELOPMENT}, {LAST} or {TEST}")
+    if config.select.by == DEVELOPMENT and not len(partition.development):
+        raise UserError(
+            "select.by=development and data.development=0: nothing is held out to choose by; set one of them"
+        )
+    if config.loss.class_weights or config.loss.logit_adjustment:
+        with config.unlocked():
+            config.loss.class_counts = partition.class_counts
+    return partition
+
+
+def make_watch(
+    config: ConfigDict, partition: Partition, workdir: Path, mesh: Mesh, say: Callable[[str], None]
+) -> Watch | None:
+    """Looks at the development clips, or, for `select.by=test`, at the test clips; None where there are none.
+
+    Raises:
+      UserError: `select.score` is none of the target's scores.
+    """
+    select, target = config.select, partition.target
+    rows = partition.test if select.by == TEST else partition.development
+    if not len(rows):
+        return None
+    known = scores_of(target, np.zeros((2, len(target.names))), np.stack([target.empty] * 2))
+    if select.score not in known:
+        raise UserError(f"select.score is '{select.score}': data.target={target.rule} has {', '.join(known)}")
+    viewer, positions = Viewer(config, target, mesh), partition.positions(rows)
+    prefix = TEST if select.by == TEST else DEVELOPMENT
+    shown = dict.fromkeys((*main_scores(target), select.score))
+
+    def measure(params: Params) -> dict[str, float]:
+        read, predicted = viewer.merged(params, positions)
+        scores = scores_of(target, predicted, partition.targets[_rows(partition, read)])
+        return {f"{prefix}_{name}": scores[name] for name in shown}
+
+    steps = len(partition.train) / config.batch_size
+    return Watch(
+        workdir,
+        measure,
+        score=f"{prefix}_{select.score}",
+        lower_is_better=select.score in LOWER_IS_BETTER,
+        every_steps=round(select.every_epochs * steps),
+        patience=select.patience,
+        say=say,
+    )
+
+
+def test(config: ConfigDict, partition: Partition, workdir: Path, mesh: Mesh) -> list[Outcome]:
+    """Outcomes on the test clips, of the chosen weights first and then of the last ones.
+
+    Raises:
+      UserError: the run has no checkpoint, or no test clip can be read.
+    """
+    viewer, outcomes = Viewer(config, partition.target, mesh), []
+    for selection, folder in _choices(config, workdir):
+        _, params, step = load_params(folder)
+        placed = viewer.placed(params)
+        for modalities in MODALITIES if config.views.alone else (BOTH,):
+            read, predicted = viewer.merged(placed, partition.positions(partition.test), modalities)
+            if not len(read):
+                raise UserError(
+                    f"{config.data.path}: none of the {len(partition.test)} test clips can be read"
+                )
+            rows = _rows(partition, read)
+            clips, truth = partition.clips.at(rows), partition.targets[rows]
+            row = {
+                "label": config.data.label,
+                "target": partition.target.rule,
+                "split": partition.protocol,
+                "fold": partition.fold,
+                "split_hash": partition.split_hash,
+                "speaker_disjoint": partition.speaker_disjoint,
+                "n_train": len(partition.train),
+                "n_development": len(partition.development),
+                "development_unit": partition.unit,
+                "unreadable": len(partition.test) - len(rows),
+                "selection": selection,
+                "step": step,
+                "modalities": modalities,
+                "views": config.views.segments * config.views.crops,
+                "seed": config.seed,
+                **judged(partition.target, predicted, truth, clips.speaker),
+            }
+            fold = np.full(len(rows), partition.fold)
+            outcomes.append(Outcome(row, fold, clips.clip_id, clips.speaker, truth, predicted))
+    return outcomes
+
+
+def pooled(partition: Partition, folds: list[list[Outcome]]) -> list[Outcome]:
+    """Outcomes over the test clips of all folds together, with the mean and deviation (n − 1) over folds."""
+    together = []
+    for same in zip(*folds, strict=True):
+        arrays = {
+            field.name: np.concatenate([getattr(outcome, field.name) for outcome in same])
+            for field in dataclasses.fields(Outcome)
+            if field.name != "row"
+        }
+        row = dict(same[0].row)
+        scores = judged(partition.target, arrays["predicted"], arrays["truth"], arrays["speaker"])
+        for name in main_scores(partition.target):
+            values = [outcome.row[name] for outcome in same]
+            scores[f"fold_{name}_mean"] = float(np.mean(values))
+            scores[f"fold_{name}_std"] = float(np.std(values, ddof=1)) if len(values) > 1 else None
+        row |= {"fold": "all", "step": None, "n_train": None, "n_development": None, **scores}
+        row["unreadable"] = sum(outcome.row["unreadable"] for outcome in same)
+        row["folds"] = [outcome.row for outcome in same]
+        together.append(Outcome(row, **arrays))
+    return together
+
+
+def _choices(config: ConfigDict, workdir: Path) -> list[tuple[str, Path]]:
+    """(how they were chosen, checkpoint) of the weights to test, the chosen ones first."""
+    last = (LAST, workdir)
+    if config.select.by == LAST:
+        return [last]
+    prefix = config.select.by
+    sign = -1.0 if config.select.score in LOWER_IS_BETTER else 1.0
+    step = best_of(read_looks(workdir / LOOKS), f"{prefix}_{config.select.score}", sign)
+    if step is None:
+        raise UserError(f"{workdir / LOOKS}: no look has a {prefix}_{config.select.score} to choose by")
+    name = LEGACY if config.select.by == TEST else "best on the development clips"
+    return [(name, workdir / BEST / FOLDER / step_name(step)), last]
+
+
+def _rows(partition: Partition, positions: np.ndarray) -> np.ndarray:
+    """The row numbers of clips at these places, which are in the folder's order."""
+    return np.searchsorted(partition.clips.position, positions)
