@@ -10,6 +10,12 @@ NAMES = [
     *(f"hicmae:{size}" for size in ("demo", "tiny", "small", "base", "large", "huge")),
     "hicmae:base,reference",
     *(f"finetune/crema_d:{size}" for size in ("demo", "tiny", "small", "base", "large", "huge")),
+    *(
+        f"finetune/{corpus}:base{variant}"
+        for corpus in ("recipe", "crema_d_4", "mafw", "ravdess", "werewolf_xl")
+        for variant in ("", ",reference")
+    ),
+    "finetune/crema_d:base,reference",
 ]
 
 
@@ -78,7 +84,7 @@ def test_a_mistyped_override_names_what_is_valid(override, hint):
         ("hicmea:base", "hicmae"),
         ("hicmae:bsae", "base"),
         ("hicmae:base,referenc", "reference"),
-        ("crema_d:base,reference", "variant"),
+        ("crema_d:base,referenc", "variant"),
         ("/nowhere/else.py", "no config"),
     ],
 )

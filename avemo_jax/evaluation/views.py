@@ -30,6 +30,7 @@ from input_pipeline.targets import Target
 
 BOTH, VIDEO, AUDIO = "audio_video", "video", "audio"
 MODALITIES = (BOTH, VIDEO, AUDIO)
+_FEW_BATCHES = 8
 _FIELDS = ("video", "waveform", "waveform_length", "waveform_mean", "position")
 
 
@@ -74,27 +75,20 @@ class Viewer:
         """
         views = self._config.views
         crops = views.crops if views.audio_gain else 1
-        sums: dict[int, np.ndarray] = {}
-        views_of: Counter[int] = Counter()
+        merger = Merger(self._target, views.segments * crops)
         for segment in range(views.segments):
             for batch in self._batches(positions, segment):
                 on_device = self._put(batch)
                 for crop in range(crops):
                     view = np.int32(segment * crops + crop)
                     outputs, place = self._forward(params, on_device, view, modalities=modalities)
-                    values = probabilities(np.asarray(outputs, np.float64), self._target)
-                    for position, value in zip(np.asarray(place).tolist(), values, strict=True):
-                        if position >= 0:
-                            sums[position] = sums.get(position, 0.0) + value
-                            views_of[position] += 1
-        count = views.segments * crops
-        read = [position for position in positions if views_of[position] == count]
-        merged = np.array([sums[position] / count for position in read])
-        return np.array(read, np.int64), merged.reshape(len(read), len(self._target.names))
+                    merger.add(np.asarray(place), np.asarray(outputs))
+        return merger.merged(positions)
 
     def _batches(self, positions: Sequence[int], segment: int):
         model, data = self._config.model, self._config.data
         index, count = mesh_lib.data_process(self._mesh)
+        few = len(positions) < _FEW_BATCHES * self._batch_size  # read before workers would have started
         return eval_batches(
             folders_of(data)[0],
             frames=model.frames,
@@ -108,7 +102,7 @@ class Viewer:
             positions=positions,
             process_index=index,
             process_count=count,
-            workers=data.workers,
+            workers=0 if few else data.workers,
             prefetch=data.prefetch,
         )
 
@@ -124,6 +118,29 @@ class Viewer:
             name: jax.make_array_from_process_local_data(places[name], batch[name], shapes[name].shape)
             for name in _FIELDS
         }
+
+
+class Merger:
+    """Adds up the views of clips; see `Viewer.merged`."""
+
+    def __init__(self, target: Target, views: int):
+        self._target, self._views = target, views
+        self._sums: dict[int, np.ndarray] = {}
+        self._counts: Counter[int] = Counter()
+
+    def add(self, positions: np.ndarray, outputs: np.ndarray) -> None:
+        """One view each of clips int [M] (−1: none), by the model's outputs [M, K]."""
+        values = probabilities(np.asarray(outputs, np.float64), self._target)
+        for position, value in zip(positions.tolist(), values, strict=True):
+            if position >= 0:
+                self._sums[position] = self._sums.get(position, 0.0) + value
+                self._counts[position] += 1
+
+    def merged(self, positions: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+        """(int [M], float [M, K]) of those of the clips of which all views were added, in the given order."""
+        read = [position for position in positions if self._counts[position] == self._views]
+        means = np.array([self._sums[position] / self._views for position in read])
+        return np.array(read, np.int64), means.reshape(len(read), len(self._target.names))
 
 
 def probabilities(outputs: np.ndarray, target: Target) -> np.ndarray:

@@ -209,8 +209,11 @@ def train(
                 stopping = stop.reached(step)
                 scores: dict[str, float] = {}
                 if watch and watch.is_due(step, total_steps):
+                    jax.block_until_ready(metrics)  # they need this step's parameters: that is not looking
+                    began = time.monotonic()
                     with goodput.on("looks"):
                         scores = watch.look(step, state, record)
+                    reporter.paused(time.monotonic() - began)
                     ended_early = watch.is_over
                 due = step == total_steps or step % config.checkpoint.every_steps == 0
                 saving = stopping or due or bool(scores)

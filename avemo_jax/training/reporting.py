@@ -38,6 +38,7 @@ class Reporter:
     def start(self, step: int, rollbacks: int = 0) -> None:
         """The clock starts; rows of later steps, from before an interruption, are taken back."""
         self._rollbacks, self._step, self._idle_s, self._since = rollbacks, step, 0.0, time.monotonic()
+        self._rates: dict[str, float] = {}
         for writer in self._writers:
             writer.rewind(step)
 
@@ -53,20 +54,30 @@ class Reporter:
         those of a look at the weights, of which a step with any has a row."""
         numbers = {name: value.item() for name, value in jax.device_get(metrics).items()}
         values = {"loss": numbers.pop("loss"), **numbers}
-        if step % self._every == 0 or step == self._last or scores:
-            values |= scores
+        due = step % self._every == 0 or step == self._last
+        if due or not self._rates:
             now = time.monotonic()
             elapsed, steps = max(now - self._since, 1e-9), step - self._step
+            self._rates = {
+                "clips_per_s": steps * self._batch_size / elapsed,
+                "step_s": elapsed / steps,
+                "input_wait_share": min((idle_s - self._idle_s) / elapsed, 1.0),
+            }
+        if due:
+            self._step, self._idle_s, self._since = step, idle_s, now
+        if due or scores:  # a row for scores alone repeats the rates: it may come at once after another
+            values |= scores
             values["rollbacks"] = self._rollbacks
             values["unreadable_clips"] = unreadable_clips
-            values["clips_per_s"] = steps * self._batch_size / elapsed
-            values["step_s"] = elapsed / steps
-            values["input_wait_share"] = min((idle_s - self._idle_s) / elapsed, 1.0)
-            self._step, self._idle_s, self._since = step, idle_s, now
+            values |= self._rates
             for writer in self._writers:
                 writer.scalars(step, values)
             self._progress.row(step, values)
         return values
+
+    def paused(self, seconds: float) -> None:
+        """So much of the time since the last row was not spent on steps."""
+        self._since += seconds
 
     def pictures(self, step: int, images) -> None:
         """Hands on pictures, uint8 [H, W, 3] by name."""

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
+from scipy.spatial import distance
 from sklearn import metrics as sk
 
 from avemo_jax.evaluation import metrics
@@ -83,3 +84,60 @@ def test_pcc_is_pearson_s_r_and_ccc_punishes_a_shift_that_pcc_forgives():
     shifted = metrics.regression_scores(predicted + 1, target)
     assert scores["pcc"][0] == pytest.approx(stats.pearsonr(predicted[:, 0], target[:, 0]).statistic)
     assert shifted["pcc"][0] == pytest.approx(scores["pcc"][0]) and shifted["ccc"][0] < scores["ccc"][0]
+
+
+RNG = np.random.default_rng(3)
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_top_k_ranking_and_areas_are_scikit_learn_s(ties):
+    labels = RNG.integers(0, 5, 200)
+    scores = RNG.dirichlet(np.ones(5), 200)
+    if ties:
+        scores = np.round(scores, 1)
+    present = np.arange(5) == labels[:, None]
+    if not ties:  # scikit-learn breaks ties in another way
+        for k in (1, 2, 3):
+            assert metrics.top_k(scores, labels, k) == pytest.approx(
+                sk.top_k_accuracy_score(labels, scores, k=k)
+            )
+    np.testing.assert_allclose(
+        metrics.auc(scores, present), [sk.roc_auc_score(present[:, k], scores[:, k]) for k in range(5)]
+    )
+    np.testing.assert_allclose(
+        metrics.average_precision(scores, present),
+        [sk.average_precision_score(present[:, k], scores[:, k]) for k in range(5)],
+    )
+
+
+def test_of_equally_likely_classes_the_first_ones_are_at_the_top():
+    assert metrics.top_k(np.full((1, 4), 0.25), np.array([1]), 2) == 1
+    assert metrics.top_k(np.full((1, 4), 0.25), np.array([2]), 2) == 0
+
+
+def test_scores_of_several_classes_a_clip_are_scikit_learn_s():
+    present = RNG.random((150, 6)) < 0.3
+    probabilities = np.clip(0.4 * present + 0.6 * RNG.random((150, 6)), 0, 1)
+    present[:, 5] = False  # nobody's
+    scores = metrics.multi_label_scores(probabilities, present.astype(np.float32))
+    predicted = probabilities >= 0.5
+    for average in ("macro", "micro", "weighted"):
+        expected = sk.f1_score(present, predicted, average=average, zero_division=0)
+        assert scores[f"{average}_f1"] == pytest.approx(expected)
+    known = (present[:, :5], probabilities[:, :5])
+    assert scores["map"] == pytest.approx(sk.average_precision_score(*known))
+    assert scores["auc"] == pytest.approx(sk.roc_auc_score(*known))
+    assert scores["exact"] == pytest.approx(sk.accuracy_score(present, predicted))
+
+
+def test_distances_of_distributions_are_scipy_s():
+    target, predicted = (RNG.dirichlet(np.ones(5), 40) for _ in range(2))
+    target[0] = [0, 0.5, 0.5, 0, 0]
+    np.testing.assert_allclose(
+        metrics.kl_divergence(target, predicted), stats.entropy(target, predicted, axis=1)
+    )
+    np.testing.assert_allclose(
+        metrics.jensen_shannon(target, predicted), distance.jensenshannon(target, predicted, axis=1) ** 2
+    )
+    assert metrics.kl_divergence([[0.5, 0.5]], [[1.0, 0.0]]) == np.inf
+    assert metrics.jensen_shannon([[0.0, 1.0]], [[1.0, 0.0]]) == pytest.approx(np.log(2))

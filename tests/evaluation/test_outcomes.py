@@ -1,0 +1,63 @@
+"""Scores of each kind of target with their intervals, on predictions whose quality is known."""
+
+import json
+
+import numpy as np
+import pytest
+
+from avemo_jax.evaluation.intervals import bootstrap, bootstrap_scores
+from avemo_jax.evaluation.metrics import classification_scores, confusion_matrix
+from avemo_jax.evaluation.outcome_files import plain
+from avemo_jax.evaluation.outcomes import judged, main_scores
+from input_pipeline.targets import RULES, Target
+
+CLASSES = ("a", "b", "c", "d")
+RNG = np.random.default_rng(0)
+COUNT = 120
+SPEAKERS = np.repeat([f"s{i}" for i in range(8)], 15)
+
+
+def case(rule, noise):
+    """(target, predictions, truth): right but for so much noise."""
+    if rule == "values":
+        truth = RNG.standard_normal((COUNT, 2)).astype(np.float32)
+        return Target(rule, ("x", "y")), truth + noise * RNG.standard_normal(truth.shape), truth
+    target, labels = Target(rule, ("votes",), CLASSES), RNG.integers(0, 4, COUNT)
+    shares = RNG.dirichlet(np.ones(4), COUNT)
+    guess = RNG.dirichlet(np.ones(4), COUNT)
+    if target.is_class:
+        return target, (1 - noise) * np.eye(4)[labels] + noise * guess, labels
+    truth = shares if rule == "distribution" else (shares > 0.25).astype(float)
+    return target, (1 - noise) * truth + noise * guess, truth
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_better_predictions_score_better_and_intervals_hold_the_score(rule):
+    good, bad = (judged(*case(rule, noise), SPEAKERS) for noise in (0.05, 0.95))
+    assert good["n"] == COUNT and good["speakers"] == 8
+    assert good["ci_unit"] == "speaker" and good["ci_groups"] == 8
+    for place, name in enumerate(main_scores(case(rule, 0.5)[0])):
+        worse = name in ("js", "kl", "mae", "rmse")
+        assert (good[name] < bad[name]) if worse else (good[name] > bad[name]), name
+        for row in (good, bad):
+            low, high = row["ci95" if place == 0 else f"{name}_ci95"]
+            assert low <= row[name] <= high and (low < high or row[name] == 1)
+    json.dumps(plain(good), allow_nan=False)
+
+
+def test_the_interval_of_any_score_is_that_of_the_confusion_matrices():
+    labels, guesses = RNG.integers(0, 4, COUNT), RNG.integers(0, 4, COUNT)
+    by_matrix = bootstrap(labels, guesses, SPEAKERS, 4, draws=4000)
+
+    def measure(rows):
+        return classification_scores(confusion_matrix(labels[rows], guesses[rows], 4))
+
+    by_rows = bootstrap_scores(measure, SPEAKERS, draws=4000)
+    for name in ("uar", "war", "wf1"):
+        np.testing.assert_allclose(by_rows.bounds[name], by_matrix.bounds[name], atol=0.012)
+
+
+def test_with_one_speaker_clips_are_resampled_and_what_is_no_number_is_left_out():
+    found = bootstrap_scores(lambda rows: {"x": float("nan"), "y": rows.mean()}, np.full(30, "s"), draws=100)
+    assert found.unit == "clip" and found.groups == 30
+    assert np.isnan(found.bounds["x"]).all() and found.bounds["y"][0] < 14.5 < found.bounds["y"][1]

@@ -1,0 +1,93 @@
+"""Which clips a fine-tuning run trains on, chooses by and is tested on."""
+
+import pytest
+
+from avemo_jax.config import load_config
+from avemo_jax.errors import UserError
+from avemo_jax.evaluation.partition import fold_names, make_partition
+from tests.evaluation import synthetic
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("partition") / "data"
+    synthetic.write_folder(path)
+    return path
+
+
+def data(folder, *overrides):
+    words = [f"data.path={folder}", "data.label=tone", "data.classes=low,middle,high", *overrides]
+    return load_config("finetune/recipe:demo", words).data
+
+
+def parts(partition):
+    return [set(partition.clips.speaker[r]) for r in (partition.train, partition.development, partition.test)]
+
+
+def test_no_speaker_is_in_two_parts(folder):
+    of = make_partition(
+        data(folder, "data.protocol=leave_one_speaker_out", "data.fold=p2", "data.development=3")
+    )
+    train, development, test = parts(of)
+    assert test == {"p2"} and len(development) == 1 and len(train) == 2
+    assert not train & development and of.unit == "speaker" and of.speaker_disjoint
+    rows = [len(r) for r in (of.train, of.development, of.test)]
+    assert rows == [24, 12, 12]
+    assert of.class_counts == (8, 8, 8)
+    # Positions are the places in the folder, and the order is the folder's.
+    assert of.positions(of.test) == list(range(24, 36))
+
+
+def test_nothing_is_held_out_where_nothing_is_to_be(folder):
+    words = ("data.protocol=leave_one_speaker_out", "data.fold=p2", "data.development=0")
+    of = make_partition(data(folder, *words))
+    assert len(of.train) == 36 and not len(of.development) and of.unit == ""
+
+
+def test_folds_are_the_manifest_s_and_what_is_in_none_is_said(folder):
+    chosen = data(folder, "data.protocol=folds", "data.fold=1", "data.development=2")
+    assert fold_names(chosen) == ["0", "1", "2"]
+    of = make_partition(chosen)
+    assert set(of.clips.fold[of.test]) == {"1"} and of.left_out == {"in no fold": 12}
+    assert not of.speaker_disjoint and of.unit == "fold"
+
+
+def test_the_split_of_the_manifest_is_tested_on_whatever_fold_says(folder):
+    of = make_partition(data(folder, "data.protocol=split", "data.development=3"))
+    assert parts(of)[2] == {"p0"} and of.fold == "test"
+
+
+def test_clips_are_dealt_by_what_is_predicted_of_them(folder):
+    words = (
+        "data.target=values",
+        "data.label=rating",
+        "data.classes=",
+        "data.protocol=leave_one_speaker_out",
+    )
+    of = make_partition(data(folder, *words, "data.fold=p0", "data.development=3"))
+    assert of.targets.shape == (48, 1) and of.clips.classes == ("below the median", "above the median")
+    words = ("data.label=half", "data.classes=x,y", "data.protocol=leave_one_speaker_out", "data.fold=p0")
+    of = make_partition(data(folder, *words, "data.development=3"))
+    assert len(of.clips) == 24 and of.left_out == {"no label": 24}
+
+
+def test_without_a_protocol_there_is_no_partition(folder):
+    assert make_partition(data(folder)) is None
+
+
+@pytest.mark.parametrize(
+    ("overrides", "hint"),
+    [
+        (("data.protocol=leave_one_speaker_out",), "data.fold is '1': .* has p0, p1, p2, p3"),
+        (("data.protocol=fold",), "unknown protocol"),
+        (("data.protocol=folds", "data.label="), "needs a data.label"),
+        (("data.protocol=folds", "data.split=test"), "say two things"),
+        (("data.protocol=folds", "data.label=absent"), "no clip has a class of low, middle, high.*it has: "),
+        (("data.protocol=folds", "data.path=", "data.paths=a,b"), "splits one folder"),
+        (("data.protocol=folds", "data.target=distribution"), "no clip has a distribution"),
+    ],
+)
+def test_what_cannot_be_split_is_said_in_one_line(folder, overrides, hint):
+    with pytest.raises(UserError, match=hint) as error:
+        make_partition(data(folder, *overrides))
+    assert "\n" not in str(error.value)
