@@ -24,6 +24,7 @@ from avemo_jax import augmentation, frontend, models
 from avemo_jax.batch import Batch
 from avemo_jax.models.params import Params, merge, split
 from avemo_jax.training import mesh as mesh_lib
+from avemo_jax.training.starting import placed
 from input_pipeline.loader import eval_batches
 from input_pipeline.mixtures import folders_of
 from input_pipeline.targets import Target
@@ -47,8 +48,7 @@ class Viewer:
         self._config, self._target, self._mesh = config, target, mesh
         divisor = mesh_lib.rows_divisor(mesh)
         self._batch_size = -(-config.views.batch_size // divisor) * divisor
-        graphdef, shapes = split(jax.eval_shape(functools.partial(models.build, config), jax.random.key(0)))
-        self._places = mesh_lib.shardings(shapes, mesh)
+        graphdef, _ = split(jax.eval_shape(functools.partial(models.build, config), jax.random.key(0)))
         self._forward = jax.jit(
             functools.partial(_outputs, graphdef=graphdef, config=config, mesh=mesh),
             static_argnames="modalities",
@@ -57,8 +57,7 @@ class Viewer:
 
     def placed(self, params: Params) -> Params:
         """Parameters on the host → on the mesh."""
-        put = lambda array, where: jax.make_array_from_callback(array.shape, where, lambda i: array[i])  # noqa: E731
-        return jax.tree.map(put, params, self._places)
+        return placed(params, self._mesh)
 
     def merged(
         self, params: Params, positions: Sequence[int], modalities: str = BOTH

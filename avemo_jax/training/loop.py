@@ -39,7 +39,7 @@ from avemo_jax.training.optimizer import learning_rate, make_optimizer
 from avemo_jax.training.profiling import Profile
 from avemo_jax.training.progress import Progress
 from avemo_jax.training.reporting import Reporter
-from avemo_jax.training.starting import taken_over
+from avemo_jax.training.starting import handed_on, placed
 from avemo_jax.training.state import TrainState
 from avemo_jax.training.step import make_step
 from avemo_jax.training.stopping import StopRequest
@@ -129,10 +129,13 @@ def train(
         with goodput.on("restoring"):
             restored = checkpoints.restore(target, good_only=good_only)
         if restored is None:
+            given = {}
+            if config.init.checkpoint:
+                given = handed_on(params, config, getattr(task, "handed_on", ()), say)
             with goodput.on("compiling"):  # hardly anything else
                 state = state_lib.create_state(task, optimizer, init_key, mesh, average=average)
-                if config.init.checkpoint:
-                    started = taken_over(state.params, config, getattr(task, "handed_on", ()), mesh, say)
+                if given:
+                    started = state.params | placed(given, mesh)
                     state = state_lib.start_from(started, optimizer, mesh, average=average)
             return state, beginning
         state, record = restored

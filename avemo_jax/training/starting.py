@@ -16,10 +16,8 @@ from avemo_jax.training import mesh as mesh_lib
 _SHAPES = ("frames", "image_size", "audio_frames", "mel_bins")  # of clips: parameters do not show them
 
 
-def taken_over(
-    fresh: Params, config: ConfigDict, parts: Sequence[str], mesh: Mesh, say: Callable[[str], None]
-) -> Params:
-    """`fresh`, on the mesh, with the parts of it that the checkpoint `config.init.checkpoint` hands on.
+def handed_on(shapes: Params, config: ConfigDict, parts: Sequence[str], say: Callable[[str], None]) -> Params:
+    """What the checkpoint `config.init.checkpoint` hands on to a model of these shapes, as NumPy arrays.
 
     Args:
       parts: names at the top of the tree, as `video`; none stands for all of it. All of each part must be there.
@@ -30,26 +28,28 @@ def taken_over(
     """
     source = config.init.checkpoint
     made_with, loaded, step = files.load_params(source, say=say)
-    parts = tuple(parts) or tuple(fresh)
-    wanted = {part: fresh[part] for part in parts}
+    parts = tuple(parts) or tuple(shapes)
     given = {part: loaded[part] for part in parts if part in loaded}
     files.check_same_arrays(
         files.describe(given),
-        files.describe(wanted),
+        files.describe({part: shapes[part] for part in parts}),
         source,
         advice="Set the config's model to the sizes that the checkpoint was made with (init.checkpoint)",
     )
-    rest = [name for name in fresh if name not in parts]
-    say(
-        f"{', '.join(parts)} from {source}, step {step}{'; fresh: ' if rest else ''}{', '.join(sorted(rest))}"
-    )
+    rest = ", ".join(sorted(name for name in shapes if name not in parts))
+    say(f"{', '.join(parts)} from {source}, step {step}{f'; fresh: {rest}' if rest else ''}")
     for name in _SHAPES:
-        theirs, ours = made_with.model.get(name), config.model.get(name)
+        theirs, ours = (of.get("model", {}).get(name) for of in (made_with, config))
         if theirs != ours:
             say(
                 f"note: it was trained with model.{name}={theirs}, this run has {ours}: positions mean other places"
             )
-    return fresh | jax.tree.map(_placed, given, mesh_lib.shardings(wanted, mesh))
+    return given
+
+
+def placed(params: Params, mesh: Mesh) -> Params:
+    """Parameters on the host, the same in all processes → on the mesh."""
+    return jax.tree.map(_placed, params, mesh_lib.shardings(params, mesh))
 
 
 def _placed(array: Any, where: jax.sharding.NamedSharding) -> jax.Array:

@@ -26,7 +26,8 @@ SHAPE = {"frames": 8, "image_size": 48, "audio_frames": 128}
 
 
 def loader(path, *, workers=0, batch_size=4, seed=7, **more):
-    names = ("frame_stride", "crop", "flip", "prefetch", "label", "classes", "split", "device_crop")
+    names = ("frame_stride", "crop", "flip", "prefetch", "label", "classes", "target", "rand_augment")
+    names = (*names, "split", "balance", "device_crop")
     values = {"frame_stride": 2, "crop": "multi_scale", "flip": False, "prefetch": 1}
     values |= {name: more.pop(name) for name in names if name in more}
     data = SimpleNamespace(path=str(path), workers=workers, **values)
@@ -246,6 +247,58 @@ def test_labels_are_numbers_in_the_order_of_the_classes_and_frames_follow_the_fi
         np.testing.assert_array_equal(batch["label"], 1 - batch["position"] % 2)
     with pytest.raises(DataError, match=r"label 'kind' is 7.*classes even"):
         take(loader(one_shard, label="kind", classes=["even"]), 3)
+
+
+def relabelled(folder, label_of):
+    """The same records with other labels."""
+    records = list(open_records(folder))
+    for i, record in enumerate(records):
+        record.labels = label_of(i)
+    (shard,) = folder.glob("*.array_record-*")
+    write_shard(shard, [encode(record) for record in records])
+
+
+def test_votes_are_given_as_a_distribution_and_their_clips_are_augmented_alike_each_time(one_shard):
+    relabelled(one_shard, lambda i: {"votes": {"a": i, "b": 1}})
+    options = SimpleNamespace(operations=4, magnitude=7.0, deviation=0.5)
+    more = {"label": "votes", "classes": ["a", "b"], "target": "distribution", "crop": "none"}
+    plain = take(loader(one_shard, **more), 3)
+    changed, again = (take(loader(one_shard, **more, rand_augment=options), 3) for _ in range(2))
+    for before, batch, same in zip(plain, changed, again, strict=True):
+        assert_same(batch, same)
+        place = batch["position"]
+        assert batch["label"].dtype == np.float32
+        np.testing.assert_allclose(batch["label"][:, 0], place / (place + 1), rtol=1e-6)
+        for name in ("position", "waveform", "label"):  # only the picture is another one
+            np.testing.assert_array_equal(batch[name], before[name])
+        assert not np.array_equal(batch["video"], before["video"])
+
+
+def test_only_chosen_clips_are_drawn_each_once_an_epoch_for_any_number_of_hosts(prepared_folder):
+    chosen = [1, 4, 5, 9, 10, 11]
+    whole = take(loader(prepared_folder, batch_size=2, positions=chosen), 6)
+    assert loader(prepared_folder, positions=chosen).dataset_size == 6
+    drawn = np.concatenate([batch["position"] for batch in whole])
+    assert sorted(drawn[:6]) == chosen and sorted(drawn[6:]) == chosen
+    halves = [
+        take(loader(prepared_folder, batch_size=2, positions=chosen, process_index=p, process_count=2), 6)
+        for p in range(2)
+    ]
+    for step, batch in enumerate(whole):
+        for name in batch:
+            parts = np.concatenate([half[step][name] for half in halves])
+            np.testing.assert_array_equal(parts, batch[name])
+
+
+def test_chosen_clips_can_be_balanced_and_a_damaged_one_gives_way_to_another_of_them(one_shard):
+    relabelled(one_shard, lambda i: {"kind": "ab"[i % 3 == 0]} if i != 2 else {})
+    chosen = [0, 1, 4, 5, 7, 8, 10]  # one b, six a; 2 has no label and is not asked for one
+    batches = take(loader(one_shard, positions=chosen, balance="label_kind"), 12)
+    drawn = np.concatenate([batch["position"] for batch in batches])
+    assert set(drawn) == set(chosen) and (drawn == 0).sum() == len(drawn) / 2
+    damage(one_shard, 4)
+    batches = take(loader(one_shard, positions=chosen), 14)
+    assert set(np.concatenate([batch["position"] for batch in batches])) == set(chosen) - {4}
 
 
 def test_evaluation_gives_every_record_once_in_order_and_marks_the_filling(prepared_folder):

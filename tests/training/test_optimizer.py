@@ -125,6 +125,52 @@ def test_five_adamw_steps_are_the_recorded_ones(source):
             np.testing.assert_allclose(ours[key], tensors[f"step{step + 1}/{key}"], atol=2e-7, rtol=2e-6)
 
 
+@pytest.mark.parametrize(
+    ("freeze", "still", "moved"),
+    [
+        (
+            ("freeze.layers=2",),
+            (
+                "encoder.patch_embed.proj.weight",
+                "encoder.blocks.1.attn.q_bias",
+                "encoder_audio.blocks.0.norm1.weight",
+            ),
+            (
+                "encoder.blocks.2.attn.q_bias",
+                "encoder_fusion.blocks.0.norm1.weight",
+                "encoder.norm.weight",
+                "head.bias",
+            ),
+        ),
+        (
+            ("freeze.encoders=true",),
+            (
+                "encoder.patch_embed.proj.bias",
+                "encoder_audio.blocks.3.mlp.fc1.weight",
+                "encoder_fusion.norm.weight",
+            ),
+            ("head.weight", "head.bias", "fc_norm.weight", "video_layer_weights"),
+        ),
+    ],
+)
+def test_frozen_parts_neither_move_nor_decay_nor_count_when_clipping(freeze, still, moved):
+    sizes = ("model.dim=64", "model.heads=4", "model.depth=4")
+    words = (*sizes, *freeze, "optimizer.clip_norm=1.0", "optimizer.warmup_share=0.0")
+    config = load_config("finetune/crema_d:demo", words)
+    shapes = shapes_of("finetune/crema_d:demo", *sizes)
+    params = jax.tree.map(lambda leaf: jnp.ones(leaf.shape), shapes)
+    grads = jax.tree.map(lambda leaf: jnp.full(leaf.shape, 0.5), shapes)
+    transform = optimizer.make_optimizer(config, params, total_steps=10)
+    updates, _ = transform.update(grads, transform.init(params), params)
+    by_name = hicmae.to_reference(
+        jax.tree.map(lambda u, leaf: jnp.broadcast_to(u, leaf.shape), updates, shapes)
+    )
+    for name in still:
+        assert not np.any(by_name[name]), name
+    for name in moved:
+        assert np.all(by_name[name] < 0), name
+
+
 def test_clipping_scales_the_gradient_to_the_recorded_norms():
     recorded = json.loads((GOLDEN / "adamw_finetune_tiny.json").read_text())["clip_grad"]
     grads = load_file(GOLDEN / "finetune_tiny_grads.safetensors")

@@ -1,0 +1,131 @@
+"""`avemo finetune` as a person calls it, on clips whose labels are known by construction."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from avemo_jax.cli import main
+from avemo_jax.training.watching import LOOKS, read_looks
+from tests.evaluation import synthetic
+from tests.training.test_survival import wait_until
+from tests.training.tiny import ROOT, environment
+
+MODEL = [word for word in synthetic.TINY if not word.startswith(("model.decoder", "model.skip"))]
+SHORT = (
+    "batch_size=8", "optimizer.learning_rate=0.1", "log.every_steps=20", "log.samples_every_steps=0",
+    "data.protocol=leave_one_speaker_out", "data.fold=p0", "data.development=3", "data.workers=0", "views.crops=1",
+)  # fmt: skip
+SHADE = (
+    "data.label=shade",
+    "data.classes=dark,bright",
+    "model.classes=2",
+    "epochs=40",
+    "select.every_epochs=10",
+)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with the prepared `data` and the pretrained `run`."""
+    place = tmp_path_factory.mktemp("finetune")
+    synthetic.write_folder(place / "data")
+    synthetic.write_checkpoint(place / "run")
+    return place
+
+
+def words(place, workdir, *overrides):
+    config = [*MODEL, *SHORT, f"data.path={place / 'data'}", f"init.checkpoint={place / 'run'}", *overrides]
+    flags = [f"--config.{override}" for override in config]
+    return ["finetune", "--config", "finetune/recipe:demo", "--workdir", str(workdir), *flags]
+
+
+def rows_of(workdir):
+    return json.loads((workdir / "rows.json").read_text())
+
+
+@pytest.mark.slow
+def test_a_run_learns_what_clips_show_and_a_kill_changes_none_of_its_numbers(place, tmp_path):
+    started = words(place, tmp_path / "killed", *SHADE)
+    process = subprocess.Popen([sys.executable, "-m", "avemo_jax", *started], cwd=ROOT, env=environment(1))
+    wait_until(lambda: len(read_looks(tmp_path / "killed" / LOOKS)) >= 2, process, timeout_s=500)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    again = subprocess.run(
+        [sys.executable, "-m", "avemo_jax", *started, "--json", str(tmp_path / "copy.json")],
+        cwd=ROOT, env=environment(1), capture_output=True, text=True, timeout=600,
+    )  # fmt: skip
+    assert again.returncode == 0, again.stderr
+    assert "resuming at step" in again.stdout and "results: " in again.stdout
+    assert main(words(place, tmp_path / "whole", *SHADE)) == 0
+
+    chosen, last = rows_of(tmp_path / "whole")
+    assert chosen["selection"] == "best on the development clips" and last["step"] == 120
+    assert chosen["n"] == 12 and chosen["n_train"] == 24 and chosen["n_development"] == 12
+    assert chosen["uar"] > 0.9 and chosen["chance"] == 0.5  # of a speaker that nobody has seen
+    assert np.sum(chosen["confusion"]) == 12 and len(chosen["split_hash"]) == 64
+    assert chosen["ci95"][0] <= chosen["uar"] <= chosen["ci95"][1]
+
+    killed = rows_of(tmp_path / "killed")
+    assert killed == json.loads((tmp_path / "copy.json").read_text())
+    for one, other in zip((chosen, last), killed, strict=True):
+        assert one == {**other, "auc": pytest.approx(other["auc"], abs=1e-9)}
+    whole, resumed = (read_looks(tmp_path / name / LOOKS) for name in ("whole", "killed"))
+    assert [look["step"] for look in whole] == [30, 60, 90, 120] == [look["step"] for look in resumed]
+    with open(tmp_path / "whole" / "predictions.csv", newline="") as file:
+        lines = list(csv.DictReader(file))
+    assert len(lines) == 24 and {line["speaker"] for line in lines} == {"p0"}
+    right = sum(line["label"] == line["predicted"] for line in lines[:12])
+    assert right / 12 == pytest.approx(chosen["war"])
+
+
+@pytest.mark.slow
+def test_all_folds_are_run_apart_and_scored_together_also_with_one_modality_alone(place, tmp_path, capsys):
+    overrides = (
+        "data.label=rating", "data.target=values", "model.classes=1", "loss.kind=ccc", "mix.probability=0.0",
+        "select.by=test", "select.score=mae", "views.alone=true", "epochs=2", "data.fold=all",
+    )  # fmt: skip
+    assert main(words(place, tmp_path, *overrides)) == 0
+    printed = capsys.readouterr().out
+    assert "legacy" in printed and "says too much" in printed
+    rows = rows_of(tmp_path)
+    assert [row["modalities"] for row in rows] == ["audio_video", "video", "audio"] * 2
+    assert {row["n"] for row in rows} == {48} and rows[0]["speakers"] == 4 and rows[0]["ci_unit"] == "speaker"
+    for row in rows:
+        assert [fold["fold"] for fold in row["folds"]] == ["p0", "p1", "p2", "p3"]
+        assert row["fold_mae_mean"] == pytest.approx(np.mean([fold["mae"] for fold in row["folds"]]))
+        assert row["mae"] == pytest.approx(row["fold_mae_mean"])  # folds are of one size
+    assert rows[0]["selection"].startswith("legacy") and rows[3]["selection"] == "last"
+    assert rows[0]["mae"] <= rows[3]["mae"]  # chosen by the very clips
+    assert rows_of(tmp_path / "fold_p2")[0]["n"] == 12
+
+
+@pytest.mark.parametrize(
+    ("overrides", "hint"),
+    [
+        (("data.protocol=",), "data.protocol is empty"),
+        (("data.fold=p9",), "data.fold is 'p9'"),
+        (("select.by=dev",), "select.by is 'dev'"),
+        (("data.development=0",), "nothing is held out to choose by"),
+        (("select.score=ccc",), "select.score is 'ccc': data.target=class has uar, war"),
+        (("init.checkpoint=/nowhere",), "no usable checkpoint"),
+        (("model.dim=32",), "does not fit this config: .*audio/blocks"),
+    ],
+)
+def test_bad_input_is_one_line_and_nothing_is_trained(place, tmp_path, capsys, overrides, hint):
+    assert main(words(place, tmp_path / "run", *SHADE, *overrides)) == 2
+    error = capsys.readouterr().err
+    assert re.search(hint, error) and error.count("\n") == 1
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+def test_a_config_of_pretraining_is_refused(tmp_path, capsys):
+    assert main(["finetune", "--config", "hicmae:demo", "--workdir", str(tmp_path)]) == 2
+    assert "takes one of finetune/" in capsys.readouterr().err
