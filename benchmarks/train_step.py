@@ -182,12 +182,13 @@ def _our_batch(shapes: dict[str, Any]) -> dict[str, np.ndarray]:
 
 
 def _config(task: str, args: argparse.Namespace, overrides: Sequence[str] = ()) -> Any:
-    """The task's config with those of the values given that it has, one mask a clip."""
+    """The task's config with those of the values given that it has, one mask a clip, nothing augmented."""
     from avemo_jax.config import keys_of, load_config
 
     name = f"{CONFIGS[task]}:{args.size}"
     known = set(keys_of(load_config(name)))
-    wanted = [*args.config, "mask.repeats=1", *overrides]
+    plain = ("mask.repeats=1", "mix.probability=0.0", "augment.crop_area=(1.0,1.0)", "augment.flip=0.0")
+    wanted = [*args.config, *plain, "augment.erase=0.0", *overrides]
     return load_config(name, [each for each in wanted if each.partition("=")[0] in known])
 
 
