@@ -59,7 +59,9 @@ class Cut:
         if self.whole and len(self.whole) != 2:
             raise DataError(f"data.device_crop {self.whole}: give (height, width) of the stored frames")
         if self.whole and self.rand_augment:
-            raise DataError("data.rand_augment works on frames cut here: leave data.device_crop empty with it")
+            raise DataError(
+                "data.rand_augment works on frames cut here: leave data.device_crop empty with it"
+            )
 
     def train(self, record: Record, rng: np.random.Generator) -> Example:
         """A random example: by the sampling rules of pretraining, or of fine-tuning when there is a target."""
