@@ -11,7 +11,17 @@ from avemo_jax.provenance import read_calls
 from tests.evaluation import synthetic
 from tests.test_cli import module_of
 
-LEAVE_RESULTS = {"generate", "prepare", "train", "finetune", "probe", "export", "import"}
+LEAVE_RESULTS = {
+    "generate",
+    "prepare",
+    "train",
+    "finetune",
+    "probe",
+    "features",
+    "export",
+    "import",
+    "evaluate",
+}
 
 
 @pytest.fixture(scope="module")
