@@ -116,7 +116,11 @@ def _read(data: ConfigDict) -> tuple[Target, LabelledClips, np.ndarray, Splits, 
             f"data.split={data.split} and data.protocol={data.protocol} say two things: leave data.split empty"
         )
     clips, targets, left_out = read_targets(folders[0], target)
-    splits = make_splits(data.protocol, clips, folds=data.folds, inner_folds=max(2, data.development))
+    try:
+        splits = make_splits(data.protocol, clips, folds=data.folds, inner_folds=max(2, data.development))
+    except UserError as error:  # it speaks of the flags of a probe
+        said = str(error).replace("--protocol", "data.protocol").replace("--classes", "data.classes")
+        raise UserError(said) from error
     if splits.left_out:
         left_out["in no fold"] += splits.left_out
     return target, clips, targets, splits, left_out

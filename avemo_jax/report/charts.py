@@ -159,7 +159,7 @@ def time_bars(rows: Sequence[Row], runs: Sequence[str]) -> Chart:
     """Shares of the wall time by kind, one bar a run."""
     names = [numbers.title(kind) for kind in KINDS]
     base = alt.Chart(alt.NamedData("time")).transform_calculate(percent="100 * datum.share")
-    colours = ["var(--accent)", *(f"var(--group-{index})" for index in (2, 3, 4, 5, 6)), "var(--quiet)"]
+    colours = ["var(--accent)", *(f"var(--group-{index})" for index in range(2, 8)), "var(--quiet)"]
     y = alt.Y("run:N", sort=list(runs), title=None, axis=alt.Axis(labelColor="var(--ink)", labelLimit=120))
     bar = base.mark_bar(aria=False, height=alt.RelativeBandSize(0.7)).encode(
         x=alt.X(

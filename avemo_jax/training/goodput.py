@@ -18,7 +18,7 @@ from avemo_jax import paths
 from avemo_jax.training.manifest import write_durably
 
 NAME = "time.json"
-KINDS = ("steps", "compiling", "input", "checkpoints", "pictures", "looks", "restoring", "other")
+KINDS = ("steps", "compiling", "input", "checkpoints", "pictures", "restoring", "looks", "other")
 
 
 class Goodput:

@@ -79,7 +79,11 @@ def test_without_a_protocol_there_is_no_partition(folder):
     ("overrides", "hint"),
     [
         (("data.protocol=leave_one_speaker_out",), "data.fold is '1': .* has p0, p1, p2, p3"),
-        (("data.protocol=fold",), "unknown protocol"),
+        (("data.protocol=fold",), "unknown protocol .*choose one of"),
+        (
+            ("data.protocol=leave_one_speaker_out", "data.label=rare", "data.classes=a,b,c"),
+            "class 'b' is only .*data.classes, or use another data.protocol",
+        ),
         (("data.protocol=folds", "data.label="), "needs a data.label"),
         (("data.protocol=folds", "data.split=test"), "say two things"),
         (("data.protocol=folds", "data.label=absent"), "no clip has a class of low, middle, high.*it has: "),
