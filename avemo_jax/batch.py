@@ -10,7 +10,8 @@ Host → device, a plain dict of arrays (`Batch`):
   waveform_length  int32   [B]              valid samples
   waveform_mean    float32 [B]              mean of the whole sampled window, before the cut to S, in [-1, 1)
   position         int32   [B]              the clip's place in the dataset
-  label            int32   [B]              fine-tuning only
+  label            int32   [B]              fine-tuning only: a class; or
+                   float32 [B, K]           a distribution over classes, several classes, or values
 """
 
 from __future__ import annotations

@@ -6,6 +6,8 @@ features, baselines   one batch of clips → named vectors of a network, or plai
 extraction            every clip once → feature matrices of several networks
 logistic, probes      a feature matrix → predictions of a linear classifier
 judging, probing      → one row of results; a checkpoint and a folder → all rows
+partition, views      who a fine-tuning run is trained on, chosen by, tested on; its outputs for them
+outcomes              outputs and targets → scores with intervals; outcome_files: → a table and files
 retrieval             does the sound of a clip find its picture among all
 runs                  a run's folder → plain data
 report                rows → a printed table and files
