@@ -1,7 +1,7 @@
-"""Evaluation beyond one number: can it be believed, is it fair, which modality does it follow, does it retrieve.
+"""Evaluation beyond one number: can it be believed, is it fair, which modality does it follow, what breaks it.
 
-Suites of predictions (calibration, fairness, conflict) take the predictions.csv of a fine-tuned run or of a probe, the
-suite retrieval takes a pretrained checkpoint. All scores have 95 % intervals from resampling speakers.
+Suites of predictions (calibration, fairness, conflict) take the predictions.csv of a fine-tuned run or of a probe;
+retrieval takes a pretrained run, robustness a fine-tuned one. Scores have 95 % intervals from resampling speakers.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         required=True,
         nargs="+",
         metavar="NAME",
-        help="calibration, fairness, conflict, retrieval, or all",
+        help="calibration, fairness, conflict, retrieval, robustness",
     )
-    add("--checkpoint", help="a run: its predictions.csv, or for retrieval its newest checkpoint")
+    add("--checkpoint", help="a run: its predictions.csv, or for retrieval and robustness its weights")
     add("--predictions", help="a predictions.csv, or the folder of a probe that has one")
     add("--data", metavar="DIR", help="prepared folder of the clips (not needed for calibration)")
     add("--out", required=True, type=to_path, help="folder for table.txt and suites.json")
@@ -58,13 +58,14 @@ def run(args: argparse.Namespace) -> int:
     from avemo_jax.errors import UserError
     from avemo_jax.evaluation import suite_tables, suites
 
-    chosen = suites.SUITES if args.suite == ["all"] else tuple(dict.fromkeys(args.suite))
+    chosen = tuple(dict.fromkeys(args.suite))
     if unknown := [name for name in chosen if name not in suites.SUITES]:
-        raise UserError(f"--suite: no '{unknown[0]}'; there are {', '.join(suites.SUITES)}, all")
+        raise UserError(f"--suite: no '{unknown[0]}'; there are {', '.join(suites.SUITES)}")
     if not args.data and (needing := [name for name in chosen if name != "calibration"]):
         raise UserError(f"suite {needing[0]} needs the clips: give --data the prepared folder")
-    if "retrieval" in chosen and not args.checkpoint:
-        raise UserError("suite retrieval needs a pretrained network: give --checkpoint a run")
+    for name, kind in (("retrieval", "pretrained"), ("robustness", "fine-tuned")):
+        if name in chosen and not args.checkpoint:
+            raise UserError(f"suite {name} needs a {kind} network: give --checkpoint a run")
     for place in (args.out, *([Path(args.json).parent] if args.json else [])):
         files.check_place(place)
 
@@ -82,6 +83,8 @@ def run(args: argparse.Namespace) -> int:
             }[name]()
     if "retrieval" in chosen:
         results["retrieval"] = _retrieval(args)
+    if "robustness" in chosen:
+        results["robustness"] = _robustness(args)
     text = suite_tables.text(results)
     print(text)
     rows = json.dumps(results, indent=1, ensure_ascii=False) + "\n"
@@ -111,6 +114,14 @@ def _models(args: argparse.Namespace):
     if not models:
         raise UserError(f"{path}: no model has all of --models {args.models}")
     return models
+
+
+def _robustness(args: argparse.Namespace):
+    from avemo_jax.tasks import robustness
+    from avemo_jax.training.mesh import make_mesh
+
+    mesh = make_mesh({"replica": 1, "data": -1, "fsdp": 1, "tensor": 1})
+    return robustness.rows(to_path(args.checkpoint), args.data, mesh)
 
 
 def _retrieval(args: argparse.Namespace):

@@ -108,11 +108,31 @@ def _retrieval(rows: Sequence[Row]) -> str:
     return f"{aligned(lines)}\nof {rows[0]['n']} clips; by chance R@1, R@5, R@10 are {chance}"
 
 
+def _robustness(rows: Sequence[Row]) -> str:
+    score = rows[0]["score"]
+    is_class = "kept" in rows[0]
+    shown = _cent if is_class else "{:.3f}".format
+    lines: list[tuple[str, ...]] = [("robustness", score.upper(), "change", "", "stays" if is_class else "")]
+    for row in rows:
+        name = row["corruption"].replace("_", " ")
+        if len(row["unit"]):
+            name += f", {row['level']:g} {row['unit']}"
+        low, high = (shown(bound) for bound in row["change_ci95"])
+        kept = _cent(row["kept"]) if is_class else ""
+        lines.append((name, shown(row[score]), shown(row["change"]), f"[{low}, {high}]", kept))
+    first = rows[0]
+    return (
+        f"{aligned(lines)}\n{first['n']} test clips of {first['speakers']} speakers, weights: {first['selection']}, "
+        f"step {first['step']}; stays: the share of predictions that do"
+    )
+
+
 _TABLES = {
     "calibration": _calibration,
     "fairness": _fairness,
     "conflict": _conflict,
     "retrieval": _retrieval,
+    "robustness": _robustness,
 }
 
 

@@ -4,7 +4,9 @@
   fairness      are speakers of one group understood better than those of another?      predictions, data
   conflict      whom does it follow where voice and face say different things?          predictions, data
   retrieval     does a clip's sound find its own picture among all clips?               checkpoint, data
+  robustness    what is left in noise, in bad light, without a modality?                checkpoint, data
 
+The last one is in `tasks/robustness.py`.
 Each gives rows of JSON values, one a model (and trait, or layer); `text` is how people read them.
 """
 
@@ -29,7 +31,7 @@ from input_pipeline.records import open_records
 
 Row = dict[str, Any]
 OF_PREDICTIONS = ("calibration", "fairness", "conflict")
-SUITES = (*OF_PREDICTIONS, "retrieval")
+SUITES = (*OF_PREDICTIONS, "retrieval", "robustness")
 TRAITS = ("gender", "age", "race", "ethnicity")  # that corpora give; `age` is put into bands
 
 

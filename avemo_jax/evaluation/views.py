@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -29,6 +29,7 @@ from input_pipeline.loader import eval_batches
 from input_pipeline.mixtures import folders_of
 from input_pipeline.targets import Target
 
+HostBatch = dict[str, np.ndarray]
 BOTH, VIDEO, AUDIO = "audio_video", "video", "audio"
 MODALITIES = (BOTH, VIDEO, AUDIO)
 _FEW_BATCHES = 8
@@ -60,7 +61,11 @@ class Viewer:
         return placed(params, self._mesh)
 
     def merged(
-        self, params: Params, positions: Sequence[int], modalities: str = BOTH
+        self,
+        params: Params,
+        positions: Sequence[int],
+        modalities: str = BOTH,
+        change: Callable[[HostBatch], HostBatch] | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
         """(positions int [M], merged outputs float [M, K]) of the clips that could be read, in the given order.
 
@@ -71,13 +76,14 @@ class Viewer:
           params: on the mesh.
           positions: of the clips in the folder.
           modalities: `audio_video`, or only one of them: the other is as in a clip that has none.
+          change: of what the host has read, such as one of `corruptions`.
         """
         views = self._config.views
         crops = views.crops if views.audio_gain else 1
         merger = Merger(self._target, views.segments * crops)
         for segment in range(views.segments):
             for batch in self._batches(positions, segment):
-                on_device = self._put(batch)
+                on_device = self._put(change(batch) if change else batch)
                 for crop in range(crops):
                     view = np.int32(segment * crops + crop)
                     outputs, place = self._forward(params, on_device, view, modalities=modalities)
@@ -105,7 +111,7 @@ class Viewer:
             prefetch=data.prefetch,
         )
 
-    def _put(self, batch: dict[str, np.ndarray]) -> Batch:
+    def _put(self, batch: HostBatch) -> Batch:
         """On the devices, with position −1 for rows that hold no clip."""
         batch = batch | {"position": np.where(batch["valid"], batch["position"], -1).astype(np.int32)}
         shapes = {

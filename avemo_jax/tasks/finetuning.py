@@ -79,7 +79,7 @@ def make_watch(
 
     def measure(params: Params) -> dict[str, float]:
         read, predicted = viewer.merged(params, positions)
-        scores = scores_of(target, predicted, partition.targets[_rows(partition, read)])
+        scores = scores_of(target, predicted, partition.targets[rows_at(partition, read)])
         return {f"{prefix}_{name}": scores[name] for name in shown}
 
     steps = len(partition.train) / config.batch_size
@@ -101,7 +101,7 @@ def test(config: ConfigDict, partition: Partition, workdir: Path, mesh: Mesh) ->
       UserError: the run has no checkpoint, or no test clip can be read.
     """
     viewer, outcomes = Viewer(config, partition.target, mesh), []
-    for selection, folder in _choices(config, workdir):
+    for selection, folder in choices(config, workdir):
         _, params, step = load_params(folder)
         placed = viewer.placed(params)
         for modalities in MODALITIES if config.views.alone else (BOTH,):
@@ -110,7 +110,7 @@ def test(config: ConfigDict, partition: Partition, workdir: Path, mesh: Mesh) ->
                 raise UserError(
                     f"{config.data.path}: none of the {len(partition.test)} test clips can be read"
                 )
-            rows = _rows(partition, read)
+            rows = rows_at(partition, read)
             clips, truth = partition.clips.at(rows), partition.targets[rows]
             row = {
                 "label": config.data.label,
@@ -157,7 +157,7 @@ def pooled(partition: Partition, folds: list[list[Outcome]]) -> list[Outcome]:
     return together
 
 
-def _choices(config: ConfigDict, workdir: Path) -> list[tuple[str, Path]]:
+def choices(config: ConfigDict, workdir: Path) -> list[tuple[str, Path]]:
     """(how they were chosen, checkpoint) of the weights to test, the chosen ones first."""
     last = (LAST, workdir)
     if config.select.by == LAST:
@@ -171,6 +171,6 @@ def _choices(config: ConfigDict, workdir: Path) -> list[tuple[str, Path]]:
     return [(name, workdir / BEST / FOLDER / step_name(step)), last]
 
 
-def _rows(partition: Partition, positions: np.ndarray) -> np.ndarray:
+def rows_at(partition: Partition, positions: np.ndarray) -> np.ndarray:
     """The row numbers of clips at these places, which are in the folder's order."""
     return np.searchsorted(partition.clips.position, positions)

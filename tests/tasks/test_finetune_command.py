@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from avemo_jax.cli import main
+from avemo_jax.evaluation.corruptions import CORRUPTIONS
 from avemo_jax.training.watching import LOOKS, read_looks
 from tests.evaluation import synthetic
 from tests.training.test_survival import wait_until
@@ -84,6 +85,34 @@ def test_a_run_learns_what_clips_show_and_a_kill_changes_none_of_its_numbers(pla
     assert len(lines) == 24 and {line["speaker"] for line in lines} == {"p0"}
     right = sum(line["label"] == line["predicted"] for line in lines[:12])
     assert right / 12 == pytest.approx(chosen["war"])
+    _is_judged(place, tmp_path / "whole", chosen)
+
+
+def _is_judged(place, run, chosen):
+    """By `avemo evaluate`, from what the run left: a label that is seen does not fall without sound."""
+    out = run / "judged"
+    words = [
+        "--checkpoint",
+        run,
+        "--data",
+        place / "data",
+        "--suite",
+        "robustness",
+        "calibration",
+        "--out",
+        out,
+    ]
+    assert main([str(word) for word in ("evaluate", *words)]) == 0
+    found = json.loads((out / "suites.json").read_text())
+    rows = {(row["corruption"], row["level"]): row for row in found["robustness"]}
+    clean = rows["none", None]
+    assert clean["uar"] == chosen["uar"] and clean["change"] == 0 and clean["kept"] == 1
+    assert len(rows) == 1 + sum(len(one.levels) for one in CORRUPTIONS.values())
+    assert rows["silence", 1.0]["kept"] > rows["black", 1.0]["kept"]
+    assert rows["black", 1.0]["change"] < -0.3 < rows["silence", 1.0]["change"]
+    low, high = rows["black", 1.0]["change_ci95"]
+    assert low <= rows["black", 1.0]["change"] <= high
+    assert found["calibration"][0]["model"]["selection"] == chosen["selection"]
 
 
 @pytest.mark.slow

@@ -1,0 +1,100 @@
+"""A fine-tuned run on its test clips as they are, and with noise, in bad light, with another clip's sound, and so on.
+
+The weights are those that the run chose, the clips those that it was not trained on. How much a score falls without a
+modality, or with that of another clip, says how much the model relies on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jax.sharding import Mesh
+
+from avemo_jax.errors import UserError
+from avemo_jax.evaluation.corruptions import CORRUPTIONS, corrupt
+from avemo_jax.evaluation.intervals import bootstrap_scores
+from avemo_jax.evaluation.outcomes import judged, main_scores, scores_of
+from avemo_jax.evaluation.partition import Partition
+from avemo_jax.evaluation.views import Viewer
+from avemo_jax.tasks import finetuning
+from avemo_jax.training.checkpoint_files import load_params
+
+Row = dict[str, Any]
+CLEAN = "none"
+
+
+def rows(
+    workdir: Path,
+    data: str,
+    mesh: Mesh,
+    names: Sequence[str] = tuple(CORRUPTIONS),
+    say: Callable[[str], None] = print,
+) -> list[Row]:
+    """One row for the clips as they are, and one for each level of each corruption.
+
+    Keys: `corruption` ("none" first), `level`, `unit`, `stream`, `selection`, `step`, those of `outcomes.judged`;
+    `score`, the name of the first main one; `change` of it against the clips as they are, with `change_ci95` from
+    resampling speakers; of classes `kept`, the share of clips whose prediction stays.
+
+    Raises:
+      UserError: the folder is not of a fine-tuned run with a protocol, or its test clips cannot be read.
+    """
+    config, _, _ = load_params(workdir, say=lambda _: None)
+    if config.task != "finetune" or not config.data.protocol:
+        raise UserError(
+            f"{workdir} is not a fine-tuned run with test clips: suite robustness needs one of avemo finetune"
+        )
+    with config.unlocked():
+        config.data.path, config.data.paths = data, ()
+    partition = finetuning.partition_of(config)
+    assert partition  # since there is a protocol
+    selection, folder = finetuning.choices(config, workdir)[0]
+    _, params, step = load_params(folder)
+    viewer = Viewer(config, partition.target, mesh)
+    placed, positions = viewer.placed(params), partition.positions(partition.test)
+    conditions: list[tuple[str, float | None]] = [(CLEAN, None)]
+    conditions += [(name, level) for name in names for level in CORRUPTIONS[name].levels]
+    found: list[Row] = []
+    clean = None
+    for name, level in conditions:
+        change = None if level is None else partial(corrupt, name, level, seed=config.seed)
+        read, predicted = viewer.merged(placed, positions, change=change)
+        if not len(read):
+            raise UserError(f"{data}: none of the {len(positions)} test clips can be read")
+        clean = predicted if clean is None else clean
+        corruption = CORRUPTIONS.get(name)
+        row: Row = {
+            "corruption": name,
+            "level": level,
+            "unit": corruption.unit if corruption else "",
+            "stream": corruption.stream if corruption else "",
+            "selection": selection,
+            "step": step,
+            **_judged(partition, read, predicted, clean),
+        }
+        found.append(row)
+        strength = "" if level is None else f" {level:g} {row['unit']}".rstrip()
+        say(f"robustness: {name}{strength}: {row['score']} {row[row['score']]:.3f}")
+    return found
+
+
+def _judged(partition: Partition, read: np.ndarray, predicted: np.ndarray, clean: np.ndarray) -> Row:
+    target, numbers = partition.target, finetuning.rows_at(partition, read)
+    truth, speakers = partition.targets[numbers], partition.clips.speaker[numbers]
+    score = main_scores(target)[0]
+
+    def change(chosen: np.ndarray) -> dict[str, float]:
+        before, after = (
+            scores_of(target, outputs[chosen], truth[chosen])[score] for outputs in (clean, predicted)
+        )
+        return {"change": after - before}
+
+    row = {"score": score, **judged(target, predicted, truth, speakers), **change(np.arange(len(truth)))}
+    row["change_ci95"] = list(bootstrap_scores(change, speakers, draws=500).bounds["change"])
+    if target.is_class:
+        row["kept"] = float((predicted.argmax(1) == clean.argmax(1)).mean())
+    return row
