@@ -119,8 +119,9 @@ def _is_judged(place, run, chosen):
 def test_all_folds_are_run_apart_and_scored_together_also_with_one_modality_alone(place, tmp_path, capsys):
     overrides = (
         "data.label=rating", "data.target=values", "model.classes=1", "loss.kind=ccc", "mix.probability=0.0",
-        "augment.erase=0.0", "model.drop_path=0.0", "data.audio_gain=false", "data.protocol=folds", "data.development=0",
-        "select.by=test", "select.score=mae", "views.alone=true", "epochs=2", "data.fold=all",
+        "augment.erase=0.0", "model.drop_path=0.0", "data.audio_gain=false", "data.protocol=folds",
+        "data.development=0", "select.by=test", "select.score=mae", "views.alone=true", "total_steps=4",
+        "data.fold=all",
     )  # fmt: skip
     assert main(words(place, tmp_path, *overrides)) == 0
     printed = capsys.readouterr().out
