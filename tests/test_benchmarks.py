@@ -138,3 +138,13 @@ def test_train_step_refuses_a_folder_that_is_not_the_reference(tmp_path):
         text=True,
     )
     assert done.returncode == 1 and done.stderr == f"{tmp_path}: no checkout of HiCMAE (--reference)\n"
+
+
+@pytest.mark.slow
+def test_probe_compares_with_scikit_learn(tmp_path):
+    small = ("--clips", "400", "--width", "40", "--folds", "2", "--penalties", "1e-3,1e-2")
+    figures, printed = run("probe", tmp_path, *small)
+    assert figures["fits"] == 4 and figures["ours"]["converged"] and figures["peer"]["iterations"] > 4
+    assert len(figures["accuracy"]) == 2 and len(figures["goals"]) == 3 and "scikit-learn" in printed
+    for row in figures["accuracy"]:
+        assert row["ours"] == pytest.approx(row["peer"], abs=0.02) and row["ours"] > 0.1

@@ -9,6 +9,7 @@ import numpy as np
 
 from avemo_jax.evaluation import metrics
 from avemo_jax.evaluation.extraction import Source
+from avemo_jax.evaluation.heads.examples import centre_views
 from avemo_jax.evaluation.intervals import bootstrap
 from avemo_jax.evaluation.probes import SplitPrediction, probe
 from avemo_jax.evaluation.protocols import LabelledClips, Splits
@@ -36,7 +37,7 @@ def judge(source: Source, features: np.ndarray, clips: LabelledClips, splits: Sp
     Scores are fractions.
     """
     classes = len(clips.classes)
-    results = probe(features, clips.label, classes, splits)
+    results = probe(features, centre_views(clips.label, classes), splits.splits)
     tested = np.concatenate([split.test for split in splits.splits])
     predicted = np.concatenate([result.probabilities.argmax(-1) for result in results])
     labels, speakers = clips.label[tested], clips.speaker[tested]
@@ -80,7 +81,7 @@ def _fold(split: Any, result: SplitPrediction, clips: LabelledClips) -> dict[str
         "n": len(split.test),
         "uar": float(metrics.uar(confusion)),
         "war": float(metrics.war(confusion)),
-        "inverse_penalty": result.inverse_penalty,
+        result.setting: result.value,
         "inner_uar": result.inner_uar,
         "inner_cross_entropy": result.inner_cross_entropy,
         "converged": result.converged,

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from avemo_jax.evaluation import logistic, probes
+from avemo_jax.evaluation import logistic
+from avemo_jax.evaluation.heads import scaling
 
 
 def _data(rows=120, width=30, classes=4, seed=0):
@@ -19,8 +20,26 @@ def _data(rows=120, width=30, classes=4, seed=0):
     return ((inputs - inputs.mean(0)) / inputs.std(0)).astype(np.float32), labels
 
 
-def _turned(inputs):
-    return jnp.asarray(inputs @ probes.principal_axes(inputs), jnp.float32)
+def _fit(inputs, labels, row_sets, strengths, axes=True):
+    """Everything that `fit_path` gives: the logits of every row by every problem, and the coefficients."""
+    everyone = np.ones(len(labels), bool)
+    squares, turned = scaling.gram_axes(inputs, everyone)
+    if not axes:
+        turned, squares = scaling.principal_axes(inputs)
+        inputs, turned = inputs @ turned, None
+    problems = len(row_sets)
+    return logistic.fit_path(
+        jnp.asarray(inputs, jnp.float32),
+        labels,
+        np.asarray(row_sets),
+        np.ones((problems, inputs.shape[1]), np.float32),
+        np.asarray(strengths, np.float32),
+        np.repeat(np.arange(problems)[:, None], len(labels), axis=1),
+        np.asarray(squares, np.float32),
+        turned,
+        classes=4,
+        coefficients=True,
+    )
 
 
 def _oracle(inputs, labels, inverse_penalty):
@@ -28,44 +47,60 @@ def _oracle(inputs, labels, inverse_penalty):
     return model.fit(inputs.astype(np.float64), labels)
 
 
-@pytest.mark.parametrize("inverse_penalty", [1e-4, 1e-2, 1.0])
-def test_coefficients_and_bias_are_scikit_learn_s(inverse_penalty):
+def test_coefficients_and_bias_of_every_penalty_are_scikit_learn_s():
     inputs, labels = _data()
-    rows = np.ones(len(labels), np.float32) / len(labels)
-    penalty = 1 / (inverse_penalty * len(labels))
-    solution = jax.jit(logistic.fit, static_argnums=4)(inputs, labels, rows, penalty, 4)
-    oracle = _oracle(inputs, labels, inverse_penalty)
-    scale = np.abs(oracle.coef_).max()
-    np.testing.assert_allclose(np.asarray(solution.weights).T, oracle.coef_, atol=2e-3 * scale)
-    bias = np.asarray(solution.bias)  # a shift of all biases changes nothing; scikit-learn's sum to zero
-    np.testing.assert_allclose(bias - bias.mean(), oracle.intercept_ - oracle.intercept_.mean(), atol=2e-3)
-    assert solution.residual <= logistic.TOLERANCE
+    strengths = (1e-4, 1e-2, 1.0)
+    solutions = _fit(inputs, labels, np.ones((1, len(labels)), bool), strengths)
+    for number, strength in enumerate(strengths):
+        oracle = _oracle(inputs, labels, strength)
+        scale = np.abs(oracle.coef_).max()
+        weights = np.asarray(solutions.weights[number, 0]).T
+        np.testing.assert_allclose(weights, oracle.coef_, atol=2e-3 * scale)
+        bias = np.asarray(solutions.bias[number, 0])  # a shift of all biases changes nothing
+        np.testing.assert_allclose(
+            bias - bias.mean(), oracle.intercept_ - oracle.intercept_.mean(), atol=2e-3
+        )
+    assert (solutions.residual <= logistic.TOLERANCE).all()
 
 
-def test_every_problem_of_a_grid_agrees_with_scikit_learn_s_probabilities():
-    inputs, labels = _data(rows=90, width=200)  # wider than long: solved on 90 axes
-    rng = np.random.default_rng(1)
-    row_sets = rng.random((5, 90)) < 0.7
+@pytest.mark.parametrize("axes", [True, False])
+def test_every_problem_of_a_grid_agrees_with_scikit_learn_s_probabilities(axes):
+    inputs, labels = _data(rows=90, width=200)  # wider than long
+    row_sets = np.random.default_rng(1).random((5, 90)) < 0.7
     strengths = np.array([1e-4, 1e-2, 1.0], np.float32)
-    logits, residuals = logistic.fit_grid(_turned(inputs), labels, row_sets, strengths, classes=4)
-    assert logits.shape == (3, 5, 90, 4) and (np.asarray(residuals) <= logistic.TOLERANCE).all()
+    solutions = _fit(inputs, labels, row_sets, strengths, axes)
+    assert solutions.logits.shape == (3, 5, 90, 4)
+    assert (np.asarray(solutions.residual) <= logistic.TOLERANCE).all()
     for s, rows in enumerate(row_sets):
         for c, strength in enumerate(strengths):
             oracle = _oracle(inputs[rows], labels[rows], float(strength))
             expected = oracle.predict_proba(inputs.astype(np.float64))
-            np.testing.assert_allclose(jax.nn.softmax(logits[c, s]), expected, atol=2e-3)
+            np.testing.assert_allclose(jax.nn.softmax(solutions.logits[c, s]), expected, atol=2e-3)
+
+
+def test_a_problem_sees_the_inputs_at_its_own_scale():
+    inputs, labels = _data()
+    rows = np.ones((2, len(labels)), bool)
+    scales = np.geomspace(0.2, 5, 2 * inputs.shape[1], dtype=np.float32).reshape(2, -1)
+    squares, axes = scaling.gram_axes(inputs, rows[0])
+    read = np.repeat(np.arange(2)[:, None], len(labels), axis=1)
+    solutions = logistic.fit_path(
+        inputs, labels, rows, scales, np.array([0.01], np.float32), read, squares, axes, classes=4
+    )
+    for number, scale in enumerate(scales):
+        expected = _oracle(inputs * scale, labels, 0.01).predict_proba(inputs * scale)
+        np.testing.assert_allclose(jax.nn.softmax(solutions.logits[0, number]), expected, atol=2e-3)
 
 
 def test_separable_classes_with_almost_no_penalty_still_converge():
     inputs, labels = _data(rows=40, width=120)
-    everyone = np.ones((1, 40), bool)
-    logits, residuals = logistic.fit_grid(_turned(inputs), labels, everyone, jnp.array([100.0]), classes=4)
-    assert (np.asarray(logits[0, 0]).argmax(-1) == labels).all()
-    assert residuals[0, 0] <= logistic.TOLERANCE
+    solutions = _fit(inputs, labels, np.ones((1, 40), bool), [100.0])
+    assert (np.asarray(solutions.logits[0, 0]).argmax(-1) == labels).all()
+    assert solutions.residual[0, 0] <= logistic.TOLERANCE
 
 
 def test_a_class_without_training_rows_is_never_predicted():
     inputs, labels = _data()
-    logits, residuals = logistic.fit_grid(inputs, labels, (labels != 2)[None], jnp.array([0.1]), classes=4)
-    assert not (np.asarray(logits[0, 0]).argmax(-1) == 2).any()
-    assert residuals[0, 0] <= logistic.TOLERANCE
+    solutions = _fit(inputs, labels, (labels != 2)[None], [0.1])
+    assert not (np.asarray(solutions.logits[0, 0]).argmax(-1) == 2).any()
+    assert solutions.residual[0, 0] <= logistic.TOLERANCE

@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 from avemo_jax.evaluation import metrics, probes, protocols
+from avemo_jax.evaluation.heads import linear, scaling
+from avemo_jax.evaluation.heads.examples import centre_views
 
 
 def _case(seed=0, speakers=5, per_speaker=18, width=40, signal=1.0):
@@ -21,9 +23,13 @@ def _case(seed=0, speakers=5, per_speaker=18, width=40, signal=1.0):
     return features.astype(np.float32), clips, protocols.make_splits("leave_one_speaker_out", clips)
 
 
+def _probe(features, labels, plan, head="linear"):
+    return probes.probe(features, centre_views(labels, 3), plan.splits, head)
+
+
 def _uar(features, clips, plan):
     confusion = np.zeros((3, 3), int)
-    for split, result in zip(plan.splits, probes.probe(features, clips.label, 3, plan), strict=True):
+    for split, result in zip(plan.splits, _probe(features, clips.label, plan), strict=True):
         confusion += metrics.confusion_matrix(clips.label[split.test], result.probabilities.argmax(-1), 3)
     return metrics.uar(confusion)
 
@@ -40,24 +46,24 @@ def test_what_is_chosen_does_not_depend_on_the_test_clips_at_all():
     spoilt_features[split.test] = 1e6
     spoilt_labels[split.test] = 0
     one = protocols.Splits("one", (split,), 0, True, "")
-    (clean,) = probes.probe(features, clips.label, 3, one)
-    (spoilt,) = probes.probe(spoilt_features, spoilt_labels, 3, one)
-    assert clean.inverse_penalty == spoilt.inverse_penalty
+    (clean,) = _probe(features, clips.label, one)
+    (spoilt,) = _probe(spoilt_features, spoilt_labels, one)
+    assert clean.value == spoilt.value
     assert clean.inner_uar == spoilt.inner_uar
     assert clean.converged and spoilt.converged
 
 
 def test_probabilities_of_each_test_clip_add_up_to_one():
     features, clips, plan = _case()
-    for split, result in zip(plan.splits, probes.probe(features, clips.label, 3, plan), strict=True):
+    for split, result in zip(plan.splits, _probe(features, clips.label, plan), strict=True):
         assert result.probabilities.shape == (len(split.test), 3)
         np.testing.assert_allclose(result.probabilities.sum(-1), 1, atol=1e-5)
-        assert result.inverse_penalty in probes.INVERSE_PENALTIES
+        assert result.setting == "inverse_penalty" and result.value in linear.INVERSE_PENALTIES
 
 
 def test_standardising_uses_training_rows_only_and_silences_constant_columns():
     features = np.array([[1.0, 5.0], [3.0, 5.0], [100.0, 9.0]], np.float32)
-    scaled = probes.standardise(features, np.array([0, 1]))
+    scaled = scaling.standardise(features, np.array([0, 1]))
     np.testing.assert_allclose(scaled, [[-1, 0], [1, 0], [98, 0]])
 
 
@@ -70,7 +76,30 @@ def test_features_scaled_by_any_factor_give_the_same_predictions():
 @pytest.mark.parametrize("width", [7, 50])
 def test_principal_axes_keep_every_inner_product(width):
     rows = np.random.default_rng(0).standard_normal((20, width))
-    axes = probes.principal_axes(rows)
+    axes, squares = scaling.principal_axes(rows)
     assert axes.shape == (width, min(20, width))
     np.testing.assert_allclose((rows @ axes) @ (rows @ axes).T, rows @ rows.T, atol=1e-9)
     np.testing.assert_allclose(axes.T @ axes, np.eye(axes.shape[1]), atol=1e-9)
+    np.testing.assert_allclose(np.square(rows @ axes).mean(0), squares, atol=1e-9)
+
+
+def test_splits_solved_together_and_one_by_one_give_the_same_predictions(monkeypatch):
+    features, clips, plan = _case(signal=0.5)
+    together = _probe(features, clips.label, plan)
+    monkeypatch.setattr(linear, "_MEMORY", 1)  # a program a split, on shared inputs
+    parts = _probe(features, clips.label, plan)
+    monkeypatch.setattr(linear, "_MOST_RATIO", 0)  # each split on its own axes
+    alone = _probe(features, clips.label, plan)
+    for one, two, three in zip(together, parts, alone, strict=True):
+        np.testing.assert_allclose(one.probabilities, two.probabilities, atol=5e-4)
+        np.testing.assert_allclose(one.probabilities, three.probabilities, atol=2e-3)
+        assert one.value == two.value == three.value
+
+
+def test_a_clip_far_from_all_others_does_not_blur_the_splits_that_test_it():
+    features, clips, plan = _case(signal=0.5)
+    expected = _probe(features, clips.label, plan)
+    far = features.copy()
+    far[plan.splits[0].test[0]] *= 1e6
+    found = _probe(far, clips.label, plan)
+    np.testing.assert_allclose(found[0].probabilities[1:], expected[0].probabilities[1:], atol=2e-3)

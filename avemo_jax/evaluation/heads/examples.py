@@ -1,0 +1,71 @@
+"""What every head is given, and what it gives back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from avemo_jax.evaluation.protocols import Split
+
+
+@dataclass(frozen=True)
+class Examples:
+    """R rows of a feature matrix, views of N clips; the first N rows are the clips' centre views, in order.
+
+    clip: int [R], whose view a row is. trains: bool [R], rows that may be trained on; the centre views are
+    always what is predicted. label: int [N] in [0, classes).
+    """
+
+    clip: np.ndarray
+    trains: np.ndarray
+    label: np.ndarray
+    classes: int
+
+    @property
+    def row_label(self) -> np.ndarray:
+        """int [R]."""
+        return self.label[self.clip]
+
+
+def centre_views(label: np.ndarray, classes: int) -> Examples:
+    """One view a clip: label int [N]."""
+    return Examples(np.arange(len(label)), np.ones(len(label), bool), np.asarray(label), classes)
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One split under every setting of a head's grid.
+
+    chances: float32 [settings, N, K]. A training clip has those of the fit on the training part without its
+    inner fold, a test clip those of the fit on the whole training part; other rows mean nothing.
+    """
+
+    setting: str
+    values: tuple[float, ...]
+    chances: np.ndarray
+    converged: bool = True
+
+
+def inner_folds(splits: Sequence[Split]) -> int:
+    """The most inner folds of any split (0 where there are none): one shape for all, so one compilation."""
+    return 1 + max(int(split.inner.max()) for split in splits)
+
+
+def row_sets(examples: Examples, split: Split, folds: int) -> np.ndarray:
+    """bool [folds + 1, R]: set j leaves inner fold j out; the last one is the whole training part."""
+    training = np.isin(examples.clip, split.train) & examples.trains
+    inner = split.inner[examples.clip]
+    return np.stack([training & (inner != fold) for fold in range(folds)] + [training])
+
+
+def predicted_by(split: Split, folds: int) -> np.ndarray:
+    """int [N]: which of `row_sets` predicts a clip."""
+    return np.where(split.inner >= 0, split.inner, folds)
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Over the last axis."""
+    raised = np.exp(logits - logits.max(-1, keepdims=True))
+    return raised / raised.sum(-1, keepdims=True)

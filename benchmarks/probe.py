@@ -1,0 +1,147 @@
+"""The linear probe's fits beside scikit-learn's LogisticRegression over the same grid, in one run.
+
+    python benchmarks/probe.py [--clips 7442] [--width 2048] [--folds 5] [--penalties 1e-5,…] [--json FILE]
+
+Both sides fit every C on the training clips of every fold, standardised by them, and predict the fold's test clips;
+each has `--cores` cores in a process of its own and the same float32 features, which are drawn: correlated columns
+of falling variance, six classes that overlap, speakers that folds keep whole. scikit-learn has its defaults (L-BFGS,
+tolerance 1e-4) and as many iterations as it wants. Ours is timed with compiling, as a first call.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from typing import Any
+
+import measuring
+import numpy as np
+
+CLASSES, SPEAKERS = 6, 91  # CREMA-D's
+SIGNAL = 0.18  # of class means to the clips' deviation, in a fifth of all directions
+
+
+def draw(clips: int, width: int, folds: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Features float32 [clips, width], labels and folds int [clips]."""
+    rng = np.random.default_rng(0)
+    label, speaker = rng.integers(CLASSES, size=clips), np.sort(rng.integers(SPEAKERS, size=clips))
+    vectors = rng.standard_normal((clips, width), np.float32)
+    vectors += rng.standard_normal((SPEAKERS, width), np.float32)[speaker]
+    told = rng.standard_normal((CLASSES, width), np.float32) * (rng.random(width) < 0.2)
+    vectors = (vectors + SIGNAL * told[label]) / np.sqrt(1 + np.arange(width, dtype=np.float32))
+    turn = np.linalg.qr(rng.standard_normal((width, width)))[0].astype(np.float32)
+    scale, shift = np.exp(rng.standard_normal(width)), rng.standard_normal(width)
+    return (vectors @ turn * scale + shift).astype(np.float32), label, speaker % folds
+
+
+def ours(clips: int, width: int, folds: int, penalties: tuple[float, ...]) -> dict[str, Any]:
+    """Times, the predicted class of each clip [C, clips], and whether all converged."""
+    features, label, fold = draw(clips, width, folds)
+    import jax  # not timed, as scikit-learn's import is not
+
+    from avemo_jax.evaluation.heads import linear
+    from avemo_jax.evaluation.heads.examples import centre_views
+    from avemo_jax.evaluation.protocols import Split
+
+    jax.devices()
+    splits = [
+        Split(str(f), np.flatnonzero(fold != f), np.flatnonzero(fold == f), np.full(clips, -1), "")
+        for f in range(folds)
+    ]
+    examples = centre_views(label, CLASSES)
+    figures = {}
+    for call in ("first", "second"):
+        wall, cpu = time.monotonic(), time.process_time()
+        scored = linear.fit(features, examples, splits, penalties)
+        figures[f"{call}_cpu_s"], figures[f"{call}_s"] = time.process_time() - cpu, time.monotonic() - wall
+    predicted = np.zeros((len(penalties), clips), int)
+    for split, one in zip(splits, scored, strict=True):
+        predicted[:, split.test] = one.chances[:, split.test].argmax(-1)
+    return {**figures, "predicted": predicted, "converged": all(one.converged for one in scored)}
+
+
+def peer(clips: int, width: int, folds: int, penalties: tuple[float, ...]) -> dict[str, Any]:
+    """The same of scikit-learn; `iterations` of all fits."""
+    features, label, fold = draw(clips, width, folds)
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.preprocessing import StandardScaler
+
+    predicted, iterations = np.zeros((len(penalties), clips), int), 0
+    wall, cpu = time.monotonic(), time.process_time()
+    for f in range(folds):
+        train, test = fold != f, fold == f
+        scaler = StandardScaler().fit(features[train])
+        inputs, tested = scaler.transform(features[train]), scaler.transform(features[test])
+        for row, penalty in enumerate(penalties):
+            model = LogisticRegression(C=penalty, max_iter=10_000).fit(inputs, label[train])
+            predicted[row, test] = model.predict(tested)
+            iterations += int(model.n_iter_.max())
+    cpu, wall = time.process_time() - cpu, time.monotonic() - wall
+    return {"cpu_s": cpu, "wall_s": wall, "predicted": predicted, "iterations": iterations}
+
+
+def compare(args: argparse.Namespace) -> dict[str, Any]:
+    penalties = tuple(sorted(float(word) for word in args.penalties.split(",")))
+    sizes = (args.clips, args.width, args.folds, penalties)
+    env = {"OMP_NUM_THREADS": str(args.cores), "OPENBLAS_NUM_THREADS": str(args.cores)}
+    mine = measuring.apart(ours, *sizes, cores=args.cores, env=env)
+    theirs = measuring.apart(peer, *sizes, cores=args.cores, env=env)
+    _, label, _ = draw(*sizes[:3])
+    rows = [
+        {"inverse_penalty": penalty, "ours": float((a == label).mean()), "peer": float((b == label).mean())}
+        for penalty, a, b in zip(penalties, mine.pop("predicted"), theirs.pop("predicted"), strict=True)
+    ]
+    apart = max(100 * abs(row["ours"] - row["peer"]) for row in rows)
+    ratio = theirs["cpu_s"] / mine["first_cpu_s"]
+    return {
+        **{"clips": args.clips, "width": args.width, "folds": args.folds, "cores": args.cores},
+        "fits": args.folds * len(penalties),
+        "accuracy": rows,
+        "ours": mine,
+        "peer": theirs,
+        "ratio": ratio,
+        "ratio_compiled": theirs["cpu_s"] / mine["second_cpu_s"],
+        "goals": measuring.goals(
+            {
+                "times scikit-learn's speed, CPU time": (ratio, "at least", 5),
+                "the same, as hoped for": (ratio, "at least", 20),
+                "accuracy apart at any C, points": (apart, "at most", 0.2),
+            }
+        ),
+        "machine": measuring.machine("jax", "scikit-learn", "numpy"),
+    }
+
+
+def text(figures: dict[str, Any]) -> str:
+    mine, theirs = figures["ours"], figures["peer"]
+    times = [
+        ["", "CPU s", "wall s", "times scikit-learn"],
+        ["scikit-learn", f"{theirs['cpu_s']:.1f}", f"{theirs['wall_s']:.1f}", "1"],
+    ]
+    for call, name, ratio in (("first", "with compiling", "ratio"), ("second", "again", "ratio_compiled")):
+        numbers = f"{mine[f'{call}_cpu_s']:.1f}", f"{mine[f'{call}_s']:.1f}", f"{figures[ratio]:.1f}"
+        times.append([f"avemo_jax, {name}", *numbers])
+    rows = [["C", "avemo_jax", "scikit-learn"]]
+    for row in figures["accuracy"]:
+        rows.append([f"{row['inverse_penalty']:g}", f"{100 * row['ours']:.2f}", f"{100 * row['peer']:.2f}"])
+    return (
+        f"{figures['clips']} clips × {figures['width']} features, {figures['fits']} fits, "
+        f"{figures['cores']} cores a side\n\n{measuring.table(times)}\n\naccuracy, per cent\n{measuring.table(rows)}"
+    )
+
+
+def main() -> None:
+    parser = measuring.flags(__doc__)
+    add = parser.add_argument
+    add("--clips", type=int, default=7442)
+    add("--width", type=int, default=2048, help="features of a clip")
+    add("--folds", type=int, default=5)
+    add("--penalties", default="1e-5,1e-4,1e-3,3e-3,1e-2,3e-2,1e-1,1", help="values of C, comma-separated")
+    add("--cores", type=int, default=1, help="of each side")
+    args = parser.parse_args()
+    measuring.need("sklearn", "the other side")
+    measuring.report(args, figures := compare(args), text(figures))
+
+
+if __name__ == "__main__":
+    main()
