@@ -23,14 +23,15 @@ _LEAST_CHANCE = 1e-6  # a class that an inner training part lacks must not decid
 @dataclass(frozen=True)
 class SplitPrediction:
     """The test clips' class probabilities float32 [len(test), K], the chosen setting (its name and value) and the
-    UAR and cross-entropy (nats) it had on the inner folds. `converged`: every fit of the grid did."""
+    UAR and cross-entropy (nats) it had on the inner folds. `converged`: every fit of the grid did;
+    None where there is nothing to reach."""
 
     probabilities: np.ndarray
     setting: str
     value: float
     inner_uar: float
     inner_cross_entropy: float
-    converged: bool
+    converged: bool | None
 
 
 def probe(

@@ -91,8 +91,8 @@ def test_splits_solved_together_and_one_by_one_give_the_same_predictions(monkeyp
     monkeypatch.setattr(linear, "_MOST_RATIO", 0)  # each split on its own axes
     alone = _probe(features, clips.label, plan)
     for one, two, three in zip(together, parts, alone, strict=True):
-        np.testing.assert_allclose(one.probabilities, two.probabilities, atol=5e-4)
-        np.testing.assert_allclose(one.probabilities, three.probabilities, atol=2e-3)
+        np.testing.assert_allclose(one.probabilities, two.probabilities, atol=3e-3)
+        np.testing.assert_allclose(one.probabilities, three.probabilities, atol=3e-3)
         assert one.value == two.value == three.value
 
 
@@ -102,4 +102,4 @@ def test_a_clip_far_from_all_others_does_not_blur_the_splits_that_test_it():
     far = features.copy()
     far[plan.splits[0].test[0]] *= 1e6
     found = _probe(far, clips.label, plan)
-    np.testing.assert_allclose(found[0].probabilities[1:], expected[0].probabilities[1:], atol=2e-3)
+    np.testing.assert_allclose(found[0].probabilities[1:], expected[0].probabilities[1:], atol=3e-3)

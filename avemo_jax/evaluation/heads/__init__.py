@@ -1,6 +1,10 @@
 """Heads over frozen features: each fits every split of a protocol under every setting of its own grid.
 
-  linear        logistic regression, all fits as one program
+  linear        logistic regression, all fits as one program                    vectors
+  ridge         least squares on one-hot labels, in closed form                 vectors
+  knn           the nearest training clips by cosine                            vectors
+  layer_mix     a learned mean of layers, then linear                           layers
+  attentive     a learned query attends to tokens, then linear                  tokens
 
 `examples` says what all of them take and give; `probes` chooses among the settings.
 """
@@ -8,19 +12,42 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 
-from avemo_jax.evaluation.heads import linear
+from avemo_jax.errors import UserError
+from avemo_jax.evaluation.heads import linear, neighbours, pooled, ridge
 from avemo_jax.evaluation.heads.examples import Examples, Scored
 from avemo_jax.evaluation.protocols import Split
 
 
 class Head(NamedTuple):
-    """How a head is fitted."""
+    """How a head is fitted, and the kind of features that it takes (see `features.kind`)."""
 
     fit: Callable[[np.ndarray, Examples, Sequence[Split]], list[Scored]]
+    takes: str
 
 
-HEADS = {"linear": Head(linear.fit)}
+HEADS = {
+    "linear": Head(linear.fit, "vector"),
+    "ridge": Head(ridge.fit, "vector"),
+    "knn": Head(neighbours.fit, "vector"),
+    "layer_mix": Head(partial(pooled.fit, attentive=False), "layers"),
+    "attentive": Head(partial(pooled.fit, attentive=True), "tokens"),
+}
+
+
+def select(text: str) -> tuple[str, ...]:
+    """Names of heads from a comma-separated list.
+
+    Raises:
+      UserError: an unknown one, or none.
+    """
+    chosen = tuple(dict.fromkeys(filter(None, text.split(","))))
+    unknown = [name for name in chosen if name not in HEADS]
+    if unknown or not chosen:
+        what = f"no head '{unknown[0]}'" if unknown else "it is empty"
+        raise UserError(f"--head: {what}; there are {', '.join(HEADS)}")
+    return chosen

@@ -39,13 +39,14 @@ class Scored:
     """One split under every setting of a head's grid.
 
     chances: float32 [settings, N, K]. A training clip has those of the fit on the training part without its
-    inner fold, a test clip those of the fit on the whole training part; other rows mean nothing.
+    inner fold, a test clip those of the fit on the whole training part; other rows mean nothing. `converged` is
+    None where there is nothing to reach.
     """
 
     setting: str
     values: tuple[float, ...]
     chances: np.ndarray
-    converged: bool = True
+    converged: bool | None = None
 
 
 def inner_folds(splits: Sequence[Split]) -> int:

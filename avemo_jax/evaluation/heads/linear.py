@@ -41,8 +41,7 @@ class _Block(NamedTuple):
     splits: list[int]
     inputs: np.ndarray
     scales: np.ndarray
-    squares: np.ndarray
-    axes: np.ndarray | None
+    gram: logistic.Gram
 
 
 def fit(
@@ -65,12 +64,11 @@ def fit(
             jnp.asarray(np.repeat(block.scales, folds + 1, axis=0)),
             jnp.asarray(grid, jnp.float32),
             jnp.asarray(first + np.stack([predicted_by(split, folds) for split in chosen])),
-            jnp.asarray(block.squares),
-            None if block.axes is None else jnp.asarray(block.axes),
+            block.gram,
             classes=examples.classes,
         )
-        converged = np.asarray(solutions.residual) <= logistic.TOLERANCE
-        converged = converged.reshape(len(grid), len(chosen), folds + 1).all((0, 2))
+        reached = np.asarray(solutions.residual) <= logistic.TOLERANCE
+        converged = reached.reshape(len(grid), len(chosen), folds + 1).all((0, 2))
         for place, number in enumerate(block.splits):
             chances = softmax(np.asarray(solutions.logits[:, place]))
             results[number] = Scored(SETTING, grid, chances, bool(converged[place]))
@@ -78,21 +76,20 @@ def fit(
 
 
 def _blocks(features, examples, splits, folds, grid) -> Iterator[_Block]:
-    """Splits are solved together where their scales are alike and one rotation of all columns costs less than one
-    of each split's rows; by itself each of the others."""
+    """Splits are solved together where their scales are alike, unless features are so wide that it is less work to
+    turn each split by itself onto the axes that its training rows span."""
     count, width = features.shape
     training = [row_sets(examples, split, 0)[0] for split in splits]
     alone = list(range(len(splits)))
-    if width**3 <= len(splits) * min(count, width) ** 3 and width <= 2 * count:
-        union: np.ndarray = np.stack(training).any(0)
+    if width <= 2 * count:
+        union = np.stack(training).sum(0) > 0
         inputs = scaling.standardise(features, union)
         scales = scaling.scales(inputs, training)
         alike = (scales <= _MOST_RATIO).all(1)
         together = np.flatnonzero(alike).tolist()
-        if together:
-            squares, axes = scaling.gram_axes(inputs, union)
-            for part in _parts(together, count, width, examples.classes, folds, len(grid)):
-                yield _Block(part, inputs, scales[part], squares, axes)
+        gram = scaling.gram(inputs, union)
+        for part in _parts(together, count, width, examples.classes, folds, len(grid)):
+            yield _Block(part, inputs, scales[part], gram)
         alone = np.flatnonzero(~alike).tolist()
     widest = min(count, width)  # splits of different rank share one compiled program
     for number in alone:
@@ -101,12 +98,12 @@ def _blocks(features, examples, splits, folds, grid) -> Iterator[_Block]:
         more = widest - len(squares)
         inputs = np.pad((inputs @ axes).astype(np.float32), ((0, 0), (0, more)))
         squares = np.pad(squares, (0, more)).astype(np.float32)
-        yield _Block([number], inputs, np.ones((1, widest), np.float32), squares, None)
+        yield _Block([number], inputs, np.ones((1, widest), np.float32), logistic.Gram(squares, None, 0.0))
 
 
 def _parts(splits, rows, width, classes, folds, penalties) -> list[list[int]]:
     """Equal parts of the splits whose logits and solver's memory fit."""
     sets = folds + 1
     each = 4 * classes * (rows * (6 * sets + penalties) + 24 * sets * (width + 1))
-    parts = -(-len(splits) * each // _MEMORY)
-    return [part.tolist() for part in np.array_split(splits, min(parts, len(splits)))]
+    parts = min(len(splits), -(-len(splits) * each // _MEMORY))
+    return [part.tolist() for part in np.array_split(np.array(splits), parts)] if parts else []

@@ -6,7 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from avemo_jax.evaluation.logistic import Gram
+
 _COLUMNS = 256  # at a time in float64
+_AXES, _ITERATIONS = 256, 2
 
 
 def standardise(features: np.ndarray, train: np.ndarray) -> np.ndarray:
@@ -40,11 +43,21 @@ def scales(inputs: np.ndarray, row_sets: Sequence[np.ndarray]) -> np.ndarray:
     return result
 
 
-def gram_axes(inputs: np.ndarray, train: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Eigenvalues [D] and eigenvectors [D, D] (columns) of inputs' inputs / n over the training rows, float32."""
+def gram(inputs: np.ndarray, train: np.ndarray) -> Gram:
+    """The largest eigenvalues and vectors of inputs' inputs / n over the training rows, by subspace iteration
+    (Halko et al. 2011)."""
     rows = inputs[train]
-    squares, axes = np.linalg.eigh((rows.T @ rows / len(rows)).astype(np.float64))
-    return np.maximum(squares, 0).astype(np.float32), axes.astype(np.float32)
+    count, width = rows.shape
+    kept = min(_AXES, width, count)
+    basis = np.random.default_rng(0).standard_normal((width, kept), np.float32)
+    for _ in range(_ITERATIONS):
+        basis = np.linalg.qr(rows.T @ (rows @ basis))[0]
+    inside = rows @ basis
+    squares, turn = np.linalg.eigh((inside.T @ inside / count).astype(np.float64))
+    total = np.square(rows, dtype=np.float32).sum(dtype=np.float64) / count
+    rest = max(0.0, total - squares.sum()) / max(1, width - kept)
+    vectors = np.ascontiguousarray((basis @ turn.astype(np.float32)).T)
+    return Gram(np.maximum(squares, 0).astype(np.float32), vectors, float(rest))
 
 
 def principal_axes(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

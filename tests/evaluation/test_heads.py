@@ -1,0 +1,106 @@
+"""Every head against an independent fit, and on features that are made so that only it can read them."""
+
+import numpy as np
+import pytest
+from sklearn.linear_model import Ridge
+from sklearn.neighbors import KNeighborsClassifier
+
+from avemo_jax.evaluation import probes
+from avemo_jax.evaluation.heads import HEADS, linear, neighbours, pooled, ridge, scaling
+from avemo_jax.evaluation.heads.examples import Examples, centre_views
+from avemo_jax.evaluation.protocols import Split
+
+CLIPS, CLASSES = 90, 3
+LABEL = np.arange(CLIPS) % CLASSES
+
+
+def _split(folds=3):
+    """The last third is tested; the others are in inner folds."""
+    train, test = np.arange(60), np.arange(60, 90)
+    inner = np.full(CLIPS, -1)
+    inner[train] = train // 3 % folds
+    return Split("one", train, test, inner, "clip")
+
+
+def _features(*shape, signal=1.0, seed=0):
+    rng = np.random.default_rng(seed)
+    noise = rng.standard_normal((CLIPS, *shape))
+    return (noise + signal * rng.standard_normal((CLASSES, *shape))[LABEL]).astype(np.float32)
+
+
+def _parts(split):
+    """(training clips, clips predicted) of each inner fold's fit, and of the fit on all."""
+    for fold in range(3):
+        yield split.train[split.inner[split.train] != fold], np.flatnonzero(split.inner == fold)
+    yield split.train, split.test
+
+
+def test_ridge_is_scikit_learn_s_with_and_without_each_inner_fold():
+    features, split = _features(20, signal=0.5), _split()
+    (scored,) = ridge.fit(features, centre_views(LABEL, CLASSES), [split])
+    inputs = scaling.standardise(features, split.train).astype(np.float64)
+    for number, penalty in enumerate(ridge.PENALTIES):
+        for train, predicted in _parts(split):
+            # The penalty counts for the whole training part, whatever part of it is left out.
+            oracle = Ridge(alpha=penalty * len(split.train)).fit(inputs[train], np.eye(3)[LABEL[train]])
+            expected = np.maximum(oracle.predict(inputs[predicted]), 0.01)
+            expected /= expected.sum(-1, keepdims=True)
+            np.testing.assert_allclose(scored.chances[number, predicted], expected, atol=1e-5)
+
+
+def test_neighbours_are_scikit_learn_s_by_cosine():
+    features, split = _features(20, signal=0.5), _split()
+    (scored,) = neighbours.fit(features, centre_views(LABEL, CLASSES), [split], (7, 1))
+    inputs = scaling.standardise(features, split.train)
+    for number, count in enumerate((7, 1)):
+        for train, predicted in _parts(split):
+            oracle = KNeighborsClassifier(count, metric="cosine").fit(inputs[train], LABEL[train])
+            votes = oracle.predict_proba(inputs[predicted]) * count
+            found = scored.chances[number, predicted] * (count + 1) - 1 / 3
+            np.testing.assert_allclose(found, votes, atol=0.02)  # ties are decided by a thousandth of a vote
+
+
+def test_a_pooled_head_with_nothing_to_pool_is_the_linear_head():
+    features, split = _features(20, signal=0.4), _split()
+    examples, grid = centre_views(LABEL, CLASSES), (1e-3, 1e-2)
+    (expected,) = linear.fit(features, examples, [split], grid)
+    for attentive in (True, False):
+        (found,) = pooled.fit(features[:, None, None], examples, [split], grid, attentive=attentive)
+        assert found.values == expected.values
+        np.testing.assert_allclose(found.chances, expected.chances, atol=0.03)
+
+
+def _accuracy(head, features):
+    split = _split()
+    (result,) = probes.probe(features, centre_views(LABEL, CLASSES), [split], head)
+    return (result.probabilities.argmax(-1) == LABEL[split.test]).mean()
+
+
+def test_layer_mix_finds_the_layer_that_tells_where_the_plain_mean_does_not():
+    layers = 6 * _features(1, 12, 8, signal=0)
+    layers[:, 0, 9] = _features(8, signal=1.5)
+    assert _accuracy("layer_mix", layers) > 0.8
+    assert _accuracy("linear", layers.mean((1, 2))) < 0.6
+
+
+def test_attention_finds_the_token_that_tells_wherever_it_stands():
+    rng = np.random.default_rng(0)
+    tokens = 3 * rng.standard_normal((CLIPS, 1, 30, 16)).astype(np.float32)
+    marked = _features(16, signal=1.5)
+    marked[:, 0] = 25.0  # by what its channel 0 says, and by no place
+    tokens[..., 0] = 0
+    tokens[np.arange(CLIPS), 0, rng.integers(0, 30, CLIPS)] = marked
+    assert _accuracy("attentive", tokens.astype(np.float16)) > 0.8
+    assert _accuracy("linear", tokens.mean((1, 2))) < 0.65
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_views_are_trained_on_and_centre_views_are_predicted(head):
+    kind = {"vector": (12,), "layers": (1, 2, 12), "tokens": (1, 3, 12)}[HEADS[head].takes]
+    centre, other = _features(*kind, signal=1.5), _features(*kind, signal=1.5, seed=0) + 0.1
+    centre[:60] = 0  # what is not to be trained on
+    both = np.concatenate([centre, other])
+    clip, trains = np.tile(np.arange(CLIPS), 2), np.repeat([False, True], CLIPS)
+    split = _split()
+    (result,) = probes.probe(both, Examples(clip, trains, LABEL, CLASSES), [split], head)
+    assert (result.probabilities.argmax(-1) == LABEL[split.test]).mean() > 0.8
