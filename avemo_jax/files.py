@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import uuid
 from pathlib import Path
 
 from avemo_jax import paths
@@ -24,22 +25,31 @@ def check_place(folder: str | os.PathLike) -> None:
 def write_file(path: str | os.PathLike, text: str) -> None:
     """Write a whole file or none; an earlier one stays until the new one is complete."""
     path = paths.to_path(path)
+    _write(path, path.with_name(path.name + ".part"), text.encode("utf-8"))
+
+
+def write_bytes(path: str | os.PathLike, data: bytes) -> None:
+    """The same for a file that several processes may write at once: the last to finish has written it."""
+    path = paths.to_path(path)
+    _write(path, path.with_name(f".{uuid.uuid4().hex}.part"), data)
+
+
+def _write(path: Path, part: Path, data: bytes) -> None:
     if paths.is_remote(path):
         try:
             with paths.plain_errors(path):
-                path.write_text(text, encoding="utf-8")
+                path.write_bytes(data)  # an object is there whole or not at all
         except OSError as error:
             raise UserError(f"{path} cannot be written: {error.strerror}; choose another place") from error
         return
-    part = path.with_name(path.name + ".part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(text, encoding="utf-8")
+        part.write_bytes(data)
         os.replace(part, path)
     except OSError as error:
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
-        reason = f"{error.strerror or error} ({len(text.encode()):,} bytes)"
+        reason = f"{error.strerror or error} ({len(data):,} bytes)"
         raise UserError(
             f"{path} cannot be written: {reason}; choose another place or free some space"
         ) from error

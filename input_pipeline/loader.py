@@ -205,6 +205,7 @@ def eval_batches(
     crop: str = "multi_scale",
     view: str = "center",
     segment: tuple[int, int] = (0, 1),
+    draw: int = 0,
     split: str = "",
     positions: Sequence[int] | None = None,
     starts: Sequence[int] | None = None,
@@ -213,25 +214,27 @@ def eval_batches(
     workers: int = 0,
     prefetch: int = 2,
 ) -> Iterator[Batch]:
-    """Every record once, in order, without randomness; a training batch without labels, and `valid` bool [B].
+    """Every record once, in order; a training batch without labels, and `valid` bool [B].
 
     positions: only these records, in this order.
     starts: the first frame of each, instead of `view`; batches then have the `examples.TIMES` too, float32 [B].
-    view: "center": the middle of the clip; "segment": the reference's test view `segment` = (index, count).
+    view: "center": the middle of the clip; "segment": the reference's test view `segment` = (index, count);
+      "random": time and crop as in training, drawn from `draw` and the clip's position alone.
     crop: that of training; "multi_scale" gives the largest square in the middle, "none" the whole frame.
     The last batch is filled up with rows that are not valid (position −1); an unreadable record is not valid
     either.
     """
     _check_share(batch_size, process_count)
-    if view not in ("center", "segment"):
-        raise DataError(f"view {view!r}: there are 'center' and 'segment'")
+    if view not in ("center", "segment", "random"):
+        raise DataError(f"view {view!r}: there are 'center', 'segment' and 'random'")
     records = open_records(path, split)
     cut = Cut(frames, image_size, audio_frames, frame_stride, crop)
+    drawn = draw if view == "random" else None
     chosen = segment if view == "segment" else None
     if positions is None:
         positions = range(records.first_position, records.first_position + len(records))
     rows = _EvaluationRows(
-        records, positions, starts, cut, chosen, batch_size, (process_index, process_count)
+        records, positions, starts, cut, chosen, drawn, batch_size, (process_index, process_count)
     )
     for batch in _batches(rows, batch_size // process_count, 0, workers, prefetch):
         for position in batch["position"][~batch["valid"] & (batch["position"] >= 0)].tolist():
@@ -294,9 +297,9 @@ class _TrainingRows:
 class _EvaluationRows:
     """A process's rows of one pass, filled up to whole batches (a grain source)."""
 
-    def __init__(self, records, positions, starts, cut, segment, batch_size, process):
+    def __init__(self, records, positions, starts, cut, segment, draw, batch_size, process):
         self._records, self._positions, self._cut, self._segment = records, positions, cut, segment
-        self._starts = starts
+        self._starts, self._draw = starts, draw
         self._batch_size, self._process = batch_size, process
 
     def __len__(self) -> int:
@@ -319,6 +322,9 @@ class _EvaluationRows:
             return self._cut.window(record, int(self._starts[row]))
         if self._segment is not None:
             return self._cut.segment(record, *self._segment)
+        if self._draw is not None:
+            rng = np.random.default_rng([self._draw, int(self._positions[row])])
+            return self._cut.train(record, rng)
         return self._cut.centre(record)
 
     def _nothing(self) -> Example:

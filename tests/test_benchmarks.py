@@ -142,9 +142,20 @@ def test_train_step_refuses_a_folder_that_is_not_the_reference(tmp_path):
 
 @pytest.mark.slow
 def test_probe_compares_with_scikit_learn(tmp_path):
-    small = ("--clips", "400", "--width", "40", "--folds", "2", "--penalties", "1e-3,1e-2")
+    small = (
+        "--clips",
+        "400",
+        "--width",
+        "40",
+        "--folds",
+        "2",
+        "--penalties",
+        "1e-3,1e-2",
+        "--inner_folds",
+        "2",
+    )
     figures, printed = run("probe", tmp_path, *small)
-    assert figures["fits"] == 4 and figures["ours"]["converged"] and figures["peer"]["iterations"] > 4
+    assert figures["fits"] == 12 and figures["ours"]["converged"] and figures["peer"]["iterations"] > 4
     assert len(figures["accuracy"]) == 2 and len(figures["goals"]) == 3 and "scikit-learn" in printed
     for row in figures["accuracy"]:
         assert row["ours"] == pytest.approx(row["peer"], abs=0.02) and row["ours"] > 0.1

@@ -1,8 +1,8 @@
-"""Linear probes on a frozen checkpoint, beside the same network with random weights and plain statistics.
+"""Probes on a frozen checkpoint, beside the same network with random weights and plain statistics.
 
-Features are taken once per clip at its centre view. In each fold a linear classifier is fitted on the
-training clips, its regularisation chosen among the training speakers, and the test clips are predicted.
-Scores are those of all test predictions together, with 95 % intervals from resampling speakers.
+In each fold a small head is fitted on the training clips' features, its one setting chosen among the training
+speakers, and the test clips are predicted. Scores are those of all test predictions together, with 95 %
+intervals from resampling speakers.
 """
 
 from __future__ import annotations
@@ -16,6 +16,10 @@ EXAMPLE = "avemo probe --checkpoint runs/first --data data/clips --label emotion
 
 _PROTOCOLS = """leave_one_speaker_out (default); speaker_folds: speakers dealt into --folds groups;
 folds: the manifest's column 'fold'; split: train on its split 'train', test on 'test'"""
+_HEADS = """comma-separated: linear (default), ridge and knn of --features; layer_mix, a learned mean of all layers;
+attentive, a learned query over all tokens"""
+_MISSING = """audio, video or both, comma-separated: more rows of what sees both, trained and tested on clips with that
+modality replaced by silence or by grey frames"""
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -25,7 +29,14 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add("--label", required=True, help="which label: 'emotion' is the manifest's column 'label_emotion'")
     add("--out", required=True, help="folder for table.txt, rows.json and predictions.csv")
     add("--protocol", default="leave_one_speaker_out", help=_PROTOCOLS)
+    add("--head", default="linear", help=_HEADS)
     add("--features", default="default", help="names, comma-separated, or default, layers, all")
+    add(
+        "--modality",
+        default="",
+        help="only what sees audio, video or fused, both, comma-separated (default: all)",
+    )
+    add("--missing", default="", help=_MISSING)
     add("--classes", default="", help="only these values of the label, comma-separated (default: all)")
     add(
         "--loudness",
@@ -34,6 +45,17 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         help="normalised: every clip's sound at the same RMS, so that loudness is no cue",
     )
     add("--random_seeds", type=int, default=3, help="networks with random weights beside the checkpoint")
+    add(
+        "--views",
+        default="cached",
+        choices=("cached", "augmented"),
+        help="cached: trained on each clip's centre view; augmented: on --views_per_clip random ones, as in training",
+    )
+    add("--views_per_clip", type=int, default=4, help="random views of augmented")
+    add("--legacy", action="store_true", help="more rows, labelled so: setting chosen on the test clips")
+    add("--against", metavar="DIR", help="folder of another checkpoint's probe, to compare with clip by clip")
+    add("--cache", default="", metavar="DIR", help="folder that keeps features for other probes")
+    add("--token_memory", type=float, default=4.0, help="most GiB of tokens for attentive")
     add("--folds", type=int, default=5, help="number of groups of speaker_folds")
     add("--inner_folds", type=int, default=5, help="most folds inside a training part")
     add("--batch_size", type=int, default=32, help="clips in one forward pass")
@@ -47,27 +69,40 @@ def results_folder(args: argparse.Namespace) -> Path:
 
 def run(args: argparse.Namespace) -> int:
     from avemo_jax import files
-    from avemo_jax.evaluation import probing, report
+    from avemo_jax.evaluation import paired, probing, report
     from avemo_jax.evaluation.extraction import LOUDNESS
 
     options = probing.ProbeOptions(
         label=args.label,
         protocol=args.protocol,
         features=args.features,
+        heads=args.head,
+        modality=args.modality,
+        missing=args.missing,
         classes=tuple(name for name in args.classes.split(",") if name),
         loudness=LOUDNESS if args.loudness == "both" else (args.loudness,),
         random_seeds=args.random_seeds,
         folds=args.folds,
         inner_folds=args.inner_folds,
+        views=args.views,
+        views_per_clip=args.views_per_clip,
+        legacy=args.legacy,
+        cache=args.cache,
+        token_memory=args.token_memory,
         batch_size=args.batch_size,
         workers=args.workers,
     )
-    for place in (to_path(args.out), *([to_path(args.json).parent] if args.json else [])):
+    places = [args.out, *([to_path(args.json).parent] if args.json else []), *filter(None, [args.cache])]
+    for place in map(to_path, places):
         files.check_place(place)
-    result = probing.run(args.checkpoint, args.data, options)
+    against = paired.read(args.against) if args.against else None
+    result = probing.run(args.checkpoint, args.data, options, against)
     text = report.summary(args.checkpoint, result)
+    compared = paired.compare(result.judged, against, result.clips) if against else []
+    if against:
+        text += "\n\n" + paired.table(compared, against.folder)
     print(text)
-    written = report.write(args.out, text, result.judged, result.clips)
+    written = report.write(args.out, text, result.judged, result.clips, compared)
     if args.json:
         files.write_file(args.json, report.rows_json(result.rows))
         written.append(args.json)

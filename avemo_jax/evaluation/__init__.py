@@ -4,8 +4,10 @@ metrics, intervals    predictions → scores, 95 % intervals by speaker
 labelled, protocols   a prepared folder → labelled clips → who is trained on, who is tested
 features, baselines   one batch of clips → named vectors of a network, or plain statistics without one
 extraction            every clip once → feature matrices of several networks
-logistic, probes      a feature matrix → predictions of a linear classifier
+cache, gathering      the same, kept between probes, in the order of labelled clips
+heads, probes         a feature matrix → predictions of a small head on every split; logistic, lbfgs: the linear one's
 judging, probing      → one row of results; a checkpoint and a folder → all rows
+questions, paired     which rows may be put side by side; two probes compared clip by clip
 partition, views      who a fine-tuning run is trained on, chosen by, tested on; its outputs for them
 outcomes              outputs and targets → scores with intervals; outcome_files: → a table and files
 retrieval             does the sound of a clip find its picture among all

@@ -1,11 +1,13 @@
-"""Frozen features of every clip: each clip once, at its centre view, for several networks at a time.
+"""Frozen features of every clip: at its centre view or a random one, for several networks at a time.
 
 Clips are divided over all devices; parameters are whole on each. The networks share one pass over the data,
-because decoding costs more than a forward pass. Sound can be had as recorded or at equal loudness.
+because decoding costs more than a forward pass. Sound can be had as recorded or at equal loudness, and either
+modality can be missing.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from typing import NamedTuple, cast
@@ -24,19 +26,23 @@ from avemo_jax.models.params import Params, merge, split
 from avemo_jax.training.mesh import BATCH_RULES, make_mesh, replicated, rows_divisor, shardings
 from input_pipeline.loader import eval_batches
 from input_pipeline.progress import Progress
+from input_pipeline.video import IMAGENET_MEAN
 
 LOUDNESS = ("as_recorded", "normalised")
+MISSING = ("none", "audio", "video")
 _TARGET_RMS = 0.05  # of full scale, -26 dB: the usual level of a normalised speech corpus
 
 
 class Source(NamedTuple):
     """Where a feature matrix comes from. `weights` is `checkpoint`, `random` or `none` (plain statistics);
-    `seed` the one its weights were drawn or trained with, 0 without weights."""
+    `seed` the one its weights were drawn or trained with, 0 without weights. `missing` is the modality that the
+    clips went without, or `none`."""
 
     feature: str
     weights: str
     seed: int
     loudness: str
+    missing: str = "none"
 
 
 class Network(NamedTuple):
@@ -53,6 +59,25 @@ def random_networks(config: ConfigDict, seeds: Sequence[int]) -> list[Network]:
     return [Network("random", seed, _draw(jax.random.key(seed), config=frozen)) for seed in seeds]
 
 
+def sources(
+    networks: Sequence[Network],
+    wanted: Sequence[str],
+    loudness: Sequence[str] = LOUDNESS[:1],
+    missing: Sequence[str] = MISSING[:1],
+) -> list[Source]:
+    """Everything that `extract` gives."""
+    found = [
+        Source(name, network.weights, network.seed, level, lost)
+        for network, name in itertools.product(networks, wanted)
+        for level, lost in itertools.product(loudness, missing)
+    ]
+    found += [
+        Source(name, "none", 0, level, lost)
+        for name, level, lost in itertools.product(baselines.NAMES, loudness, missing)
+    ]
+    return [source for source in found if _says_something(source)]
+
+
 def extract_folder(
     config: ConfigDict,
     data: str,
@@ -60,9 +85,11 @@ def extract_folder(
     networks: Sequence[Network],
     wanted: Sequence[str],
     loudness: Sequence[str] = LOUDNESS[:1],
+    missing: Sequence[str] = MISSING[:1],
     *,
     batch_size: int = 32,
     workers: int = 0,
+    view: int | None = None,
 ) -> tuple[np.ndarray, dict[Source, np.ndarray]]:
     """`extract` for the clips at these positions of a prepared folder, in this order; shows its progress.
 
@@ -70,12 +97,13 @@ def extract_folder(
       config: resolved; its frames, sizes, stride and crop are used.
       batch_size: clips in one forward pass, rounded up to a multiple of the devices.
       workers: processes that decode (0: none beside this one).
+      view: which random view of each clip; the centre view when None.
 
     Clips that cannot be read are not among the positions that come back.
     """
     divisor = rows_divisor(_mesh())
     size = -(-batch_size // divisor) * divisor
-    batches = centre_batches(config, data, positions, size, workers)
+    batches = centre_batches(config, data, positions, size, workers, view)
     with Progress(-(-len(positions) // size), "batches", "features") as progress:
 
         def counted():
@@ -83,13 +111,18 @@ def extract_folder(
                 yield batch
                 progress.advance()
 
-        return extract(config, networks, counted(), wanted, loudness)
+        return extract(config, networks, counted(), wanted, loudness, missing)
 
 
 def centre_batches(
-    config: ConfigDict, data: str, positions: Sequence[int], batch_size: int, workers: int = 0
+    config: ConfigDict,
+    data: str,
+    positions: Sequence[int],
+    batch_size: int,
+    workers: int = 0,
+    view: int | None = None,
 ) -> Iterator[dict[str, np.ndarray]]:
-    """Host batches of the centre views of these clips, as the config's model takes them."""
+    """Host batches of the centre views of these clips, or of a random one, as the config's model takes them."""
     model = config.model
     return eval_batches(
         data,
@@ -101,6 +134,8 @@ def centre_batches(
         crop=config.data.crop,
         workers=workers,
         positions=positions,
+        view="center" if view is None else "random",
+        draw=view or 0,
     )
 
 
@@ -110,8 +145,9 @@ def extract(
     batches: Iterable[dict[str, np.ndarray]],
     wanted: Sequence[str],
     loudness: Sequence[str],
+    missing: Sequence[str] = MISSING[:1],
 ) -> tuple[np.ndarray, dict[Source, np.ndarray]]:
-    """Positions int [N] of the clips read, and for each source its features float32 [N, D] in that order.
+    """Positions int [N] of the clips read, and for each source its features [N, …] in that order (`features.pool`).
 
     Args:
       config: resolved; its model's sizes are those of the batches.
@@ -119,6 +155,8 @@ def extract(
       batches: host batches of one size, a multiple of the devices, with `valid` [B] false for padding.
       wanted: feature names; the plain statistics always come too.
       loudness: one or both of `LOUDNESS`.
+      missing: of `MISSING`; without a modality only fused features are taken, since the others do not change or see
+        nothing at all.
     """
     mesh = _mesh()
     graphdef, _ = split(jax.eval_shape(partial(models.build, config), jax.random.key(0)))
@@ -134,13 +172,14 @@ def extract(
         on_device = jax.device_put(arrays, shardings(arrays, mesh, BATCH_RULES))
         positions.append(batch["position"][valid])
         results = {}
-        for level in loudness:
-            gain = _gain(on_device, level)
-            for name, values in _measure(on_device, gain, mels=config.model.mel_bins).items():
-                results[Source(name, "none", 0, level)] = values
+        for level, lost in itertools.product(loudness, missing):
+            gain, seen = _gain(on_device, level), _without(on_device, missing=lost)
+            for name, values in _measure(seen, gain, mels=config.model.mel_bins).items():
+                results[Source(name, "none", 0, level, lost)] = values
             for net, params in placed:
-                for name, values in encode(params, on_device, gain).items():
-                    results[Source(name, net.weights, net.seed, level)] = values
+                for name, values in encode(params, seen, gain).items():
+                    results[Source(name, net.weights, net.seed, level, lost)] = values
+        results = {source: values for source, values in results.items() if _says_something(source)}
         for source, values in results.items():
             parts.setdefault(source, []).append(np.asarray(values)[valid])
     return np.concatenate(positions), {source: np.concatenate(rows) for source, rows in parts.items()}
@@ -166,6 +205,25 @@ def _encode(
     weights = features.layer_weights(params, model.depth)
     encoder = cast(AudioVisualEncoder, merge(graphdef, params))
     return features.pool(encoder.encode(clip), weights, wanted, model)
+
+
+@partial(jax.jit, static_argnames="missing")
+def _without(batch: Batch, *, missing: str) -> Batch:
+    """A modality that is missing is a window full of silence, or frames of one grey, which is 0 when normalised:
+    what a network without a way to leave a modality out can be given."""
+    if missing == "audio":
+        silence = jnp.zeros_like(batch["waveform"])
+        length = jnp.full_like(batch["waveform_length"], silence.shape[1])
+        mean = jnp.zeros_like(batch["waveform_mean"])
+        return {**batch, "waveform": silence, "waveform_length": length, "waveform_mean": mean}
+    if missing == "video":
+        grey = np.round(255 * np.asarray(IMAGENET_MEAN)).astype(np.uint8)
+        return {**batch, "video": jnp.broadcast_to(grey, batch["video"].shape)}
+    return batch
+
+
+def _says_something(source: Source) -> bool:
+    return source.missing == "none" or features.modality(source.feature) == "fused"
 
 
 @partial(jax.jit, static_argnames="mels")

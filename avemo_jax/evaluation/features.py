@@ -3,10 +3,14 @@
   cat4             the fine-tuning model's clip vector: the next four, one behind the other [4C]
   video, audio     token means of each encoder's layers, mixed by the layer weights (equal before
                    fine-tuning) [C]
-  fused_video, fused_audio   token means after the fusion [C]
+  fused_video, fused_audio   token means after the fusion [C]; fused: both, one behind the other [2C]
   audio_rows       last audio layer averaged over time only: a vector a frequency row [mel bins / 16 · C]
   video_cells      last video layer averaged over time only, on at most 4 × 4 cells of the picture [16 · C]
   video_layer_K, audio_layer_K   token mean of layer K (from 0), after the encoder's final norm [C]
+
+Heads that learn what to pool take more than a vector, of G streams with T layers or tokens each [G, T, C]:
+  video_layers, audio_layers, layers (G = 2)   token means of all layers, after the final norm
+  video_tokens, audio_tokens, fused_tokens     tokens of the last layer, or of both streams after the fusion; float16
 
 A mean over all tokens hides most of what a masked autoencoder learns, so the two structured ones matter.
 Not here: which clips, and what is then learnt from the vectors.
@@ -27,13 +31,36 @@ from avemo_jax.errors import UserError
 from avemo_jax.models import hicmae
 
 DEFAULT = ("cat4", "video", "audio", "fused_video", "fused_audio", "audio_rows", "video_cells")
+LAYERS = ("video_layers", "audio_layers", "layers")
+TOKENS = ("video_tokens", "audio_tokens", "fused_tokens")
+MODALITIES = ("audio", "video", "fused")
 _MOST_CELLS = 4  # a side; finer grids make base-sized vectors of 50,000 numbers for a few hundred clips
 
 
 def names(model: ConfigDict) -> tuple[str, ...]:
-    """Every feature that a model of `config.model` gives."""
+    """Every vector that a model of `config.model` gives."""
     layers = [f"{stream}_layer_{layer}" for stream in ("video", "audio") for layer in range(model.depth)]
-    return (*DEFAULT, *layers)
+    return (*DEFAULT, "fused", *layers)
+
+
+def kind(name: str) -> str:
+    """`vector`, `layers` or `tokens`."""
+    return "layers" if name in LAYERS else "tokens" if name in TOKENS else "vector"
+
+
+def modality(name: str) -> str:
+    """What a feature sees, `audio`, `video` or, both of them, `fused`; plain statistics included."""
+    if name.startswith(("audio", "log_mel")) and name != "log_mel+pixels":
+        return "audio"
+    return "video" if name.startswith(("video", "pixels")) else "fused"
+
+
+def bytes_of_tokens(name: str, model: ConfigDict) -> int:
+    """What one clip's tokens take."""
+    video = int(np.prod(frontend.video_grid(model.frames, model.image_size)))
+    audio = int(np.prod(frontend.audio_grid(model.audio_frames, model.mel_bins)))
+    count = {"video_tokens": video, "audio_tokens": audio, "fused_tokens": video + audio}[name]
+    return 2 * count * model.dim
 
 
 def select(text: str, model: ConfigDict) -> tuple[str, ...]:
@@ -43,12 +70,12 @@ def select(text: str, model: ConfigDict) -> tuple[str, ...]:
       UserError: a name that this model does not have.
     """
     known = names(model)
-    groups = {"default": DEFAULT, "layers": known[len(DEFAULT) :], "all": known}
+    groups = {"default": DEFAULT, "layers": known[len(DEFAULT) + 1 :], "all": known}
     chosen: list[str] = []
     for word in filter(None, text.split(",")):
         if word not in groups and word not in known:
             raise UserError(
-                f"--features: no feature '{word}'; there are {', '.join(DEFAULT)}, "
+                f"--features: no feature '{word}'; there are {', '.join(DEFAULT)}, fused, "
                 f"video_layer_0 … audio_layer_{model.depth - 1}, and the groups {', '.join(groups)}"
             )
         chosen += [name for name in groups.get(word, (word,)) if name not in chosen]
@@ -60,23 +87,32 @@ def select(text: str, model: ConfigDict) -> tuple[str, ...]:
 def pool(
     features: Features, layer_weights: tuple[jax.Array, jax.Array], wanted: Sequence[str], model: ConfigDict
 ) -> dict[str, jax.Array]:
-    """The wanted vectors float32 [B, D] of B clips.
+    """The wanted features of B clips: vectors float32 [B, D], layers float32 and tokens float16 [B, G, T, C].
 
     Args:
       features: tokens of whole clips.
       layer_weights: of video and audio [L], before the softmax; constant where nothing was learnt.
-      wanted: names out of `names(model)`.
+      wanted: names out of `names(model)`, `LAYERS` and `TOKENS`.
       model: `config.model`, for the token grids.
     """
     pooled = hicmae.pooled(features, *layer_weights)
     vectors = {"cat4": pooled}
     four = jnp.split(pooled, 4, axis=-1)
     vectors |= dict(zip(("video", "audio", "fused_video", "fused_audio"), four, strict=True))
+    vectors["fused"] = jnp.concatenate(four[2:], axis=-1)
     vectors["audio_rows"] = _audio_rows(features.audio_layers[-1], model)
     vectors["video_cells"] = _video_cells(features.video_layers[-1], model)
     for stream, layers in (("video", features.video_layers), ("audio", features.audio_layers)):
         means = layers.astype(jnp.float32).mean(2)
         vectors |= {f"{stream}_layer_{layer}": means[layer] for layer in range(len(means))}
+        vectors[f"{stream}_layers"] = means.swapaxes(0, 1)[:, None]
+    vectors["layers"] = jnp.concatenate([vectors["video_layers"], vectors["audio_layers"]], axis=1)
+    tokens = {
+        "video_tokens": features.video_layers[-1],
+        "audio_tokens": features.audio_layers[-1],
+        "fused_tokens": jnp.concatenate([features.fused_video, features.fused_audio], axis=1),
+    }
+    vectors |= {name: rows.astype(jnp.float16)[:, None] for name, rows in tokens.items()}
     return {name: vectors[name] for name in wanted}
 
 

@@ -7,11 +7,13 @@ from typing import Any
 
 import numpy as np
 
+from avemo_jax.evaluation import features as named
 from avemo_jax.evaluation import metrics
 from avemo_jax.evaluation.extraction import Source
-from avemo_jax.evaluation.heads.examples import centre_views
+from avemo_jax.evaluation.heads import HEADS
+from avemo_jax.evaluation.heads.examples import Examples, centre_views
 from avemo_jax.evaluation.intervals import bootstrap
-from avemo_jax.evaluation.probes import SplitPrediction, probe
+from avemo_jax.evaluation.probes import SplitPrediction, choose
 from avemo_jax.evaluation.protocols import LabelledClips, Splits
 
 
@@ -26,18 +28,40 @@ class Judged:
     probabilities: np.ndarray
 
 
-def judge(source: Source, features: np.ndarray, clips: LabelledClips, splits: Splits) -> Judged:
-    """Probe features float32 [N, D] of `clips` on every split and score the pooled test predictions.
+def judge(
+    source: Source,
+    features: np.ndarray,
+    clips: LabelledClips,
+    splits: Splits,
+    head: str = "linear",
+    examples: Examples | None = None,
+    *,
+    legacy: bool = False,
+) -> list[Judged]:
+    """Probe features [R, …] of `clips` on every split and score the pooled test predictions: one result, and with
+    `legacy` a second one whose setting was chosen in each split by its accuracy on the test clips.
 
-    Row keys: `feature`, `weights`, `seed`, `loudness` (see `extraction.Source`), `head`, `split` (protocol),
-    `split_hash`, `n` tested clips; `uar`, `war`, `wf1`, `macro_f1` over all test predictions pooled; `ci95`
-    of the UAR, `war_ci95`, `wf1_ci95`, and `ci_unit`, what the bootstrap drew; `fold_uar_mean`,
-    `fold_uar_std` (n - 1; null for one split) and the like for WAR; `confusion`, rows = truth; `folds`, one
-    entry a split.
+    Row keys: `feature`, `weights`, `seed`, `loudness`, `missing` (see `extraction.Source`), `modality`, `head`,
+    `split` (protocol), `split_hash`, `n` tested clips; `selection`, `inner_folds` or `test (legacy)`; `uar`, `war`,
+    `wf1`, `macro_f1` over all test predictions pooled; `ci95` of the UAR, `war_ci95`, `wf1_ci95`, and `ci_unit`,
+    what the bootstrap drew; `fold_uar_mean`, `fold_uar_std` (n - 1; null for one split) and the like for WAR and
+    for `dev_uar`, the UAR on the inner folds; `confusion`, rows = truth; `folds`, one entry a split.
     Scores are fractions.
     """
+    examples = examples or centre_views(clips.label, len(clips.classes))
+    scored = HEADS[head].fit(features, examples, splits.splits)
+    judged = []
+    for on_test in (False, True) if legacy else (False,):
+        results = [
+            choose(one, examples, split, on_test) for one, split in zip(scored, splits.splits, strict=True)
+        ]
+        judged.append(_judged(source, features, clips, splits, head, results))
+        judged[-1].row["selection"] = "test (legacy)" if on_test else "inner_folds"
+    return judged
+
+
+def _judged(source, features, clips, splits, head, results) -> Judged:
     classes = len(clips.classes)
-    results = probe(features, centre_views(clips.label, classes), splits.splits)
     tested = np.concatenate([split.test for split in splits.splits])
     predicted = np.concatenate([result.probabilities.argmax(-1) for result in results])
     labels, speakers = clips.label[tested], clips.speaker[tested]
@@ -46,13 +70,14 @@ def judge(source: Source, features: np.ndarray, clips: LabelledClips, splits: Sp
     folds = [_fold(split, result, clips) for split, result in zip(splits.splits, results, strict=True)]
     row = {
         **source._asdict(),
-        "head": "linear",
+        "modality": named.modality(source.feature),
+        "head": head,
         "split": splits.protocol,
         "split_hash": splits.split_hash,
         "speaker_disjoint": splits.speaker_disjoint,
         "n": len(tested),
         "speakers": len(np.unique(speakers)),
-        "dim": features.shape[1],
+        "dim": int(np.prod(features.shape[1:])),
         "classes": list(clips.classes),
         "chance": 1 / classes,
         **metrics.classification_scores(confusion),
@@ -63,8 +88,9 @@ def judge(source: Source, features: np.ndarray, clips: LabelledClips, splits: Sp
         "ci_groups": intervals.groups,
         **_over_folds("uar", folds),
         **_over_folds("war", folds),
+        **_over_folds("dev_uar", folds),
         "inner_unit": splits.splits[0].inner_unit,
-        "converged": all(result.converged for result in results),
+        "converged": _all([result.converged for result in results]),
         "confusion": confusion.tolist(),
         "folds": folds,
     }
@@ -81,7 +107,9 @@ def _fold(split: Any, result: SplitPrediction, clips: LabelledClips) -> dict[str
         "n": len(split.test),
         "uar": float(metrics.uar(confusion)),
         "war": float(metrics.war(confusion)),
+        "setting": result.setting,
         result.setting: result.value,
+        "dev_uar": result.inner_uar,
         "inner_uar": result.inner_uar,
         "inner_cross_entropy": result.inner_cross_entropy,
         "converged": result.converged,
@@ -92,3 +120,7 @@ def _over_folds(score: str, folds: list[dict[str, Any]]) -> dict[str, float | No
     values = [fold[score] for fold in folds]
     spread = float(np.std(values, ddof=1)) if len(values) > 1 else None
     return {f"fold_{score}_mean": float(np.mean(values)), f"fold_{score}_std": spread}
+
+
+def _all(converged: list[bool | None]) -> bool | None:
+    return None if None in converged else all(converged)

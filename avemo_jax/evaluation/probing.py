@@ -10,31 +10,47 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from avemo_jax.errors import UserError
-from avemo_jax.evaluation import extraction, features
-from avemo_jax.evaluation.extraction import LOUDNESS, Network
+from avemo_jax.evaluation import baselines, extraction, features, heads
+from avemo_jax.evaluation.extraction import LOUDNESS, MISSING, Network, Source
+from avemo_jax.evaluation.gathering import Wanted, check_tokens, gather
 from avemo_jax.evaluation.judging import Judged, judge
 from avemo_jax.evaluation.labelled import read_labelled
+from avemo_jax.evaluation.paired import Earlier
 from avemo_jax.evaluation.protocols import LabelledClips, Splits, make_splits
 from avemo_jax.training.checkpoints import load_params
 from input_pipeline.progress import Progress
+
+VIEWS = ("cached", "augmented")
 
 
 @dataclass(frozen=True)
 class ProbeOptions:
     """What to probe and how.
 
-    features: names and groups, comma-separated (`features.select`). classes: all of the label's when empty.
-    random_seeds: how many randomly initialised networks stand beside the checkpoint.
+    features: names and groups, comma-separated (`features.select`). heads: names, comma-separated
+    (`heads.select`); each takes the features of its kind. modality, missing: comma-separated, all when empty and
+    none when empty. classes: all of the label's when empty. random_seeds: how many randomly initialised networks
+    stand beside the checkpoint. views: `cached` trains on the centre view, `augmented` on `views_per_clip` random
+    ones. cache: folder of features, none when empty. token_memory: GiB. legacy: rows whose setting is chosen on
+    the test clips too.
     """
 
     label: str
     protocol: str = "leave_one_speaker_out"
     features: str = "default"
+    heads: str = "linear"
+    modality: str = ""
+    missing: str = ""
     classes: tuple[str, ...] = ()
     loudness: tuple[str, ...] = ("as_recorded",)
     random_seeds: int = 3
     folds: int = 5
     inner_folds: int = 5
+    views: str = "cached"
+    views_per_clip: int = 4
+    legacy: bool = False
+    cache: str = ""
+    token_memory: float = 4.0
     batch_size: int = 32
     workers: int = 0
 
@@ -54,88 +70,100 @@ class ProbeResult:
         return [one.row for one in self.judged]
 
 
-def run(checkpoint: str, data: str, options: ProbeOptions, say: Callable[[str], None] = print) -> ProbeResult:
+def run(
+    checkpoint: str,
+    data: str,
+    options: ProbeOptions,
+    against: Earlier | None = None,
+    say: Callable[[str], None] = print,
+) -> ProbeResult:
     """Probe the checkpoint, randomly initialised networks of its config and plain statistics.
 
-    The splits are made before any feature is computed, so what cannot be split is refused at once.
-    Raises UserError or DataError for bad input.
+    The splits are made before any feature is computed, so what cannot be split is refused at once, and so is
+    an earlier probe to compare with that was split otherwise. Raises UserError or DataError for bad input.
     """
+    chosen = heads.select(options.heads)
     _check(options)
     config, params, step = load_params(checkpoint, say=say)
-    wanted = features.select(options.features, config.model)
+    wanted = _features(options, chosen, config)
     clips, left_out = read_labelled(data, options.label, options.classes)
     splits = make_splits(options.protocol, clips, folds=options.folds, inner_folds=options.inner_folds)
     if splits.left_out:
         left_out["in no fold"] = splits.left_out
         clips = clips.at(splits.rows)
         splits = make_splits(options.protocol, clips, folds=options.folds, inner_folds=options.inner_folds)
+    if against is not None:
+        against.check(options.label, splits)
 
     networks = [Network("checkpoint", config.seed, params)]
     networks += extraction.random_networks(config, range(options.random_seeds))
-    matrices = _features(config, data, clips, networks, wanted, options)
-    judged = []
+    missing = (MISSING[0], *_words(options.missing))
+    augmented = options.views_per_clip if options.views == "augmented" else 0
+    copies = len(networks) * len(options.loudness) * len(missing) * (1 + augmented)
+    check_tokens(len(clips), wanted, copies, config, options.token_memory)
+    training = np.unique(np.concatenate([split.train for split in splits.splits]))
+    matrices, examples = gather(
+        config,
+        data,
+        clips,
+        training,
+        Wanted(networks, wanted, options.loudness, missing, options.batch_size, options.workers),
+        augmented=augmented,
+        cache=options.cache,
+    )
+    judged: list[Judged] = []
     with Progress(len(matrices), "features", "probe") as progress:
         for source, matrix in sorted(matrices.items(), key=lambda item: _order(item[0], wanted)):
-            judged.append(judge(source, matrix, clips, splits))
-            judged[-1].row.update(label=options.label, step=step if source.weights == "checkpoint" else None)
+            for head in chosen:
+                if _is_asked(source, head, options):
+                    judged += judge(source, matrix, clips, splits, head, examples, legacy=options.legacy)
             progress.advance(source.feature)
+    for one in judged:
+        one.row.update(label=options.label, views=options.views)
+        one.row.update(step=step if one.row["weights"] == "checkpoint" else None)
     return ProbeResult(step, clips, splits, left_out, judged)
 
 
-def _features(
-    config: ConfigDict,
-    data: str,
-    clips: LabelledClips,
-    networks: Sequence[Network],
-    wanted: Sequence[str],
-    options: ProbeOptions,
-) -> dict[extraction.Source, np.ndarray]:
-    """Feature matrices in the order of `clips`."""
-    positions, matrices = extraction.extract_folder(
-        config,
-        data,
-        clips.position.tolist(),
-        networks,
-        wanted,
-        options.loudness,
-        batch_size=options.batch_size,
-        workers=options.workers,
-    )
-    place = {position: row for row, position in enumerate(positions.tolist())}
-    missing = [
-        clip
-        for clip, position in zip(clips.clip_id, clips.position.tolist(), strict=True)
-        if position not in place
+def _features(options: ProbeOptions, chosen: Sequence[str], config: ConfigDict) -> list[str]:
+    """Names of what the heads take, of the modalities that are asked for."""
+    names = [*features.select(options.features, config.model), *features.LAYERS, *features.TOKENS]
+    taken = {heads.HEADS[head].takes for head in chosen}
+    modalities = _words(options.modality) or features.MODALITIES
+    wanted = [
+        name for name in names if features.kind(name) in taken and features.modality(name) in modalities
     ]
-    if missing:
-        raise UserError(
-            f"{data}: {len(missing)} labelled clips cannot be read, the first is {missing[0]}; prepare again"
-        )
-    rows = np.array([place[position] for position in clips.position.tolist()])
-    for source, matrix in matrices.items():
-        if not np.isfinite(matrix).all():
-            raise UserError(
-                f"feature {source.feature} of the {source.weights} network has values that are not finite; "
-                "the checkpoint may come from a run that diverged"
-            )
-    return {source: matrix[rows] for source, matrix in matrices.items()}
+    if not wanted:
+        raise UserError(f"--modality {options.modality}: none of --features {options.features} is of it")
+    return wanted
 
 
-def _order(source: extraction.Source, wanted: Sequence[str]) -> tuple:
-    """Networks' features in the wanted order, each with its random counterparts, then plain statistics."""
-    if source.weights == "none":
-        return 1, 0, LOUDNESS.index(source.loudness), 0, 0
+def _is_asked(source: Source, head: str, options: ProbeOptions) -> bool:
+    modalities = _words(options.modality) or features.MODALITIES
     return (
-        0,
-        wanted.index(source.feature),
-        LOUDNESS.index(source.loudness),
-        source.weights == "random",
-        source.seed,
+        heads.HEADS[head].takes == features.kind(source.feature)
+        and features.modality(source.feature) in modalities
     )
+
+
+def _order(source: Source, wanted: Sequence[str]) -> tuple:
+    """Networks' features in the wanted order, each with its random counterparts, then plain statistics; without a
+    modality after all."""
+    where = (LOUDNESS.index(source.loudness), source.weights == "random", source.seed)
+    names = (*wanted, *baselines.NAMES)
+    place = names.index(source.feature)
+    return MISSING.index(source.missing), place, *where
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(filter(None, text.split(",")))
 
 
 def _check(options: ProbeOptions) -> None:
-    for name in ("random_seeds", "folds", "inner_folds", "batch_size", "workers"):
-        least = 0 if name in ("random_seeds", "workers") else 1 if name == "batch_size" else 2
+    for name in ("random_seeds", "folds", "inner_folds", "views_per_clip", "batch_size", "workers"):
+        least = 0 if name in ("random_seeds", "workers") else 2 if name.endswith("folds") else 1
         if getattr(options, name) < least:
             raise UserError(f"--{name} is {getattr(options, name)}, it must be at least {least}")
+    for name, known in (("modality", features.MODALITIES), ("missing", MISSING[1:])):
+        for word in _words(getattr(options, name)):
+            if word not in known:
+                raise UserError(f"--{name}: no '{word}'; there are {', '.join(known)}")

@@ -143,10 +143,13 @@ PROTOCOLS: dict[str, Callable[[LabelledClips, int], tuple[np.ndarray, tuple[str,
 def _inner_folds(
     clips: LabelledClips, train: np.ndarray, group: np.ndarray, disjoint: bool, folds: int
 ) -> tuple[np.ndarray, str]:
-    """Folds inside the training rows, alike to the outer ones: by speaker where the outer folds are, else by
-    the protocol's own groups (which may keep near copies together), else by clip, dealt within each class."""
+    """Folds inside the training rows: by speaker where the outer folds are, or wherever every class has two of
+    them; else by the protocol's own groups (which may keep near copies together), else by clip, dealt within each
+    class."""
     speakers, groups = clips.speaker[train], group[train]
-    if disjoint and len(np.unique(speakers)) > 1:
+    labels = clips.label[train]
+    least = min(len(np.unique(speakers[labels == label])) for label in np.unique(labels))
+    if "" not in speakers and (least > 1 or (disjoint and len(np.unique(speakers)) > 1)):
         units, unit = speakers, "speaker"
     elif len(np.unique(groups)) > 1:
         units, unit = groups, "fold"

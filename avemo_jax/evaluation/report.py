@@ -1,7 +1,8 @@
 """The end of a probe: rows as a table for a person, and as files for programs.
 
-The folder gets `table.txt`, `rows.json` (every row with its confusion matrix and folds) and `predictions.csv`
-(every test prediction). Files are written whole under a temporary name and then renamed, `rows.json` last.
+The folder gets `table.txt`, `rows.json` (every row with its confusion matrix and folds), `predictions.csv`
+(every test prediction) and, against another probe, `paired.json`. Files are written whole under a temporary name and
+then renamed, `rows.json` last.
 """
 
 from __future__ import annotations
@@ -12,29 +13,28 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from avemo_jax.evaluation.judging import Judged
 from avemo_jax.evaluation.probing import ProbeResult
 from avemo_jax.evaluation.protocols import LabelledClips
+from avemo_jax.evaluation.questions import QUESTION, Row, manner, question
 from avemo_jax.files import write_file
 from avemo_jax.paths import to_path
-
-Row = dict[str, Any]
 
 
 def summary(checkpoint: str, result: ProbeResult) -> str:
     """All that is printed: what was probed, the table, one confusion matrix, and what to be careful about."""
     rows, clips = result.rows, result.clips
     first = rows[0]
+    heads = dict.fromkeys(row["head"] for row in rows)
     lines = [
         f"label {first['label']}: {first['n']} clips tested, speakers: {first['speakers']}, "
         f"classes: {len(clips.classes)}, chance {100 * first['chance']:.1f} %",
         f"protocol {first['split']}, {len(result.splits.splits)} test parts, hash {first['split_hash'][:12]}",
         f"regularisation chosen inside the training part, by {first['inner_unit']}",
-        f"checkpoint {checkpoint}, step {result.step}; linear probe, per cent",
+        f"checkpoint {checkpoint}, step {result.step}; {', '.join(heads)} probe, {first['views']} views, per cent",
         "",
         table(rows),
         "",
@@ -45,13 +45,19 @@ def summary(checkpoint: str, result: ProbeResult) -> str:
 
 
 def write(
-    folder: str | os.PathLike, table: str, judged: Sequence[Judged], clips: LabelledClips
+    folder: str | os.PathLike,
+    table: str,
+    judged: Sequence[Judged],
+    clips: LabelledClips,
+    compared: Sequence[Row] = (),
 ) -> list[Path]:
-    """Write the three files into `folder` (made if missing); returns their paths."""
+    """Write the files into `folder` (made if missing); returns their paths. `compared` are the rows of
+    `paired.compare`; without them there is no `paired.json`."""
     folder = to_path(folder)
     files = {
         "table.txt": table + "\n",
         "predictions.csv": predictions(judged, clips),
+        **({"paired.json": rows_json(compared)} if compared else {}),
         "rows.json": rows_json([one.row for one in judged]),
     }
     for name, text in files.items():
@@ -68,7 +74,7 @@ def predictions(judged: Sequence[Judged], clips: LabelledClips) -> str:
     """CSV text, one line a source and test clip, with the probability of each class."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    source = ("feature", "weights", "seed", "loudness", "head", "split")
+    source = ("feature", "weights", "seed", "loudness", "head", "split", "missing", "views", "selection")
     columns = ("test_of", "clip_id", "speaker", "label", "predicted")
     writer.writerow([*source, *columns, *(f"p_{name}" for name in clips.classes)])
     for one in judged:
@@ -82,16 +88,17 @@ def predictions(judged: Sequence[Judged], clips: LabelledClips) -> str:
 
 
 def summarise(rows: Sequence[Row]) -> list[Row]:
-    """One line a feature, kind of weights and loudness: the mean over its seeds of each score.
+    """One line a feature, kind of weights and `QUESTION`: the mean over its seeds of each score.
 
-    Keys: `feature`, `weights`, `loudness`, `seeds`, `dim`, `n`; `uar`, `war`, `wf1` with `uar_bounds` and so on,
-    which are the 95 % bootstrap interval of a single row and the lowest and highest of several seeds;
+    Keys: `feature`, `weights`, those of `QUESTION`, `seeds`, `dim`, `n`; `uar`, `war`, `wf1` with `uar_bounds` and
+    so on, which are the 95 % bootstrap interval of a single row and the lowest and highest of several seeds;
     `fold_uar_mean`, and `fold_uar_std` of a single row (None elsewhere). Fractions.
     """
     lines = []
-    for (feature, weights, loudness), group in _grouped(rows).items():
+    for (feature, weights, *asked), group in _grouped(rows).items():
         alone = group[0] if len(group) == 1 else None
-        line = {"feature": feature, "weights": weights, "loudness": loudness, "seeds": len(group)}
+        line = {"feature": feature, "weights": weights, "seeds": len(group)}
+        line |= dict(zip(QUESTION, asked, strict=True))
         line |= {"dim": group[0]["dim"], "n": group[0]["n"]}
         for score, interval in (("uar", "ci95"), ("war", "war_ci95"), ("wf1", "wf1_ci95")):
             values = [row[score] for row in group]
@@ -110,7 +117,7 @@ def table(rows: Sequence[Row]) -> str:
     lowest and highest UAR.
     """
     lines = [("feature", "weights", "UAR", "", "WAR", "WF1", "folds' UAR", "size")]
-    levels = sorted({row["loudness"] for row in rows})
+    several_heads = len({question(row)["head"] for row in rows}) > 1
     for line in summarise(rows):
         low, high = (f"{100 * bound:.0f}" for bound in line["uar_bounds"])
         weights = "-" if line["weights"] == "none" else line["weights"]
@@ -120,9 +127,7 @@ def table(rows: Sequence[Row]) -> str:
         folds = f"{100 * line['fold_uar_mean']:.1f}"
         if line["fold_uar_std"] is not None:
             folds += f" ± {100 * line['fold_uar_std']:.1f}"
-        name = line["feature"]
-        if len(levels) > 1:
-            name += f", {line['loudness'].replace('_', ' ')}"
+        name = ", ".join([line["feature"], *manner(line, several_heads)])
         uar, war, wf1 = (f"{100 * line[score]:.1f}" for score in ("uar", "war", "wf1"))
         lines.append((name, weights, uar, spread, war, wf1, folds, str(line["dim"])))
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
@@ -152,14 +157,16 @@ def _notes(result: ProbeResult) -> list[str]:
         notes.append("one speaker only: intervals are by clip, and nothing is said about other speakers")
     elif not result.splits.speaker_disjoint:
         notes.append("speakers are on both sides of the split: nothing is said about new speakers")
-    slow = sum(not row["converged"] for row in result.rows)
+    slow = sum(row["converged"] is False for row in result.rows)
+    if any(row["selection"] != "inner_folds" for row in result.rows):
+        notes.append("rows called legacy chose their setting on the test clips: they are too good to be true")
     if slow:
         notes.append(f"{slow} of {len(result.rows)} rows hold a fit that did not fully converge")
     return notes
 
 
-def _grouped(rows: Sequence[Row]) -> dict[tuple[str, str, str], list[Row]]:
-    groups: dict[tuple[str, str, str], list[Row]] = {}
+def _grouped(rows: Sequence[Row]) -> dict[tuple[str, ...], list[Row]]:
+    groups: dict[tuple[str, ...], list[Row]] = {}
     for row in rows:
-        groups.setdefault((row["feature"], row["weights"], row["loudness"]), []).append(row)
+        groups.setdefault((row["feature"], row["weights"], *question(row).values()), []).append(row)
     return groups

@@ -9,6 +9,7 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
+from avemo_jax.evaluation.questions import manner, question
 from avemo_jax.evaluation.report import summarise
 from avemo_jax.evaluation.runs import Probe, Run
 from avemo_jax.training.goodput import KINDS
@@ -137,9 +138,9 @@ def _time(run: Run) -> list[Row]:
 
 
 def _add_probe(numbers: Numbers, run: Run, probe: Probe) -> None:
-    """One entry a loudness, since scores at another one are another question."""
-    for loudness in dict.fromkeys(row["loudness"] for row in probe.rows):
-        rows = [row for row in probe.rows if row["loudness"] == loudness]
+    """One entry a question: scores at another loudness or of another head are not to be mixed."""
+    for asked in dict.fromkeys(tuple(question(row).items()) for row in probe.rows):
+        rows = [row for row in probe.rows if question(row) == dict(asked)]
         table = f"scores-{len(numbers['probes'])}"
         numbers["tables"][table] = summarise(rows)
         first = rows[0]
@@ -153,7 +154,8 @@ def _add_probe(numbers: Numbers, run: Run, probe: Probe) -> None:
                 "run": run.name,
                 "probe": probe.name,
                 "label": first.get("label", ""),
-                "loudness": loudness,
+                **dict(asked),
+                "manner": "".join(f", {words}" for words in manner(dict(asked))),
                 "step": next((row["step"] for row in of_checkpoint if row.get("step") is not None), None),
                 **{key: first.get(key) for key in kept},
                 "table": table,

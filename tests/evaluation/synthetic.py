@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import jax
 import numpy as np
 
+from avemo_jax.cli import main
 from avemo_jax.config import load_config
 from avemo_jax.evaluation.extraction import random_networks
 from avemo_jax.training.checkpoint_files import read_record, save_params, seal
@@ -82,3 +84,18 @@ def write_checkpoint(path, overrides=(), dataset_size=None) -> None:
     (network,) = random_networks(config, [123])
     folder = save_params(path, config, jax.tree.map(np.asarray, network.params), step=7)
     seal(folder, replace(read_record(folder), dataset_size=dataset_size))
+
+
+def words(place, out, label, **flags):
+    """A command line: of the folder with `data` and `run`, quick unless flags say otherwise; True is a bare flag."""
+    flags = {"features": "cat4", "random_seeds": 0, "batch_size": 16} | flags
+    line = ["probe", "--checkpoint", place / "run", "--data", place / "data", "--label", label, "--out", out]
+    for name, value in flags.items():
+        line += [f"--{name}"] if value is True else [f"--{name}", value]
+    return [str(word) for word in line]
+
+
+def probe_rows(place, out, label, **flags):
+    """The rows of a probe that succeeds."""
+    assert main(words(place, out, label, **flags)) == 0
+    return json.loads((out / "rows.json").read_text())

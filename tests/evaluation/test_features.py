@@ -61,7 +61,7 @@ def test_video_cells_average_time_and_neighbouring_places():
 
 
 def test_groups_of_features_expand_and_repeats_are_dropped():
-    assert features.select("cat4,layers,cat4", MODEL) == ("cat4", *features.names(MODEL)[7:])
+    assert features.select("cat4,layers,cat4", MODEL) == ("cat4", *features.names(MODEL)[8:])
     assert features.select("default", MODEL) == features.DEFAULT
     assert features.select("all", MODEL) == features.names(MODEL)
 

@@ -14,30 +14,9 @@ import pytest
 from avemo_jax.cli import main
 from avemo_jax.errors import UserError
 from avemo_jax.evaluation import report
-from tests.evaluation import synthetic
+from tests.evaluation.synthetic import probe_rows, words
 
 REQUIRED = {"feature", "weights", "seed", "head", "split", "split_hash", "n", "uar", "war", "wf1", "ci95"}
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    """A folder with the prepared `data` and the checkpoint `run`."""
-    place = tmp_path_factory.mktemp("probe")
-    synthetic.write_folder(place / "data")
-    synthetic.write_checkpoint(place / "run")
-    return place
-
-
-def _words(place, out, label, **flags):
-    flags = {"features": "cat4", "random_seeds": 0, "batch_size": 16} | flags
-    words = ["probe", "--checkpoint", place / "run", "--data", place / "data", "--label", label, "--out", out]
-    words += [word for name, value in flags.items() for word in (f"--{name}", value)]
-    return [str(word) for word in words]
-
-
-def _rows(place, out, label, **flags):
-    assert main(_words(place, out, label, **flags)) == 0
-    return json.loads((out / "rows.json").read_text())
 
 
 def _by_name(rows):
@@ -46,7 +25,7 @@ def _by_name(rows):
 
 def test_every_feature_stands_beside_random_weights_and_plain_statistics(place, tmp_path, capsys):
     flags = {"features": "default", "random_seeds": 2, "json": tmp_path / "copy.json"}
-    rows = _rows(place, tmp_path / "out", "tone", **flags)
+    rows = probe_rows(place, tmp_path / "out", "tone", **flags)
     features = ["cat4", "video", "audio", "fused_video", "fused_audio", "audio_rows", "video_cells"]
     expected = [(f, w, s) for f in features for w, s in (("checkpoint", 0), ("random", 0), ("random", 1))]
     expected += [(f, "none", 0) for f in ("log_mel", "pixels", "log_mel+pixels")]
@@ -72,8 +51,8 @@ def test_every_feature_stands_beside_random_weights_and_plain_statistics(place, 
 
 
 def test_sound_is_found_in_sound_and_picture_in_the_picture(place, tmp_path):
-    tone = _by_name(_rows(place, tmp_path / "tone", "tone"))
-    shade = _by_name(_rows(place, tmp_path / "shade", "shade"))
+    tone = _by_name(probe_rows(place, tmp_path / "tone", "tone"))
+    shade = _by_name(probe_rows(place, tmp_path / "shade", "shade"))
     assert tone["log_mel", "none", 0, "as_recorded"]["uar"] > 0.95
     assert tone["pixels", "none", 0, "as_recorded"]["uar"] < 0.6
     assert shade["pixels", "none", 0, "as_recorded"]["uar"] > 0.95
@@ -81,30 +60,30 @@ def test_sound_is_found_in_sound_and_picture_in_the_picture(place, tmp_path):
 
 
 def test_at_equal_loudness_what_only_loudness_told_is_gone(place, tmp_path):
-    rows = _by_name(_rows(place, tmp_path, "level", loudness="both"))
+    rows = _by_name(probe_rows(place, tmp_path, "level", loudness="both"))
     assert rows["log_mel", "none", 0, "as_recorded"]["uar"] > 0.95
     assert rows["log_mel", "none", 0, "normalised"]["uar"] < 0.7
     assert ("cat4", "checkpoint", 0, "normalised") in rows
 
 
 def test_clips_without_the_label_are_left_out_and_counted(place, tmp_path, capsys):
-    rows = _rows(place, tmp_path, "half")
+    rows = probe_rows(place, tmp_path, "half")
     assert rows[0]["n"] == 24
     assert "left out: 24 no label" in capsys.readouterr().out
 
 
 def test_folds_and_split_of_the_manifest_are_used(place, tmp_path, capsys):
-    folds = _rows(place, tmp_path / "folds", "tone", protocol="folds")[0]
+    folds = probe_rows(place, tmp_path / "folds", "tone", protocol="folds")[0]
     assert folds["n"] == 36 and not folds["speaker_disjoint"]
     assert "left out: 12 in no fold" in capsys.readouterr().out
-    split = _rows(place, tmp_path / "split", "tone", protocol="split")[0]
+    split = probe_rows(place, tmp_path / "split", "tone", protocol="split")[0]
     assert split["n"] == 12 and split["ci_unit"] == "clip" and split["fold_uar_std"] is None
 
 
 def test_classes_can_be_chosen_so_that_what_one_speaker_has_alone_is_left_out(place, tmp_path, capsys):
-    assert main(_words(place, tmp_path, "rare")) == 2
+    assert main(words(place, tmp_path, "rare")) == 2
     assert "class 'b' is only among the test clips of 'p1'" in capsys.readouterr().err
-    rows = _rows(place, tmp_path, "rare", classes="a,c")
+    rows = probe_rows(place, tmp_path, "rare", classes="a,c")
     assert rows[0]["classes"] == ["a", "c"] and rows[0]["n"] == 45
 
 
@@ -123,7 +102,7 @@ def test_classes_can_be_chosen_so_that_what_one_speaker_has_alone_is_left_out(pl
     ],
 )
 def test_bad_input_is_one_clear_line_and_exit_code_2(place, tmp_path, capsys, label, flags, message):
-    assert main(_words(place, tmp_path / "out", label, **flags)) == 2
+    assert main(words(place, tmp_path / "out", label, **flags)) == 2
     error = capsys.readouterr().err.strip()
     assert message in error and len(error.splitlines()) == 1
     assert not (tmp_path / "out").exists()
@@ -131,7 +110,7 @@ def test_bad_input_is_one_clear_line_and_exit_code_2(place, tmp_path, capsys, la
 
 def test_a_place_that_cannot_be_written_to_is_named_before_any_work(place, tmp_path, capsys):
     (tmp_path / "out").write_text("a file, not a folder")
-    assert main(_words(place, tmp_path / "out", "tone")) == 2
+    assert main(words(place, tmp_path / "out", "tone")) == 2
     error = capsys.readouterr().err.strip()
     assert error.endswith("out is a file; choose another place") and len(error.splitlines()) == 1
 
@@ -139,11 +118,11 @@ def test_a_place_that_cannot_be_written_to_is_named_before_any_work(place, tmp_p
 def test_an_interrupted_write_leaves_the_earlier_file_whole(tmp_path, monkeypatch):
     report.write_file(tmp_path / "rows.json", "first")
 
-    def full(path, text, **more):
+    def full(path, data):
         path.touch()
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_text", full)
+    monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(UserError, match=r"rows.json cannot be written: No space left on device \(6 bytes\)"):
         report.write_file(tmp_path / "rows.json", "second")
     assert [path.name for path in tmp_path.iterdir()] == ["rows.json"]
@@ -156,20 +135,20 @@ def test_a_network_with_values_that_are_not_finite_is_refused(place, tmp_path, c
     config, params, _ = load_params(place / "run")
     params["audio"]["norm"]["scale"] = np.full_like(params["audio"]["norm"]["scale"], np.nan)
     save_params(tmp_path / "run", config, params)
-    assert main(_words(place, tmp_path / "out", "tone", checkpoint=tmp_path / "run")) == 2
+    assert main(words(place, tmp_path / "out", "tone", checkpoint=tmp_path / "run")) == 2
     assert "not finite" in capsys.readouterr().err
 
 
 @pytest.mark.slow
 def test_several_devices_give_the_scores_of_one(place, tmp_path):
-    one = _rows(place, tmp_path / "one", "tone", random_seeds=1, batch_size=10)
+    one = probe_rows(place, tmp_path / "one", "tone", random_seeds=1, batch_size=10)
     devices = 3 if jax.device_count() != 3 else 2
     environment = os.environ | {
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
         "JAX_PLATFORMS": "cpu",
     }
-    words = _words(place, tmp_path / "many", "tone", random_seeds=1, batch_size=10)
-    subprocess.run([sys.executable, "-m", "avemo_jax", *words], env=environment, check=True, timeout=300)
+    line = words(place, tmp_path / "many", "tone", random_seeds=1, batch_size=10)
+    subprocess.run([sys.executable, "-m", "avemo_jax", *line], env=environment, check=True, timeout=300)
     many = json.loads((tmp_path / "many" / "rows.json").read_text())
     assert [row["feature"] for row in many] == [row["feature"] for row in one]
     for a, b in zip(one, many, strict=True):

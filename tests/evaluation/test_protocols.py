@@ -51,9 +51,15 @@ def test_folds_come_from_the_manifest_and_clips_without_one_are_left_out_and_cou
     assert not np.isin(np.arange(4), np.concatenate([split.train for split in plan.splits])).any()
 
 
-def test_folds_that_share_speakers_are_reported_and_choose_their_penalty_by_fold():
+def test_folds_that_share_speakers_are_reported_and_choose_their_penalty_by_speaker_all_the_same():
     plan = protocols.make_splits("folds", _clips())
     assert not plan.speaker_disjoint
+    assert {split.inner_unit for split in plan.splits} == {"speaker"}
+
+
+def test_where_a_class_has_one_speaker_the_penalty_is_chosen_by_fold():
+    speakers = np.array([f"p{i // 6}" for i in range(24)])
+    plan = protocols.make_splits("folds", _clips(label=np.arange(24) // 6 % 3, speaker=speakers))
     assert {split.inner_unit for split in plan.splits} == {"fold"}
 
 

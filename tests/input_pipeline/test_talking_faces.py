@@ -354,6 +354,8 @@ def _probe(folder, vectors, label):
         clips = replace(clips, label=numbers, classes=tuple(names), fold=np.array(turns).astype(str))
     splits = make_splits("folds", clips)
     return {
-        name: judge(Source(name, "none", 0, "as_recorded"), matrix[clips.position], clips, splits).row["uar"]
+        name: judge(Source(name, "none", 0, "as_recorded"), matrix[clips.position], clips, splits)[0].row[
+            "uar"
+        ]
         for name, matrix in vectors.items()
     }

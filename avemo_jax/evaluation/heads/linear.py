@@ -68,10 +68,10 @@ def fit(
             classes=examples.classes,
         )
         reached = np.asarray(solutions.residual) <= logistic.TOLERANCE
-        converged = reached.reshape(len(grid), len(chosen), folds + 1).all((0, 2))
+        reached = reached.reshape(len(grid), len(chosen), folds + 1)
         for place, number in enumerate(block.splits):
             chances = softmax(np.asarray(solutions.logits[:, place]))
-            results[number] = Scored(SETTING, grid, chances, bool(converged[place]))
+            results[number] = Scored(SETTING, grid, chances, bool(reached[:, place].all()))
     return [results[number] for number in range(len(splits))]
 
 

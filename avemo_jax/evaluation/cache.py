@@ -1,0 +1,111 @@
+"""Features kept between probes: a file a feature matrix, named by the hash of all that it follows from.
+
+The weights themselves, the clips' records, the view, the feature and the shapes are in the name, so nothing that
+changed is ever taken for what it was, and nothing has to be cleared. Files appear whole, by renaming, under any
+number of writers; one that is damaged counts as not there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from avemo_jax import paths
+from avemo_jax.evaluation.extraction import Network, Source
+from avemo_jax.files import write_bytes
+
+VERSION = 1  # raised when the same inputs give other features
+_ENDS = 1 << 16  # bytes at either end of a shard that count
+
+
+class FeatureCache:
+    """Feature matrices of one config's networks on some clips of one folder, in a folder of their own.
+
+    Args:
+      folder: made when something is kept.
+      positions: the clips, in the order of the matrices' rows.
+      view: which random view; the centre view when None.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike,
+        config: ConfigDict,
+        data: str,
+        positions: Sequence[int],
+        view: int | None,
+    ):
+        self._folder = paths.to_path(folder)
+        self._common = {
+            "version": VERSION,
+            "data": data_digest(data),
+            "positions": hashlib.sha256(np.asarray(positions, np.int64).tobytes()).hexdigest(),
+            "view": "centre" if view is None else f"random {view}",
+            "model": json.loads(config.model.to_json()),
+            "cut": [config.data.frame_stride, config.data.crop, config.dtype],
+            "backend": jax.default_backend(),
+        }
+
+    def get(self, source: Source, network: str) -> np.ndarray | None:
+        """The matrix of a source whose weights have this digest, or None."""
+        path = self._path(source, network)
+        try:
+            with paths.plain_errors(path), np.load(io.BytesIO(path.read_bytes())) as file:
+                return file["features"]
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            return None
+
+    def put(self, source: Source, network: str, matrix: np.ndarray) -> None:
+        """Keeps it.
+
+        Raises:
+          UserError: it cannot be written.
+        """
+        buffer = io.BytesIO()
+        np.savez(buffer, features=matrix)
+        write_bytes(self._path(source, network), buffer.getvalue())
+
+    def _path(self, source: Source, network: str) -> Path:
+        # Who drew the weights, and with which seed, is no part of what they give.
+        key = {**self._common, "network": network, "feature": source.feature}
+        key |= {"loudness": source.loudness, "missing": source.missing}
+        return self._folder / f"{hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()}.npz"
+
+
+def network_digest(network: Network) -> str:
+    """SHA-256 of the parameters' names, shapes and values: the same for a copy of a checkpoint."""
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(network.params):
+        array = np.ascontiguousarray(leaf)
+        digest.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}\n".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def data_digest(data: str) -> str:
+    """SHA-256 of a prepared folder: of its lists all bytes, of its shards name, size and both ends."""
+    digest = hashlib.sha256()
+    folder = paths.to_path(data)
+    for path in sorted(folder.iterdir(), key=lambda path: path.name):
+        if not path.is_file() or not _is_data(path.name):
+            continue
+        size = paths.size_of(path)
+        digest.update(f"{path.name} {size}\n".encode())
+        with path.open("rb") as file:
+            digest.update(file.read(_ENDS))
+            file.seek(max(0, size - _ENDS))
+            digest.update(file.read(_ENDS))
+    return digest.hexdigest()
+
+
+def _is_data(name: str) -> bool:
+    return "array_record" in name or name in ("dataset_info.json", "features.json", "clips.csv")

@@ -1,0 +1,152 @@
+"""`avemo probe`: heads, missing modalities, the cache, augmented views, comparing, and the labelled legacy rows."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from avemo_jax.cli import main
+from avemo_jax.evaluation import extraction, paired
+from tests.evaluation import synthetic
+from tests.evaluation.synthetic import probe_rows, words
+
+
+def _no_decoding(*_, **__):
+    raise AssertionError("features were computed, though the cache has them")
+
+
+@pytest.mark.slow
+def test_each_head_takes_features_of_its_kind_and_has_rows_of_the_same_form(place, tmp_path, capsys):
+    flags = {"head": "linear,ridge,knn,layer_mix,attentive", "legacy": True, "missing": "audio,video"}
+    rows = probe_rows(place, tmp_path, "tone", **flags)
+    taken = {}
+    for row in rows:
+        assert row.keys() == rows[0].keys() and row["n"] == 48
+        taken.setdefault(row["head"], set()).add(row["feature"])
+    statistics = {"log_mel", "pixels", "log_mel+pixels"}
+    assert taken["linear"] == taken["ridge"] == taken["knn"] == {"cat4", *statistics}
+    assert taken["layer_mix"] == {"video_layers", "audio_layers", "layers"}
+    assert taken["attentive"] == {"video_tokens", "audio_tokens", "fused_tokens"}
+    by = {(r["feature"], r["head"], r["missing"], r["selection"]): r for r in rows}
+    assert len(by) == len(rows)
+    for head in ("linear", "ridge", "knn"):
+        assert by["log_mel", head, "none", "inner_folds"]["uar"] > 0.9
+    assert by["audio_tokens", "attentive", "none", "inner_folds"]["uar"] > 0.6
+    # What sees one modality does not change without the other, or sees nothing: it has no row.
+    assert {r["modality"] for r in rows if r["missing"] != "none"} == {"fused"}
+    assert by["log_mel+pixels", "linear", "none", "inner_folds"]["uar"] > 0.9
+    assert by["log_mel+pixels", "linear", "video", "inner_folds"]["uar"] > 0.9
+    assert by["log_mel+pixels", "linear", "audio", "inner_folds"]["uar"] < 0.6
+    for (*what, selection), row in by.items():
+        if selection == "test (legacy)":
+            assert row["war"] >= by[(*what, "inner_folds")]["war"]
+    printed = capsys.readouterr().out
+    assert "cat4, ridge head, without audio, legacy, chosen on test clips" in printed
+    assert "note: rows called legacy chose their setting on the test clips" in printed
+
+
+def test_one_modality_alone_can_be_asked_for(place, tmp_path):
+    rows = probe_rows(place, tmp_path, "tone", modality="audio", features="default", head="linear,layer_mix")
+    assert {row["feature"] for row in rows} == {"audio", "audio_rows", "log_mel", "audio_layers"}
+
+
+@pytest.mark.slow
+def test_cached_features_are_used_by_a_copy_of_the_checkpoint_and_not_for_other_weights(
+    place, tmp_path, monkeypatch, capsys
+):
+    cache = tmp_path / "cache"
+    first = probe_rows(place, tmp_path / "a", "tone", cache=cache)
+    kept = sorted(cache.iterdir())
+    assert len(kept) == 4 and all(path.suffix == ".npz" for path in kept)  # cat4 and three statistics
+    synthetic.write_checkpoint(tmp_path / "copy")
+    with monkeypatch.context() as patch:
+        patch.setattr(extraction, "extract_folder", _no_decoding)
+        again = probe_rows(place, tmp_path / "b", "tone", cache=cache, checkpoint=tmp_path / "copy")
+        assert again == first
+        with pytest.raises(AssertionError, match="the cache has them"):
+            main(words(place, tmp_path / "c", "tone", cache=cache, loudness="normalised"))
+    kept[0].write_bytes(kept[0].read_bytes()[:-40])  # a damaged file is not there, and is written again
+    assert probe_rows(place, tmp_path / "d", "tone", cache=cache) == first
+    assert sorted(cache.iterdir()) == kept and not list(cache.glob(".*"))
+
+
+_WRITE = """import sys
+from avemo_jax import files
+for _ in range(100):
+    files.write_bytes(sys.argv[1], sys.argv[2].encode() * 100_000)
+"""
+
+
+def test_writers_at_the_same_time_leave_one_whole_file(tmp_path):
+    path = tmp_path / "one.npz"
+    writers = [subprocess.Popen([sys.executable, "-c", _WRITE, str(path), letter]) for letter in "ab"]
+    assert [writer.wait(60) for writer in writers] == [0, 0]
+    assert list(tmp_path.iterdir()) == [path]
+    written = path.read_bytes()
+    assert len(written) == 100_000 and len(set(written)) == 1
+
+
+@pytest.mark.slow
+def test_augmented_views_train_and_centre_views_are_tested(place, tmp_path):
+    rows = probe_rows(place, tmp_path / "a", "tone", views="augmented", views_per_clip=2)
+    assert {row["views"] for row in rows} == {"augmented"} and rows[0]["n"] == 48
+    by = {row["feature"]: row for row in rows}
+    assert by["log_mel"]["uar"] > 0.9
+    cached = probe_rows(place, tmp_path / "b", "tone")
+    assert by["pixels"]["confusion"] != {row["feature"]: row for row in cached}["pixels"]["confusion"]
+
+
+def test_two_checkpoints_are_compared_clip_by_clip(place, tmp_path, capsys):
+    probe_rows(place, tmp_path / "a", "tone")
+    synthetic.write_checkpoint(tmp_path / "other", ["seed=5"])
+    flags = {"against": tmp_path / "a"}
+    probe_rows(place, tmp_path / "b", "tone", **flags)
+    printed = capsys.readouterr().out
+    (pair,) = json.loads((tmp_path / "b" / "paired.json").read_text())
+    assert pair["feature"] == "cat4" and pair["n"] == 48 and pair["groups"] == 4
+    assert pair["uar_difference"] == pytest.approx(0) and pair["p_permutation"] == 1 == pair["p_mcnemar"]
+    assert "permutation p 1.000" in printed
+    for what, more in (("split otherwise", {"protocol": "folds"}), ("is a probe of label 'tone'", {})):
+        label = "tone" if more else "shade"
+        assert main(words(place, tmp_path / "c", label, **flags, **more)) == 2
+        assert what in capsys.readouterr().err and not (tmp_path / "c").exists()
+
+
+def test_the_paired_tests_find_a_difference_that_is_there_and_none_that_is_not():
+    rng = np.random.default_rng(0)
+    label, speaker = rng.integers(0, 3, 400), np.repeat(np.arange(20), 20)
+    good = np.where(rng.random(400) < 0.8, label, (label + 1) % 3)
+    poor = np.where(rng.random(400) < 0.5, label, (label + 1) % 3)
+    found = paired.paired_tests(label, good, poor, speaker, 3)
+    assert found["p_permutation"] < 0.01 and found["p_mcnemar"] < 0.01
+    low, high = found["uar_difference_ci95"]
+    assert 0 < low < found["uar_difference"] < high
+    only_here = int(((good == label) & (poor != label)).sum())
+    assert found["only_here"] == only_here
+    other = np.where(rng.random(400) < 0.8, label, (label + 1) % 3)
+    found = paired.paired_tests(label, good, other, speaker, 3)
+    assert (
+        found["p_permutation"] > 0.05
+        and found["uar_difference_ci95"][0] < 0 < found["uar_difference_ci95"][1]
+    )
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"head": "linear,mlp"}, "--head: no head 'mlp'; there are linear, ridge, knn, layer_mix, attentive"),
+        ({"modality": "text"}, "--modality: no 'text'; there are audio, video, fused"),
+        ({"missing": "none"}, "--missing: no 'none'; there are audio, video"),
+        ({"modality": "video"}, "--modality video: none of --features cat4 is of it"),
+        ({"against": "/nowhere"}, "--against /nowhere: not the folder of a probe"),
+        ({"head": "attentive", "token_memory": 0}, "--token_memory allows 0"),
+        ({"views_per_clip": 0}, "--views_per_clip is 0, it must be at least 1"),
+    ],
+)
+def test_bad_options_are_one_clear_line_and_exit_code_2(place, tmp_path, capsys, flags, message):
+    assert main(words(place, tmp_path / "out", "tone", **flags)) == 2
+    error = capsys.readouterr().err.strip()
+    assert message in error and len(error.splitlines()) == 1
+    assert not (tmp_path / "out").exists()
