@@ -14,8 +14,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import simplejpeg
 from PIL import Image
+
+try:
+    import simplejpeg
+except ImportError:  # exported beside a model, to people who prepare single files
+    simplejpeg = None
 
 
 @dataclass
@@ -63,7 +67,7 @@ def encode_picture(frame: np.ndarray | Image.Image, quality: int) -> bytes:
 
 def _decode(data: bytes) -> np.ndarray:
     """Pillow's pixels; of a JPEG in less than half of Pillow's time, by the same library below both."""
-    if data.startswith(b"\xff\xd8"):
+    if simplejpeg and data.startswith(b"\xff\xd8"):
         with contextlib.suppress(
             ValueError
         ):  # damaged, or in other colours than these: Pillow converts, or says why

@@ -49,7 +49,7 @@ def test_folds_are_the_manifest_s_and_what_is_in_none_is_said(folder):
     assert fold_names(chosen) == ["0", "1", "2"]
     of = make_partition(chosen)
     assert set(of.clips.fold[of.test]) == {"1"} and of.left_out == {"in no fold": 12}
-    assert not of.speaker_disjoint and of.unit == "fold"
+    assert not of.speaker_disjoint and of.unit == "speaker"
 
 
 def test_the_split_of_the_manifest_is_tested_on_whatever_fold_says(folder):

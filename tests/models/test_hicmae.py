@@ -27,6 +27,7 @@ TINY = (
 INIT = json.loads((GOLDEN / "init_stats.json").read_text())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("table", "name"), [("pretrain_dim384", "hicmae:small"), ("finetune_dim384", "finetune/crema_d:small")]
 )
@@ -68,6 +69,7 @@ def loss_of(config):
     return float(loss), metrics
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["hicmae:demo", "finetune/crema_d:demo"])
 def test_remat_and_bfloat16_keep_the_loss(name):
     overrides = TINY if name.startswith("hicmae") else tuple(o for o in TINY if "decoder" not in o)

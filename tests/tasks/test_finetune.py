@@ -114,6 +114,7 @@ def test_each_kind_of_target_has_its_losses(kind, overrides):
     assert np.isfinite(float(metrics[name]))
 
 
+@pytest.mark.slow
 def test_the_real_model_has_a_gradient_in_every_part_for_mixed_clips():
     task = make_task(config_of())
     model, batch = fresh(task), batch_of(task)

@@ -51,6 +51,7 @@ def test_copies_of_a_clip_are_not_each_others_negatives():
     assert metrics["loss_contrast"] == pytest.approx(float(np.mean(expected)), rel=1e-6)
 
 
+@pytest.mark.slow
 def test_the_loss_of_two_masks_is_the_mean_of_each():
     of = batch()
     one, two = task(), task("mask.repeats=2")

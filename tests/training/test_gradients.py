@@ -8,7 +8,7 @@ from avemo_jax.errors import UserError
 from avemo_jax.models.params import flatten, split
 from avemo_jax.training import mesh as mesh_lib
 from avemo_jax.training.gradients import loss_and_grads
-from tests.tasks.small import batch, task
+from tests.tasks.small import batch, fresh, task
 
 CLIPS = 8
 
@@ -17,7 +17,7 @@ def computed(devices, *overrides):
     """(loss, terms, gradients by path) of one batch."""
     made, of = task(*overrides, clips=CLIPS), batch(CLIPS)
     mesh = mesh_lib.make_mesh({"replica": 1, "data": -1, "fsdp": 1, "tensor": 1}, jax.devices()[:devices])
-    graphdef, params = split(made.init_model(jax.random.key(0)))
+    graphdef, params = split(fresh(made))
     of = jax.device_put(of, mesh_lib.batch_shardings(of, mesh))
     params = jax.device_put(params, mesh_lib.shardings(params, mesh))
     run = jax.jit(

@@ -24,6 +24,7 @@ THEIRS = {
     "av",
     "PIL",
     "ai_edge_litert",
+    "simplejpeg",  # done without where it is not there: see test_without_jax
 }  # what a person in PyTorch installs
 
 

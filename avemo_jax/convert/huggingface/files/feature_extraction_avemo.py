@@ -33,7 +33,9 @@ if TYPE_CHECKING:  # transformers 4 copies from a local folder only what this fi
     from input_pipeline.blazeface import find_faces  # noqa: F401
     from input_pipeline.faces import cut  # noqa: F401
     from input_pipeline.media import Clip  # noqa: F401
+    from input_pipeline.randaugment import RandAugment  # noqa: F401
     from input_pipeline.sampling import centre_start  # noqa: F401
+    from input_pipeline.targets import Target  # noqa: F401
 
 Times = float | Sequence[float | None] | None
 
