@@ -132,7 +132,7 @@ def black(batch: Batch, level: float, rng_of) -> Batch:
 
 def desynchronisation(batch: Batch, milliseconds: float, rng_of) -> Batch:
     """The sound comes so much later; what is missing at its beginning is silence."""
-    late = int(milliseconds / 1000 * SAMPLE_RATE)
+    late = min(int(milliseconds / 1000 * SAMPLE_RATE), batch["waveform"].shape[1])
     waveform = np.zeros_like(batch["waveform"])
     waveform[:, late:] = batch["waveform"][:, : waveform.shape[1] - late]
     inside = np.arange(waveform.shape[1]) < batch["waveform_length"][:, None]

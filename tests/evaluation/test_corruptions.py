@@ -99,6 +99,7 @@ def test_sound_comes_late_and_other_peoples_streams_are_the_next_clips(batch):
     late = corrupt("desynchronisation", 240.0, batch)["waveform"]
     assert not late[0, : 240 * 16].any()
     np.testing.assert_array_equal(late[0, 240 * 16 : LENGTH], batch["waveform"][0, : LENGTH - 240 * 16])
+    assert not corrupt("desynchronisation", 5000.0, batch)["waveform"][:3].any()  # later than it is long
     np.testing.assert_array_equal(
         corrupt("swapped_audio", 1.0, batch)["waveform"][:3], batch["waveform"][[1, 2, 0]]
     )
