@@ -42,9 +42,8 @@ def assert_same(one, other, exceptions=()):
         np.testing.assert_allclose(other[2][path], grad, rtol=1e-4, atol=1e-6 + 1e-5 * np.abs(grad).max())
 
 
-@pytest.mark.parametrize(
-    "devices", [pytest.param(1, marks=pytest.mark.nightly), pytest.param(4, marks=pytest.mark.slow)]
-)
+@pytest.mark.nightly
+@pytest.mark.parametrize("devices", [1, 4])
 def test_with_cached_embeddings_microbatches_are_contrasted_as_one_batch(devices, at_once):
     assert_same(
         at_once,

@@ -18,7 +18,7 @@ from tests.training.random_clips import SMALL, run_here, small_config
 from tests.training.tiny import ROOT, environment, losses_of
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_pictures_of_a_divided_run_are_drawn(tmp_path):
     config = small_config("mesh.fsdp=2", "mesh.tensor=2")
     run_here(config, tmp_path / "run", 8)
