@@ -18,15 +18,6 @@ from tests.input_pipeline.test_loader import damage
 CLIPS = synthetic.SPEAKERS * synthetic.CLIPS_EACH
 
 
-@pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    """A folder with the prepared `data` and the checkpoint `run`."""
-    place = tmp_path_factory.mktemp("features")
-    synthetic.write_folder(place / "data")
-    synthetic.write_checkpoint(place / "run")
-    return place
-
-
 def write(place, out, *words, data="data"):
     where = ["--checkpoint", place / "run", "--data", place / data, "--out", out, "--batch_size", 16]
     return main([str(word) for word in ("features", *where, *words)])

@@ -84,8 +84,8 @@ def test_each_of_16_chips_holds_a_16th_of_the_optimiser():
     assert facts.replicated == []
     assert facts.optimizer_shard_bytes <= facts.optimizer_bytes / 16 * 1.1  # biases and norms are whole
     clips = facts.clip_bytes * CLIPS
-    # The compiler holds no more than these shards and the batch, padded to tiles of 8 × 128: a 16th of the 1,536 columns
-    # of a projection, 96, takes 128.
+    # The compiler holds no more than these shards and the batch, padded to tiles of 8 × 128: a 16th of a projection's
+    # 1,536 columns, 96, takes 128.
     assert facts.memory.arguments <= 1.5 * (facts.state_shard_bytes + clips)
 
 
