@@ -36,11 +36,6 @@ class Predicted:
     probabilities: np.ndarray
 
     @property
-    def name(self) -> str:
-        """Those words of `model` that tell it from others, for people."""
-        return ", ".join(value for value in self.model.values() if value)
-
-    @property
     def guess(self) -> np.ndarray:
         """The most likely class, int [N]."""
         return self.probabilities.argmax(1)
