@@ -80,6 +80,7 @@ def test_feed_compares_the_loader_with_decord(videos, tmp_path):
     assert list(reading) == [
         "prepared, JPEG (default)",
         "prepared, raw",
+        "prepared, JPEG, cut and resized on the device",
         "decord",
         "decord, float32 and log-mel",
     ]
