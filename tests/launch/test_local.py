@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
@@ -11,8 +14,9 @@ import pytest
 from avemo_jax.cli import main as avemo_main
 from launch.local import main, plan, read_flags
 from launch.supervisor import Rules, host_name, run_here
+from tests.launch import turned_clock
 from tests.launch.striking import SLOWLY, has_steps, pid_of, python, strike_when, tiny_processes
-from tests.training.tiny import losses_of
+from tests.training.tiny import ROOT, losses_of, rows_of
 
 FLAGS = ("--processes", "2", "--devices_per_process", "4")
 HERE = host_name()
@@ -124,3 +128,33 @@ def test_two_processes_stop_when_only_one_is_told_to_or_one_is_killed(tmp_path, 
     assert f"process 1 on {HERE} was ended by SIGKILL; " in capfd.readouterr().err
     assert run_here(tiny_processes(tmp_path, SLOWLY), Rules(grace_s=60)) == 0
     assert losses_of(run) == pytest.approx(uninterrupted, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "seconds, restarts",
+    [pytest.param(20, 0, marks=pytest.mark.nightly), pytest.param(86_400, 1, marks=pytest.mark.slow)],
+)
+def test_a_clock_that_is_set_ahead_and_back_costs_no_step(seconds, restarts, tmp_path, uninterrupted):
+    """That of the launcher, of both processes and of all their libraries. JAX's heartbeats go by it: a jump ahead of
+    more than their 30 s is as if all processes had been silent, and they start again from the last checkpoint."""
+    turned, run = tmp_path / "turned_by", tmp_path / "run"
+    environment = {**turned_clock.environment(tmp_path, turned), "JAX_PLATFORMS": "cpu"}
+    launcher = [
+        sys.executable,
+        "-c",
+        "import sys; from pathlib import Path; from launch.supervisor import Rules, run_here; "
+        "from tests.launch.striking import SLOWLY, tiny_processes; folder, restarts = sys.argv[1:]; "
+        "sys.exit(run_here(tiny_processes(Path(folder), SLOWLY), Rules(restarts=int(restarts), backoff_s=0.1)))",
+        *(str(tmp_path), str(restarts)),
+    ]
+    ahead = strike_when(has_steps(tmp_path, 2), lambda: turned.write_text(f"+{seconds}"))
+    back = strike_when(has_steps(tmp_path, 8), lambda: turned.write_text(f"-{seconds}"))
+    done = subprocess.run(launcher, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr
+    assert len(ahead) == len(back) == 1
+    seen = subprocess.run(["date", "+%s"], env=environment, capture_output=True, text=True).stdout
+    assert int(seen) - time.time() == pytest.approx(-seconds, abs=5)
+    assert ("or the clock was set ahead" in done.stderr) == (restarts > 0)
+    assert losses_of(run) == pytest.approx(uninterrupted, rel=1e-5)
+    assert 0 < json.loads((run / "time.json").read_text())["wall_s"] < 3600
+    assert all(0 < row["step_s"] < 600 for row in rows_of(run))
