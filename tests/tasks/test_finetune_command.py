@@ -52,7 +52,7 @@ def rows_of(workdir):
     return json.loads((workdir / "rows.json").read_text())
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_run_learns_what_clips_show_and_a_kill_changes_none_of_its_numbers(place, tmp_path):
     started = words(place, tmp_path / "killed", *SHADE)
     process = subprocess.Popen([sys.executable, "-m", "avemo_jax", *started], cwd=ROOT, env=environment(1))

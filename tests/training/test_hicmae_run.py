@@ -41,7 +41,7 @@ def test_hicmae_and_its_optimiser_are_divided_as_the_table_says():
     assert not whole, f"matrices without a rule: {whole}"
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_real_clips_train_by_the_command_line_on_two_processes_as_on_one(prepared_folder, tmp_path):
     words = [
         f"--config.{word}"
