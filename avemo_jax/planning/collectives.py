@@ -111,7 +111,8 @@ def _parts(
         else:
             array = instruction.arrays[place]
         own_name = instruction.op_name if len(sources) == 1 else ""  # one of several would stand for all
-        made_of = list(computation.ancestors(source))
+        # Before it is sent to another slice, what belongs together is laid end to end, piece by piece.
+        made_of = list(computation.ancestors(source, steps=8 if cut else 3))
         if source.opcode == "parameter" and one.place.fusion is not None:
             made_of += owner.ancestors(owner[one.place.fusion.operands[int(source.literal)]])
         around = Around(own_name, one.place.loop, made_of, uses, cut)

@@ -103,19 +103,21 @@ class Computation(dict[str, Instruction]):
                 found.get(operand, []).append(one)
         return found
 
-    def ancestors(self, instruction: Instruction) -> Iterator[Instruction]:
-        """An instruction, then what it was made of, a few steps back, the nearest first."""
-        return self._near(instruction, lambda one: [self[name] for name in one.operands if name in self])
+    def ancestors(self, instruction: Instruction, steps: int = 3) -> Iterator[Instruction]:
+        """An instruction, then what it was made of, so many steps back, the nearest first."""
+        return self._near(
+            instruction, lambda one: [self[name] for name in one.operands if name in self], steps
+        )
 
     def descendants(self, instruction: Instruction) -> Iterator[Instruction]:
-        """An instruction, then what is made of it, a few steps on, the nearest first."""
-        return self._near(instruction, lambda one: self.users[one.name])
+        """An instruction, then what is made of it, three steps on, the nearest first."""
+        return self._near(instruction, lambda one: self.users[one.name], steps=3)
 
     def _near(
-        self, instruction: Instruction, neighbours: Callable[[Instruction], list[Instruction]]
+        self, instruction: Instruction, neighbours: Callable[[Instruction], list[Instruction]], steps: int
     ) -> Iterator[Instruction]:
         level, seen = [instruction], {instruction.name}
-        for _ in range(4):
+        for _ in range(steps + 1):
             yield from level
             level = [near for one in level for near in neighbours(one) if near.name not in seen]
             level = list({near.name: near for near in level}.values())

@@ -129,3 +129,26 @@ def test_what_goes_between_slices_is_read_from_transfers_to_the_host():
     (row,) = collectives(tpu_program(body), PARAMETERS, LINE)
     assert (row.kind, row.network, row.group, row.purpose) == ("all-reduce", "dcn", 4, "gradients")
     assert row.bytes == 960 * 4
+
+
+def test_small_gradients_that_are_laid_end_to_end_and_padded_for_another_slice_are_gradients():
+    """As libtpu does for v5e:4x4 in four slices: joined, copied, padded to whole tiles."""
+    attributes = (
+        'channel_id=4, is_host_transfer=true, frontend_attributes={_xla_megascale_target="{1,2,3,4}x{0:15}",'
+        '_xla_megascale_transfer_type="ALL_REDUCE"}'
+    )
+
+    def body(rows):
+        return (
+            f"  %a = f32[{rows},40]{{1,0}} parameter(0)\n  %b = f32[65]{{0}} parameter(1)\n"
+            f"  %flat = f32[{rows * 40}]{{0}} bitcast(%a)\n"
+            "  %joined = f32[1025]{0} concatenate(%flat, %b), dimensions={0}\n"
+            "  %copied = f32[1025]{0} copy(%joined)\n  %padded = f32[2048]{0} custom-call(%copied)\n"
+            "  %tiles = f32[2,8,128]{2,1,0} bitcast(%padded)\n  %t = token[] after-all()\n"
+            f"  ROOT %s = (f32[2,8,128]{{2,1,0}}, u32[], token[]) send(%tiles, %t), {attributes}"
+        )
+
+    (row,) = collectives(tpu_program(body(24)), PARAMETERS, LINE)
+    assert (row.network, row.purpose) == ("dcn", "gradients")
+    (row,) = collectives(tpu_program(body(23)), PARAMETERS, LINE)
+    assert row.purpose == "other"
