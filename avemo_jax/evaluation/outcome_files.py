@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from avemo_jax.evaluation.aligning import aligned
 from avemo_jax.evaluation.outcomes import Row, main_scores
 from avemo_jax.files import write_file
 from input_pipeline.targets import Target
@@ -45,8 +46,7 @@ def table(target: Target, rows: Sequence[Row], left_out: dict[str, int]) -> str:
             if spread is not None:
                 numbers[-1] += f", folds {_shown(name, row[f'fold_{name}_mean'])} ± {_shown(name, spread)}"
         cells.append([f"{row['selection']}{step}", row["modalities"].replace("_", " + "), *numbers])
-    widths = [max(len(line[column]) for line in cells) for column in range(len(cells[0]))]
-    lines += ["  ".join(f"{c:<{w}}" for c, w in zip(line, widths, strict=True)).rstrip() for line in cells]
+    lines.append(aligned(cells, left=range(len(cells[0]))))
     lines.append("")
     lines.append(f"brackets: 95 % intervals from resampling {first['ci_groups']} {first['ci_unit']}s")
     if not first["speaker_disjoint"]:

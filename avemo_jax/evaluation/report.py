@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from avemo_jax.evaluation.aligning import aligned
 from avemo_jax.evaluation.judging import Judged
 from avemo_jax.evaluation.probing import ProbeResult
 from avemo_jax.evaluation.protocols import LabelledClips
@@ -130,21 +131,15 @@ def table(rows: Sequence[Row]) -> str:
         name = ", ".join([line["feature"], *manner(line, several_heads)])
         uar, war, wf1 = (f"{100 * line[score]:.1f}" for score in ("uar", "war", "wf1"))
         lines.append((name, weights, uar, spread, war, wf1, folds, str(line["dim"])))
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    aligns = ("<", "<", ">", "<", ">", ">", ">", ">")
-    return "\n".join(
-        "  ".join(f"{cell:{a}{w}}" for cell, a, w in zip(line, aligns, widths, strict=True)).rstrip()
-        for line in lines
-    )
+    return aligned(lines, left=(0, 1, 3))
 
 
 def confusion_table(row: Row) -> str:
     """One row's confusion matrix as aligned text: a line a true class, a column a predicted one."""
-    width = max(*(len(name) for name in row["classes"]), len(str(row["n"])))
-    lines = [" ".join(["true \\ predicted".ljust(16), *(name.rjust(width) for name in row["classes"])])]
+    lines = [["true \\ predicted", *row["classes"]]]
     for name, counts in zip(row["classes"], row["confusion"], strict=True):
-        lines.append(" ".join([name.ljust(16), *(str(count).rjust(width) for count in counts)]))
-    return "\n".join(lines)
+        lines.append([name, *map(str, counts)])
+    return aligned(lines)
 
 
 def _notes(result: ProbeResult) -> list[str]:

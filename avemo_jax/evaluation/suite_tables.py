@@ -5,24 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from avemo_jax.evaluation.aligning import aligned
+
 Row = dict[str, Any]
 
 
 def text(results: dict[str, list[Row]]) -> str:
     """Every suite that was asked, one below the other."""
     return "\n\n".join(_TABLES[name](rows) for name, rows in results.items())
-
-
-def aligned(lines: Sequence[Sequence[str]]) -> str:
-    """Columns of one width, the first to the left and all others to the right."""
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join(
-        "  ".join(
-            cell.rjust(width) if place else cell.ljust(width)
-            for place, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
-    )
 
 
 def _calibration(rows: Sequence[Row]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,6 +52,22 @@ class Scored:
 def inner_folds(splits: Sequence[Split]) -> int:
     """The most inner folds of any split (0 where there are none): one shape for all, so one compilation."""
     return 1 + max(int(split.inner.max()) for split in splits)
+
+
+def each_split(
+    setting: str,
+    chances_of: Callable[..., np.ndarray],
+    features: np.ndarray,
+    examples: Examples,
+    splits: Sequence[Split],
+    values: Sequence[float],
+) -> list[Scored]:
+    """Of a head that takes one split after the other: `chances_of(features, examples, split, inner folds, values)`."""
+    folds = inner_folds(splits)
+    return [
+        Scored(setting, tuple(values), chances_of(features, examples, split, folds, values))
+        for split in splits
+    ]
 
 
 def row_sets(examples: Examples, split: Split, folds: int) -> np.ndarray:

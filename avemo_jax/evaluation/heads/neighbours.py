@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from avemo_jax.evaluation.heads import scaling
-from avemo_jax.evaluation.heads.examples import Examples, Scored, inner_folds, predicted_by, row_sets
+from avemo_jax.evaluation.heads.examples import Examples, Scored, each_split, predicted_by, row_sets
 from avemo_jax.evaluation.protocols import Split
 
 SETTING = "neighbours"
@@ -23,10 +23,7 @@ def fit(
     features: np.ndarray, examples: Examples, splits: Sequence[Split], values: Sequence[int] = COUNTS
 ) -> list[Scored]:
     """Every split with every number of neighbours; features float32 [R, D], finite."""
-    folds = inner_folds(splits)
-    return [
-        Scored(SETTING, tuple(values), _chances(features, examples, split, folds, values)) for split in splits
-    ]
+    return each_split(SETTING, _chances, features, examples, splits, values)
 
 
 def _chances(features, examples, split, folds, values):
