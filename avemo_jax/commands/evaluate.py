@@ -1,7 +1,8 @@
 """Evaluation beyond one number: can it be believed, is it fair, which modality does it follow, what breaks it.
 
 Suites of predictions (calibration, fairness, conflict) take the predictions.csv of a fine-tuned run or of a probe;
-retrieval takes a pretrained run, robustness a fine-tuned one. Scores have 95 % intervals from resampling speakers.
+retrieval takes a pretrained run, robustness a fine-tuned one, identity either. Scores have 95 % intervals from
+resampling speakers.
 """
 
 from __future__ import annotations
@@ -22,9 +23,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         required=True,
         nargs="+",
         metavar="NAME",
-        help="calibration, fairness, conflict, retrieval, robustness",
+        help="calibration, fairness, conflict, retrieval, robustness, identity",
     )
-    add("--checkpoint", help="a run: its predictions.csv, or for retrieval and robustness its weights")
+    add("--checkpoint", help="a run: its predictions.csv, or for the last three suites its weights")
     add("--predictions", help="a predictions.csv, or the folder of a probe that has one")
     add("--data", metavar="DIR", help="prepared folder of the clips (not needed for calibration)")
     add("--out", required=True, type=to_path, help="folder for table.txt and suites.json")
@@ -42,7 +43,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "--random_seeds",
         type=int,
         default=1,
-        help="networks with random weights beside the checkpoint, of retrieval",
+        help="networks with random weights beside the checkpoint, of retrieval and identity",
     )
     add("--batch_size", type=int, default=32, help="clips in one forward pass")
     add("--workers", type=int, default=0, help="processes that decode (0: none beside this one)")
@@ -63,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"--suite: no '{unknown[0]}'; there are {', '.join(suites.SUITES)}")
     if not args.data and (needing := [name for name in chosen if name != "calibration"]):
         raise UserError(f"suite {needing[0]} needs the clips: give --data the prepared folder")
-    for name, kind in (("retrieval", "pretrained"), ("robustness", "fine-tuned")):
+    for name, kind in (("retrieval", "pretrained"), ("robustness", "fine-tuned"), ("identity", "trained")):
         if name in chosen and not args.checkpoint:
             raise UserError(f"suite {name} needs a {kind} network: give --checkpoint a run")
     for place in (args.out, *([Path(args.json).parent] if args.json else [])):
@@ -85,6 +86,8 @@ def run(args: argparse.Namespace) -> int:
         results["retrieval"] = _retrieval(args)
     if "robustness" in chosen:
         results["robustness"] = _robustness(args)
+    if "identity" in chosen:
+        results["identity"] = _identity(args)
     text = suite_tables.text(results)
     print(text)
     rows = json.dumps(results, indent=1, ensure_ascii=False) + "\n"
@@ -122,6 +125,18 @@ def _robustness(args: argparse.Namespace):
 
     mesh = make_mesh({"replica": 1, "data": -1, "fsdp": 1, "tensor": 1})
     return robustness.rows(to_path(args.checkpoint), args.data, mesh)
+
+
+def _identity(args: argparse.Namespace):
+    from avemo_jax.evaluation import identity
+
+    return identity.rows(
+        args.checkpoint,
+        args.data,
+        seeds=args.random_seeds,
+        batch_size=args.batch_size,
+        workers=args.workers,
+    )
 
 
 def _retrieval(args: argparse.Namespace):

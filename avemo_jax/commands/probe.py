@@ -15,6 +15,7 @@ from avemo_jax.paths import to_path
 EXAMPLE = "avemo probe --checkpoint runs/first --data data/clips --label emotion --out runs/first/probe"
 
 _PROTOCOLS = """leave_one_speaker_out (default); speaker_folds: speakers dealt into --folds groups;
+within_speakers (default of --label speaker): each speaker's clips dealt into --folds groups;
 folds: the manifest's column 'fold'; split: train on its split 'train', test on 'test'"""
 _HEADS = """comma-separated: linear (default), ridge and knn of --features; layer_mix, a learned mean of all layers;
 attentive, a learned query over all tokens"""
@@ -26,9 +27,13 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--checkpoint", required=True, help="a work directory, its checkpoints folder or one step's folder")
     add("--data", required=True, help="folder that `avemo prepare` made")
-    add("--label", required=True, help="which label: 'emotion' is the manifest's column 'label_emotion'")
+    add(
+        "--label",
+        required=True,
+        help="which label: 'emotion' is the manifest's column 'label_emotion'; or speaker, gender",
+    )
     add("--out", required=True, help="folder for table.txt, rows.json and predictions.csv")
-    add("--protocol", default="leave_one_speaker_out", help=_PROTOCOLS)
+    add("--protocol", default="", help=_PROTOCOLS)
     add("--head", default="linear", help=_HEADS)
     add("--features", default="default", help="names, comma-separated, or default, layers, all")
     add(
@@ -56,7 +61,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add("--against", metavar="DIR", help="folder of another checkpoint's probe, to compare with clip by clip")
     add("--cache", default="", metavar="DIR", help="folder that keeps features for other probes")
     add("--token_memory", type=float, default=4.0, help="most GiB of tokens for attentive")
-    add("--folds", type=int, default=5, help="number of groups of speaker_folds")
+    add("--folds", type=int, default=5, help="number of groups of speaker_folds and within_speakers")
     add("--inner_folds", type=int, default=5, help="most folds inside a training part")
     add("--batch_size", type=int, default=32, help="clips in one forward pass")
     add("--workers", type=int, default=0, help="processes that decode (0: none beside this one)")
@@ -74,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
 
     options = probing.ProbeOptions(
         label=args.label,
-        protocol=args.protocol,
+        protocol=args.protocol or ("within_speakers" if args.label == "speaker" else "leave_one_speaker_out"),
         features=args.features,
         heads=args.head,
         modality=args.modality,

@@ -42,7 +42,8 @@ def bootstrap(
     """Cluster bootstrap of UAR, WAR and weighted F1 over speakers, or over clips when one speaker is all.
 
     labels, predicted: int [N]; speakers: any hashable [N]. A resample is a sum of the drawn speakers'
-    confusion matrices, so no prediction is touched twice. A draw that misses a class averages the rest.
+    confusion matrices, so no prediction is touched twice. A draw that misses a class averages the rest. Where each
+    class has one speaker only, as where speakers are what is predicted, one drawn twice counts twice in the UAR.
     """
     unit, group = _units(speakers)
     groups = int(group.max()) + 1
@@ -53,9 +54,13 @@ def bootstrap(
     times_drawn = rng.multinomial(groups, np.full(groups, 1 / groups), size=draws)
     confusions = (times_drawn @ per_group).reshape(draws, classes, classes)
     tail = (1 - level) / 2
+    values = {name: score(confusions) for name, score in SCORES.items()}
+    truth = per_group.reshape(groups, classes, classes).sum(2)  # [units, classes]
+    if unit == "speaker" and ((truth > 0).sum(0) <= 1).all():
+        values["uar"] = _of_own_classes(times_drawn, per_group.sum(0).reshape(classes, classes), truth)
     bounds = {}
-    for name, score in SCORES.items():
-        low, high = np.nanquantile(score(confusions), [tail, 1 - tail])
+    for name in SCORES:
+        low, high = np.nanquantile(values[name], [tail, 1 - tail])
         bounds[name] = (float(low), float(high))
     return Intervals(bounds, unit, groups)
 
@@ -88,6 +93,13 @@ def bootstrap_scores(
         low, high = np.quantile(known, [tail, 1 - tail]) if len(known) else (np.nan, np.nan)
         bounds[name] = (float(low), float(high))
     return Intervals(bounds, unit, len(members))
+
+
+def _of_own_classes(times_drawn: np.ndarray, confusion: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """UAR of each draw [draws] where no class has clips of two units: recalls, as often as their unit was drawn."""
+    clips = truth.sum(0)
+    drawn = times_drawn @ (truth > 0)  # [draws, classes]
+    return drawn @ (np.diagonal(confusion) / np.maximum(clips, 1)) / drawn.sum(1)
 
 
 def _units(speakers: np.ndarray) -> tuple[str, np.ndarray]:

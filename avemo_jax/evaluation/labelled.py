@@ -15,13 +15,15 @@ from input_pipeline.records import open_records
 from input_pipeline.targets import Target, stratum_of
 
 _UNLABELLED = ("", None)
+OWN_FIELDS = ("speaker", "gender")  # of a record, that are labels too
 
 
 def read_labelled(path: str, label: str, classes: Sequence[str] = ()) -> tuple[LabelledClips, Counter]:
     """Labelled clips in the folder's order, and how many records were left out for which reason.
 
     Classes are the label's values as text, in alphabetical order, or those of `classes` in that order;
-    records with any other value, an empty one or none are left out.
+    records with any other value, an empty one or none are left out. Of `OWN_FIELDS`, clips without such a label have
+    the record's own value.
 
     Raises:
       UserError: no record has the label, its values are numbers rather than classes, or `classes` names one
@@ -32,7 +34,7 @@ def read_labelled(path: str, label: str, classes: Sequence[str] = ()) -> tuple[L
     keys: Counter[str] = Counter()
     for position, record in _readable(path, left_out):
         keys.update(name for name, value in record.labels.items() if value not in _UNLABELLED)
-        value = record.labels.get(label)
+        value = record.labels.get(label, getattr(record, label) if label in OWN_FIELDS else None)
         if value in _UNLABELLED:
             left_out["no label"] += 1
             continue

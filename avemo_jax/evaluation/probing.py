@@ -90,7 +90,7 @@ def run(
     splits = make_splits(options.protocol, clips, folds=options.folds, inner_folds=options.inner_folds)
     if splits.left_out:
         left_out["in no fold"] = splits.left_out
-        clips = clips.at(splits.rows)
+        clips = clips.at(splits.rows).of_found_classes()
         splits = make_splits(options.protocol, clips, folds=options.folds, inner_folds=options.inner_folds)
     if against is not None:
         against.check(options.label, splits)

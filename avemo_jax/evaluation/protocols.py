@@ -41,6 +41,11 @@ class LabelledClips:
         arrays = {f.name: getattr(self, f.name)[rows] for f in fields(self) if f.name != "classes"}
         return replace(self, **arrays)
 
+    def of_found_classes(self) -> LabelledClips:
+        """Without the classes that no clip is of."""
+        found, label = np.unique(self.label, return_inverse=True)
+        return replace(self, label=label, classes=tuple(self.classes[number] for number in found))
+
 
 @dataclass(frozen=True)
 class Split:
@@ -110,6 +115,16 @@ def _speaker_folds(clips: LabelledClips, folds: int) -> tuple[np.ndarray, tuple[
     return np.where(clips.speaker == "", "", group), ()
 
 
+def _within_speakers(clips: LabelledClips, folds: int) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Each speaker's clips, class by class, are dealt in turn; one clip alone cannot be on both sides."""
+    named = clips.speaker != ""
+    if not named.any():
+        _need_speakers("within_speakers", clips)
+    _, speaker, count = np.unique(clips.speaker, return_inverse=True, return_counts=True)
+    group = _in_turn(clips.clip_id, speaker, clips.label, folds).astype(str)
+    return np.where(named & (count[speaker] > 1), group, ""), ()
+
+
 def _manifest_folds(clips: LabelledClips, folds: int) -> tuple[np.ndarray, tuple[str, ...]]:
     names = np.unique(clips.fold[clips.fold != ""])
     if len(names) < 2:
@@ -135,6 +150,7 @@ def _train_test(clips: LabelledClips, folds: int) -> tuple[np.ndarray, tuple[str
 PROTOCOLS: dict[str, Callable[[LabelledClips, int], tuple[np.ndarray, tuple[str, ...]]]] = {
     "leave_one_speaker_out": _leave_one_speaker_out,
     "speaker_folds": _speaker_folds,
+    "within_speakers": _within_speakers,
     "folds": _manifest_folds,
     "split": _train_test,
 }
@@ -154,14 +170,22 @@ def _inner_folds(
     elif len(np.unique(groups)) > 1:
         units, unit = groups, "fold"
     else:
-        rank = np.zeros(len(train), np.int64)
-        for label in np.unique(clips.label[train]):
-            rows = np.flatnonzero(clips.label[train] == label)
-            rank[rows[np.argsort([_digest(clips.clip_id[train[r]]) for r in rows])]] = np.arange(len(rows))
-        units, unit = rank % folds, "clip"
+        # In turn within each class, anew for each.
+        units, unit = _in_turn(clips.clip_id[train], labels, labels, folds), "clip"
     inner = np.full(len(clips), -1)
     inner[train] = deal(units, folds)
     return inner, unit
+
+
+def _in_turn(clip_id: np.ndarray, whose: np.ndarray, then: np.ndarray, folds: int) -> np.ndarray:
+    """Numbers of folds int [N]: the clips of each `whose` in the order of `then`, of equal ones in one that
+    follows from their ids alone, go to the folds in turn."""
+    digest = np.array([_digest(clip) for clip in clip_id.tolist()])
+    order = np.lexsort((digest, then, whose))
+    first = np.flatnonzero(np.diff(whose[order], prepend=-1))
+    rank = np.empty(len(order), np.int64)
+    rank[order] = np.arange(len(order)) - np.repeat(first, np.diff(np.append(first, len(order))))
+    return rank % folds
 
 
 def _need_speakers(protocol: str, clips: LabelledClips) -> None:

@@ -150,7 +150,7 @@ def _notes(result: ProbeResult) -> list[str]:
         )
     if any(row["ci_unit"] == "clip" for row in result.rows):
         notes.append("one speaker only: intervals are by clip, and nothing is said about other speakers")
-    elif not result.splits.speaker_disjoint:
+    elif not result.splits.speaker_disjoint and result.rows[0]["label"] != "speaker":
         notes.append("speakers are on both sides of the split: nothing is said about new speakers")
     slow = sum(row["converged"] is False for row in result.rows)
     if any(row["selection"] != "inner_folds" for row in result.rows):

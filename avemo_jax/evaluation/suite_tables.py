@@ -117,12 +117,26 @@ def _robustness(rows: Sequence[Row]) -> str:
     )
 
 
+def _identity(rows: Sequence[Row]) -> str:
+    lines: list[tuple[str, ...]] = [("identity leakage", "weights", "UAR", "", "WAR", "size")]
+    for row in rows:
+        weights = {"none": "-", "random": f"random {row['seed']}"}.get(row["weights"], row["weights"])
+        bounds, size = _bounds(row["ci95"]), str(row["dim"])
+        lines.append((row["feature"], weights, _cent(row["uar"]), bounds, _cent(row["war"]), size))
+    first = rows[0]
+    return (
+        f"{aligned(lines, left=(0, 1))}\n{first['n']} clips of {first['speakers']} speakers, chance "
+        f"{_cent(first['chance'])}; clips of each speaker are in training and in test"
+    )
+
+
 _TABLES = {
     "calibration": _calibration,
     "fairness": _fairness,
     "conflict": _conflict,
     "retrieval": _retrieval,
     "robustness": _robustness,
+    "identity": _identity,
 }
 
 

@@ -5,8 +5,9 @@
   conflict      whom does it follow where voice and face say different things?          predictions, data
   retrieval     does a clip's sound find its own picture among all clips?               checkpoint, data
   robustness    what is left in noise, in bad light, without a modality?                checkpoint, data
+  identity      how well do its features tell speakers apart?                           checkpoint, data
 
-The last one is in `tasks/robustness.py`.
+The last two are in `tasks/robustness.py` and `identity.py`.
 Each gives rows of JSON values, one a model (and trait, or layer); `text` is how people read them.
 """
 
@@ -31,7 +32,7 @@ from input_pipeline.records import open_records
 
 Row = dict[str, Any]
 OF_PREDICTIONS = ("calibration", "fairness", "conflict")
-SUITES = (*OF_PREDICTIONS, "retrieval", "robustness")
+SUITES = (*OF_PREDICTIONS, "retrieval", "robustness", "identity")
 TRAITS = ("gender", "age", "race", "ethnicity")  # that corpora give; `age` is put into bands
 
 

@@ -108,6 +108,30 @@ def test_retrieval_has_a_row_for_each_layer_and_for_random_weights(place, tmp_pa
             assert low <= row[way]["r10"] <= high
 
 
+def test_identity_is_the_speaker_probe_of_the_features_beside_random_weights_and_statistics(
+    place, tmp_path, capsys
+):
+    words = ("--checkpoint", place / "run", "--data", place / "data", "--batch_size", 16)
+    rows = evaluate(tmp_path / "out", "--suite", "identity", *words)["identity"]
+    probed = synthetic.probe_rows(place, tmp_path / "probe", "speaker", random_seeds=1)
+    by = {(row["feature"], row["weights"]): row for row in rows}
+    assert {("cat4", "checkpoint"), ("cat4", "random"), ("log_mel", "none")} <= by.keys()
+    for one in probed:
+        same = by[one["feature"], one["weights"]]
+        assert {key: one[key] for key in same if key != "label"} == {
+            k: v for k, v in same.items() if k != "label"
+        }
+    for row in rows:
+        assert (
+            row["split"] == "within_speakers" and not row["speaker_disjoint"] and row["inner_unit"] == "fold"
+        )
+        assert row["n"] == 48 and row["chance"] == 1 / row["speakers"] == 0.25
+        assert (
+            row["ci95"][0] <= row["uar"] <= row["ci95"][1] < 0.9
+        )  # the clips tell nothing of their speakers
+    assert "48 clips of 4 speakers, chance 25.0" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     "words, says",
     [

@@ -43,3 +43,14 @@ def test_the_same_seed_gives_the_same_interval():
     arguments = (rng.integers(0, 3, 90), rng.integers(0, 3, 90), rng.integers(0, 9, 90), 3)
     assert intervals.bootstrap(*arguments, seed=4) == intervals.bootstrap(*arguments, seed=4)
     assert intervals.bootstrap(*arguments, seed=4) != intervals.bootstrap(*arguments, seed=5)
+
+
+def test_where_speakers_are_the_classes_one_drawn_twice_counts_twice():
+    rng = np.random.default_rng(0)
+    speakers = np.repeat(np.arange(9), rng.integers(5, 20, 9))
+    predicted = np.where(rng.random(len(speakers)) < np.linspace(0.2, 1, 9)[speakers], speakers, 0)
+    found = intervals.bootstrap(speakers, predicted, speakers.astype(str), 9, draws=4000)
+    recalls = np.array([np.mean(predicted[speakers == one] == one) for one in range(9)])
+    drawn = np.random.default_rng(1).choice(recalls, (4000, 9)).mean(1)
+    assert found.bounds["uar"] == pytest.approx(np.quantile(drawn, [0.025, 0.975]), abs=0.02)
+    assert found.unit == "speaker"

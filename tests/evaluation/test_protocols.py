@@ -1,5 +1,7 @@
 """Who is trained on, who is tested."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -55,6 +57,38 @@ def test_folds_that_share_speakers_are_reported_and_choose_their_penalty_by_spea
     plan = protocols.make_splits("folds", _clips())
     assert not plan.speaker_disjoint
     assert {split.inner_unit for split in plan.splits} == {"speaker"}
+
+
+@given(st.integers(1, 5), st.integers(2, 11), st.integers(2, 6), st.integers(1, 3))
+def test_within_speakers_each_speakers_clips_of_each_class_are_dealt_evenly(speakers, each, folds, classes):
+    clips = _clips(speakers, each, max(2, classes))
+    group = protocols.PROTOCOLS["within_speakers"](clips, folds)[0]
+    for speaker in set(clips.speaker):
+        own = clips.speaker == speaker
+        counts = [int((group[own] == str(fold)).sum()) for fold in range(folds)]
+        assert max(counts) - min(counts) <= 1 and sum(counts) == each
+        for label in set(clips.label[own]):
+            of_class = group[own & (clips.label == label)]
+            assert max(map(of_class.tolist().count, of_class)) - len(of_class) // folds <= 1
+    shuffled = np.random.default_rng(0).permutation(len(clips))
+    np.testing.assert_array_equal(
+        protocols.PROTOCOLS["within_speakers"](clips.at(shuffled), folds)[0], group[shuffled]
+    )
+
+
+def test_speakers_are_told_apart_by_clips_on_both_sides_and_one_clip_alone_is_left_out():
+    speaker = np.array(["p0"] * 6 + ["p1"] * 6 + ["p2"] + [""])
+    number = np.unique(speaker, return_inverse=True)[1]
+    clips = replace(_clips(2, 7), speaker=speaker, label=number, classes=("", "p0", "p1", "p2"))
+    plan = protocols.make_splits("within_speakers", clips, folds=3)
+    assert plan.left_out == 2 and not plan.speaker_disjoint and len(plan.splits) == 3
+    for split in plan.splits:
+        assert set(clips.speaker[split.train]) == set(clips.speaker[split.test]) == {"p0", "p1"}
+        assert split.inner_unit == "fold"
+        for fold in set(split.inner[split.train]):
+            assert set(clips.speaker[split.inner == fold]) == {"p0", "p1"}
+    kept = clips.at(plan.rows).of_found_classes()
+    assert kept.classes == ("p0", "p1") and [kept.classes[k] for k in kept.label] == kept.speaker.tolist()
 
 
 def test_where_a_class_has_one_speaker_the_penalty_is_chosen_by_fold():
