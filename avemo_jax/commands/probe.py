@@ -2,7 +2,7 @@
 
 In each fold a small head is fitted on the training clips' features, its one setting chosen among the training
 speakers, and the test clips are predicted. Scores are those of all test predictions together, with 95 %
-intervals from resampling speakers.
+intervals from resampling speakers. With --test_data, trained on one corpus and tested on another.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ _HEADS = """comma-separated: linear (default), ridge and knn of --features; laye
 attentive, a learned query over all tokens"""
 _MISSING = """audio, video or both, comma-separated: more rows of what sees both, trained and tested on clips with that
 modality replaced by silence or by grey frames"""
+_MAP = """common names of the labels of both corpora: angry=ANG,sad=SAD, or a file with such a pair on each line"""
+_SHARED = """names of speakers in both: refuse (default); drop: not trained on; differ: other people"""
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -42,6 +44,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         help="only what sees audio, video or fused, both, comma-separated (default: all)",
     )
     add("--missing", default="", help=_MISSING)
+    add("--test_data", default="", metavar="DIR", help="another corpus, to be tested on instead of --data")
+    add("--test_label", default="", metavar="KEY", help="its label (default: --label)")
+    add("--map", default="", metavar="PAIRS", help=_MAP)
+    add("--drop_unmapped", action="store_true", help="leave out values that only one of the two corpora has")
+    add("--shared_speakers", default="refuse", help=_SHARED)
     add("--classes", default="", help="only these values of the label, comma-separated (default: all)")
     add(
         "--loudness",
@@ -77,9 +84,10 @@ def run(args: argparse.Namespace) -> int:
     from avemo_jax.evaluation import paired, probing, report
     from avemo_jax.evaluation.extraction import LOUDNESS
 
+    usual = "within_speakers" if args.label == "speaker" else "leave_one_speaker_out"
     options = probing.ProbeOptions(
         label=args.label,
-        protocol=args.protocol or ("within_speakers" if args.label == "speaker" else "leave_one_speaker_out"),
+        protocol=args.protocol or usual,
         features=args.features,
         heads=args.head,
         modality=args.modality,
@@ -96,6 +104,7 @@ def run(args: argparse.Namespace) -> int:
         token_memory=args.token_memory,
         batch_size=args.batch_size,
         workers=args.workers,
+        other=_other(args),
     )
     places = [args.out, *([to_path(args.json).parent] if args.json else []), *filter(None, [args.cache])]
     for place in map(to_path, places):
@@ -113,3 +122,22 @@ def run(args: argparse.Namespace) -> int:
         written.append(args.json)
     print("results: " + "  ".join(str(path) for path in written))
     return 0
+
+
+def _other(args: argparse.Namespace):
+    from avemo_jax.errors import UserError
+    from avemo_jax.evaluation import cross_corpus
+
+    if args.test_data:
+        if args.protocol not in ("", cross_corpus.PROTOCOL):
+            raise UserError(
+                f"--protocol {args.protocol}: with --test_data all of it is tested; leave --protocol out"
+            )
+        names = cross_corpus.read_names(args.map)
+        return cross_corpus.Other(
+            args.test_data, args.test_label, names, args.drop_unmapped, args.shared_speakers
+        )
+    for flag in ("test_label", "map", "drop_unmapped"):
+        if getattr(args, flag):
+            raise UserError(f"--{flag} is of a second corpus: give --test_data its folder")
+    return None

@@ -5,6 +5,7 @@ labelled, protocols   a prepared folder → labelled clips → who is trained on
 features, baselines   one batch of clips → named vectors of a network, or plain statistics without one
 extraction            every clip once → feature matrices of several networks
 cache, gathering      the same, kept between probes, in the order of labelled clips
+cross_corpus          two folders under common names: one to train on, one to test on
 heads, probes         a feature matrix → predictions of a small head on every split; logistic, lbfgs: the linear one's
 judging, probing      → one row of results; a checkpoint and a folder → all rows
 questions, paired     which rows may be put side by side; two probes compared clip by clip

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -19,6 +20,13 @@ from avemo_jax.evaluation.heads.examples import Examples, centre_views
 from avemo_jax.evaluation.protocols import LabelledClips
 
 Matrices = dict[Source, np.ndarray]
+
+
+class Folder(NamedTuple):
+    """A prepared folder, and the row numbers of the labelled clips that are in it, ascending."""
+
+    path: str
+    rows: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -35,7 +43,7 @@ class Wanted:
 
 def gather(
     config: ConfigDict,
-    data: str,
+    folders: Sequence[Folder],
     clips: LabelledClips,
     training: np.ndarray,
     wanted: Wanted,
@@ -44,18 +52,19 @@ def gather(
     cache: str = "",
 ) -> tuple[Matrices, Examples]:
     """The matrices [R, …], and whose view each row is: the centre view of every clip, then `augmented` random
-    views of each clip in `training` (row numbers), which are then what is trained on.
+    views of each clip in `training` (row numbers, ascending), which are then what is trained on. The clips of each
+    folder stand behind those of the folders before it.
 
     Raises:
       UserError: a clip cannot be read, or a network's features are not finite.
     """
-    centre = _one_view(config, data, clips, wanted, None, cache)
+    centre = _all_folders(config, folders, clips, np.arange(len(clips)), wanted, None, cache)
     examples = centre_views(clips.label, len(clips.classes))
     if not augmented:
         return centre, examples
     views = [centre]
     for view in range(augmented):
-        views.append(_one_view(config, data, clips.at(training), wanted, view, cache))
+        views.append(_all_folders(config, folders, clips, training, wanted, view, cache))
     rows = {source: np.concatenate([matrices[source] for matrices in views]) for source in centre}
     clip = np.concatenate([examples.clip, np.tile(training, augmented)])
     trains = np.arange(len(clip)) >= len(clips)
@@ -71,6 +80,16 @@ def check_tokens(clips: int, names: Sequence[str], copies: int, config: ConfigDi
             f"--head attentive: {', '.join(tokens)} of {clips} clips take {needed:.1f} GiB, --token_memory allows "
             f"{limit_gib:g}; raise it, or take fewer networks (--random_seeds), one --modality or fewer clips"
         )
+
+
+def _all_folders(config, folders, clips, rows, wanted, view, cache) -> Matrices:
+    """Of the clips with these row numbers, ascending."""
+    found = []
+    for folder in folders:
+        own = rows[np.isin(rows, folder.rows)]
+        if len(own):
+            found.append(_one_view(config, folder.path, clips.at(own), wanted, view, cache))
+    return {source: np.concatenate([matrices[source] for matrices in found]) for source in found[0]}
 
 
 def _one_view(config, data, clips, wanted, view, cache) -> Matrices:

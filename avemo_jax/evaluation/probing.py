@@ -10,9 +10,9 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from avemo_jax.errors import UserError
-from avemo_jax.evaluation import baselines, extraction, features, heads
+from avemo_jax.evaluation import baselines, cross_corpus, extraction, features, heads
 from avemo_jax.evaluation.extraction import LOUDNESS, MISSING, Network, Source
-from avemo_jax.evaluation.gathering import Wanted, check_tokens, gather
+from avemo_jax.evaluation.gathering import Folder, Wanted, check_tokens, gather
 from avemo_jax.evaluation.judging import Judged, judge
 from avemo_jax.evaluation.labelled import read_labelled
 from avemo_jax.evaluation.paired import Earlier
@@ -32,7 +32,7 @@ class ProbeOptions:
     none when empty. classes: all of the label's when empty. random_seeds: how many randomly initialised networks
     stand beside the checkpoint. views: `cached` trains on the centre view, `augmented` on `views_per_clip` random
     ones. cache: folder of features, none when empty. token_memory: GiB. legacy: rows whose setting is chosen on
-    the test clips too.
+    the test clips too. other: the corpus to test on, all of it, where it is not the one to train on.
     """
 
     label: str
@@ -53,6 +53,7 @@ class ProbeOptions:
     token_memory: float = 4.0
     batch_size: int = 32
     workers: int = 0
+    other: cross_corpus.Other | None = None
 
 
 @dataclass(frozen=True)
@@ -86,12 +87,7 @@ def run(
     _check(options)
     config, params, step = load_params(checkpoint, say=say)
     wanted = _features(options, chosen, config)
-    clips, left_out = read_labelled(data, options.label, options.classes)
-    splits = make_splits(options.protocol, clips, folds=options.folds, inner_folds=options.inner_folds)
-    if splits.left_out:
-        left_out["in no fold"] = splits.left_out
-        clips = clips.at(splits.rows).of_found_classes()
-        splits = make_splits(options.protocol, clips, folds=options.folds, inner_folds=options.inner_folds)
+    clips, left_out, splits, folders = _divided(data, options)
     if against is not None:
         against.check(options.label, splits)
 
@@ -104,7 +100,7 @@ def run(
     training = np.unique(np.concatenate([split.train for split in splits.splits]))
     matrices, examples = gather(
         config,
-        data,
+        folders,
         clips,
         training,
         Wanted(networks, wanted, options.loudness, missing, options.batch_size, options.workers),
@@ -120,8 +116,25 @@ def run(
             progress.advance(source.feature)
     for one in judged:
         one.row.update(label=options.label, views=options.views)
+        if options.other:
+            one.row.update(trained_on=data, tested_on=options.other.data)
         one.row.update(step=step if one.row["weights"] == "checkpoint" else None)
     return ProbeResult(step, clips, splits, left_out, judged)
+
+
+def _divided(data: str, options: ProbeOptions) -> tuple[LabelledClips, Counter, Splits, tuple[Folder, ...]]:
+    """The clips, how many were left out for which reason, their splits, and where they are."""
+    if options.other:
+        both = cross_corpus.join(data, options.label, options.classes, options.other)
+        return both.clips, both.left_out, both.splits(options.inner_folds), both.folders
+    sizes = {"folds": options.folds, "inner_folds": options.inner_folds}
+    clips, left_out = read_labelled(data, options.label, options.classes)
+    splits = make_splits(options.protocol, clips, **sizes)
+    if splits.left_out:
+        left_out["in no fold"] = splits.left_out
+        clips = clips.at(splits.rows).of_found_classes()
+        splits = make_splits(options.protocol, clips, **sizes)
+    return clips, left_out, splits, (Folder(data, np.arange(len(clips))),)
 
 
 def _features(options: ProbeOptions, chosen: Sequence[str], config: ConfigDict) -> list[str]:

@@ -34,6 +34,11 @@ def summary(checkpoint: str, result: ProbeResult) -> str:
         f"label {first['label']}: {first['n']} clips tested, speakers: {first['speakers']}, "
         f"classes: {len(clips.classes)}, chance {100 * first['chance']:.1f} %",
         f"protocol {first['split']}, {len(result.splits.splits)} test parts, hash {first['split_hash'][:12]}",
+        *(
+            [f"trained on {first['trained_on']}, tested on {first['tested_on']}"]
+            if "tested_on" in first
+            else []
+        ),
         f"regularisation chosen inside the training part, by {first['inner_unit']}",
         f"checkpoint {checkpoint}, step {result.step}; {', '.join(heads)} probe, {first['views']} views, per cent",
         "",

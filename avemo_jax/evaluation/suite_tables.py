@@ -120,7 +120,7 @@ def _robustness(rows: Sequence[Row]) -> str:
 def _identity(rows: Sequence[Row]) -> str:
     lines: list[tuple[str, ...]] = [("identity leakage", "weights", "UAR", "", "WAR", "size")]
     for row in rows:
-        weights = {"none": "-", "random": f"random {row['seed']}"}.get(row["weights"], row["weights"])
+        weights = {"none": "-", "random": f"random {row['seed']}"}.get(row["weights"], "checkpoint")
         bounds, size = _bounds(row["ci95"]), str(row["dim"])
         lines.append((row["feature"], weights, _cent(row["uar"]), bounds, _cent(row["war"]), size))
     first = rows[0]

@@ -78,6 +78,30 @@ def write_folder(path) -> None:
     records.write_dataset(path, {"clips": ([len(encoded)], sum(map(len, encoded)))}, clips)
 
 
+def write_changed(path, source, change) -> None:
+    """The records of a prepared folder as `change` gives them back; None leaves one out."""
+    kept = [new for record in _all(source) if (new := change(record)) is not None]
+    encoded = [records.encode(record) for record in kept]
+    clips = [
+        {
+            "position": place,
+            "clip_id": record.clip_id,
+            "split": record.split,
+            "frames": len(record.frames),
+            "samples": len(record.audio),
+        }
+        for place, record in enumerate(kept)
+    ]
+    path.mkdir(parents=True)
+    records.write_shard(path / records.shard_name("clips", 0, 1), encoded)
+    records.write_dataset(path, {"clips": ([len(encoded)], sum(map(len, encoded)))}, clips)
+
+
+def _all(path):
+    opened = records.open_records(path)
+    return [opened[position] for position in range(opened.count)]
+
+
 def write_checkpoint(path, overrides=(), dataset_size=None) -> None:
     """Freshly initialised parameters of a tiny model, as a checkpoint of step 7 of a run on so many clips."""
     config = load_config("hicmae:demo", [*TINY, *overrides])
