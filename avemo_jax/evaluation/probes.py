@@ -24,7 +24,7 @@ _LEAST_CHANCE = 1e-6  # a class that an inner training part lacks must not decid
 class SplitPrediction:
     """The test clips' class probabilities float32 [len(test), K], the chosen setting (its name and value) and the
     UAR and cross-entropy (nats) it had on the inner folds. `converged`: every fit of the grid did;
-    None where there is nothing to reach."""
+    None where there is nothing to reach. shares: see `Scored`, [G, T]."""
 
     probabilities: np.ndarray
     setting: str
@@ -32,6 +32,7 @@ class SplitPrediction:
     inner_uar: float
     inner_cross_entropy: float
     converged: bool | None
+    shares: np.ndarray | None = None
 
 
 def probe(
@@ -59,4 +60,5 @@ def choose(scored: Scored, examples: Examples, split: Split, on_test: bool = Fal
         float(metrics.uar(confusion)),
         float(surprise[chosen]),
         scored.converged,
+        None if scored.shares is None else scored.shares[chosen],
     )

@@ -80,6 +80,9 @@ def test_layer_mix_finds_the_layer_that_tells_where_the_plain_mean_does_not():
     layers = 6 * _features(1, 12, 8, signal=0)
     layers[:, 0, 9] = _features(8, signal=1.5)
     assert _accuracy("layer_mix", layers) > 0.8
+    (mixed,) = probes.probe(layers, centre_views(LABEL, CLASSES), [_split()], "layer_mix")
+    assert mixed.shares.shape == (1, 12) and mixed.shares.sum() == pytest.approx(1, abs=1e-5)
+    assert mixed.shares[0].argmax() == 9
     assert _accuracy("linear", layers.mean((1, 2))) < 0.6
 
 

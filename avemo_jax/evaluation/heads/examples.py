@@ -40,13 +40,15 @@ class Scored:
 
     chances: float32 [settings, N, K]. A training clip has those of the fit on the training part without its
     inner fold, a test clip those of the fit on the whole training part; other rows mean nothing. `converged` is
-    None where there is nothing to reach.
+    None where there is nothing to reach. shares: of a head that mixes layers, each layer's share in the fit on the whole
+    training part, float32 [settings, G, T], summing to 1 over T.
     """
 
     setting: str
     values: tuple[float, ...]
     chances: np.ndarray
     converged: bool | None = None
+    shares: np.ndarray | None = None
 
 
 def inner_folds(splits: Sequence[Split]) -> int:

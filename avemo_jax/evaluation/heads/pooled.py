@@ -66,7 +66,7 @@ def fit(
         sets = np.concatenate([row_sets(examples, split, folds) for split in chosen])
         training = [row_sets(examples, split, 0)[0] for split in chosen]
         own = scaling.scales(mean - mean.mean(0), training)
-        logits = _train(
+        logits, queries = _train(
             placed,
             jnp.asarray(examples.row_label),
             jnp.asarray(sets),
@@ -83,7 +83,9 @@ def fit(
         for place, split in enumerate(chosen):
             solved = np.asarray(logits[:, place * (folds + 1) : (place + 1) * (folds + 1)])
             read = np.take_along_axis(solved, predicted_by(split, folds)[None, None, :, None], axis=1)[:, 0]
-            results.append(Scored(SETTING, grid, softmax(read), converged=None))
+            own = softmax(np.asarray(queries[:, (place + 1) * (folds + 1) - 1]))
+            shares = None if attentive else own
+            results.append(Scored(SETTING, grid, softmax(read), shares=shares))
     return results
 
 
@@ -102,8 +104,8 @@ def _sharpness(features):
 @partial(jax.jit, static_argnames=("classes", "tested", "attentive"))
 def _train(
     features, labels, sets, means, scales, sharpness, inverse_penalties, pool, *, classes, tested, attentive
-) -> jax.Array:
-    """Logits of the first `tested` rows by each problem, [C, S, tested, K].
+) -> tuple[jax.Array, jax.Array]:
+    """Logits of the first `tested` rows by each problem [C, S, tested, K], and its query [C, S, G, C or T].
 
     sets: bool [S, R]; means, scales: [P, G * C] of the S / P sets of each split; sharpness: [G * C], the scale at
     which queries see items; pool: rows of any set.
@@ -166,4 +168,5 @@ def _train(
         lambda first: logits_of(params, jnp.minimum(first + jnp.arange(size), tested - 1)), starts
     )
     logits = blocks.swapaxes(0, 1).reshape(problems, -1, classes)[:, :tested]
-    return logits.reshape(penalties, len(sets), tested, classes)
+    query = params["query"].reshape(penalties, len(sets), streams, -1)
+    return logits.reshape(penalties, len(sets), tested, classes), query
