@@ -22,6 +22,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add("--label", default="", metavar="KEY", help="label to colour maps by first")
     add("--clips", type=int, default=400, help="most clips on a map (400; 0: no map)")
     add("--json", metavar="FILE", help="also write the numbers that the page shows")
+    add("--charts", type=to_path, metavar="DIR", help="also write every chart as an SVG file on its own")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -38,14 +39,19 @@ def run(args: argparse.Namespace) -> int:
     for folder in args.runs:
         if not to_path(folder).is_dir():
             raise UserError(f"{folder}: no such folder; give the --workdir of an `avemo train`")
-    for place in (out.parent, *([to_path(args.json).parent] if args.json else [])):
+    further = [to_path(args.json).parent] if args.json else []
+    for place in (out.parent, *further, *([args.charts] if args.charts else [])):
         check_place(place)
 
-    from avemo_jax.report import run_report
+    from avemo_jax.report import page, run_report
 
-    html, numbers = run_report.make(args.runs, args.data, args.label, args.clips)
+    html, numbers, charts = run_report.make(args.runs, args.data, args.label, args.clips)
     write_file(out, html)
     print(f"report: {out} ({len(html.encode()) / 1e6:.1f} MB)")
+    if args.charts:
+        for name, chart in charts.items():
+            write_file(args.charts / f"{name}.svg", page.standalone(chart))
+        print(f"charts: {args.charts} ({len(charts)} SVG files)")
     if args.json:
         write_file(args.json, json.dumps(numbers, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
         print(f"numbers: {args.json}")

@@ -45,8 +45,8 @@ def judge(
     `split` (protocol), `split_hash`, `n` tested clips; `selection`, `inner_folds` or `test (legacy)`; `uar`, `war`,
     `wf1`, `macro_f1` over all test predictions pooled; `ci95` of the UAR, `war_ci95`, `wf1_ci95`, and `ci_unit`,
     what the bootstrap drew; `fold_uar_mean`, `fold_uar_std` (n - 1; null for one split) and the like for WAR and
-    for `dev_uar`, the UAR on the inner folds; `confusion`, rows = truth; `folds`, one entry a split; `layer_shares` of a head that mixes layers (else null), the
-    mean over splits for each stream and layer.
+    for `dev_uar`, the UAR on the inner folds; `confusion`, rows = truth; `folds`, one entry a split; `layer_shares` of
+    a head that mixes layers (else null), the mean over splits for each stream and layer.
     Scores are fractions.
     """
     examples = examples or centre_views(clips.label, len(clips.classes))
@@ -102,7 +102,7 @@ def _judged(source, features, clips, splits, head, results) -> Judged:
 
 def _mean_shares(results: list[SplitPrediction]) -> list[list[float]] | None:
     shares = [result.shares for result in results if result.shares is not None]
-    return np.mean(shares, axis=0, dtype=np.float64).tolist() if shares else None
+    return np.stack(shares).mean(0, dtype=np.float64).tolist() if shares else None
 
 
 def _fold(split: Any, result: SplitPrediction, clips: LabelledClips) -> dict[str, Any]:

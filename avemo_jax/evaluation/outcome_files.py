@@ -21,7 +21,7 @@ from avemo_jax.files import write_file
 from input_pipeline.targets import Target
 
 ROWS, PREDICTIONS, TABLE = "rows.json", "predictions.csv", "table.txt"
-_RAW = frozenset(
+IN_OWN_UNIT = frozenset(
     {"mae", "rmse", "mse", "kl", "js"}
 )  # in their own unit; others are fractions, shown in per cent
 
@@ -35,7 +35,7 @@ def table(target: Target, rows: Sequence[Row], left_out: dict[str, int]) -> str:
         f"protocol {first['split']}, fold {first['fold']}, hash {first['split_hash'][:12]}",
         "",
     ]
-    cells = [["weights", "of", *(name.upper() + ("" if name in _RAW else " %") for name in main)]]
+    cells = [["weights", "of", *(name.upper() + ("" if name in IN_OWN_UNIT else " %") for name in main)]]
     for row in rows:
         step = "" if row["step"] is None else f", step {row['step']}"
         numbers = []
@@ -118,4 +118,4 @@ def plain(value: Any) -> Any:
 
 
 def _shown(name: str, value: float) -> str:
-    return f"{value:.3f}" if name in _RAW else f"{100 * value:.1f}"
+    return f"{value:.3f}" if name in IN_OWN_UNIT else f"{100 * value:.1f}"

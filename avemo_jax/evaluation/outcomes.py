@@ -12,7 +12,7 @@ from input_pipeline.targets import Target
 
 Row = dict[str, Any]
 LOWER_IS_BETTER = frozenset({"mae", "mse", "rmse", "kl", "js"})
-_MAIN = {  # the scores of each rule that have intervals, the first of them the one to name first
+MAIN_SCORES = {  # the scores of each rule that have intervals, the first of them the one to name first
     "class": ("uar", "war", "wf1"),
     "plurality": ("uar", "war", "wf1"),
     "majority": ("uar", "war", "wf1"),
@@ -24,7 +24,7 @@ _MAIN = {  # the scores of each rule that have intervals, the first of them the 
 
 def main_scores(target: Target) -> tuple[str, ...]:
     """The scores that are shown, with intervals."""
-    return _MAIN[target.rule]
+    return MAIN_SCORES[target.rule]
 
 
 def scores_of(target: Target, predicted: np.ndarray, truth: np.ndarray) -> dict[str, float]:

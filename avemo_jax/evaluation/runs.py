@@ -25,9 +25,19 @@ from avemo_jax.training.workdir import CONFIG
 from avemo_jax.training.writers import METRICS, SAMPLES
 
 Row = dict[str, Any]
-PROBE_ROWS = "rows.json"
+PROBE_ROWS = "rows.json"  # of fine-tuned runs too
+SUITES = "suites.json"
 _OWN_FOLDERS = (files.FOLDER, SAMPLES, "tensorboard", "wandb")  # in them nobody puts a probe
 _PROBE_KEYS = {"feature", "weights", "loudness", "uar", "ci95", "classes", "confusion"}
+_OUTCOME_KEYS = {"selection", "modalities", "target", "label", "fold", "n", "ci95", "outputs"}
+_SUITE_KEYS = {  # without which nothing can be shown of a suite's row
+    "calibration": {"model", "n", "uar", "ece", "ece_ci95", "reliability", "risk_coverage"},
+    "fairness": {"model", "trait", "groups", "gap"},
+    "conflict": {"model", "n", "face", "voice", "other", "face_share", "ci95", "raters"},
+    "retrieval": {"weights", "seed", "layer", "n", "video_to_audio", "audio_to_video", "chance"},
+    "robustness": {"corruption", "level", "unit", "score", "change", "change_ci95"},
+    "identity": {"feature", "weights", "seed", "uar", "ci95", "war", "wf1", "chance", "n", "speakers", "dim"},
+}
 
 
 @dataclass
@@ -36,6 +46,22 @@ class Probe:
 
     name: str
     rows: list[Row]
+
+
+@dataclass
+class Outcomes:
+    """The `rows.json` of a fine-tuning run, likewise; the name is "." of the run's own folder."""
+
+    name: str
+    rows: list[Row]
+
+
+@dataclass
+class Suites:
+    """One `suites.json`: name of its folder within the run's, and suite → rows."""
+
+    name: str
+    results: dict[str, list[Row]]
 
 
 @dataclass
@@ -51,6 +77,8 @@ class Run:
     versions: dict[str, str]  # of the packages it was made with
     samples: dict[int, dict[str, Path]]  # step → name → file
     probes: list[Probe]
+    outcomes: list[Outcomes]  # of a run with folds, only those of all together
+    suites: list[Suites]
     time: dict[str, Any] | None  # see training/goodput.py
     calls: list[Row]  # that made it, its data and its probes, oldest first; see provenance.py
     notes: list[str] = field(default_factory=list)  # files that could not be read
@@ -76,25 +104,58 @@ def gather_run(folder: str | os.PathLike) -> Run:
     if not (folder / CONFIG).is_file() and not files.step_folders(folder / files.FOLDER):
         what = "no run in it (neither config.json nor checkpoints)" if folder.is_dir() else "no such folder"
         raise UserError(f"{folder}: {what}; give the --workdir of an `avemo train`")
-    run = Run(paths.absolute(folder).name, folder, {}, [], None, None, {}, {}, [], None, read_calls(folder))
+    run = Run(
+        paths.absolute(folder).name, folder, {}, [], None, None, {}, {}, [], [], [], None, read_calls(folder)
+    )
     _read_checkpoint(run)
     run.config = _read_json(run, folder / CONFIG) or run.config
     run.metrics = _read_metrics(folder / METRICS)
     run.samples = _find_samples(folder / SAMPLES)
     run.time = _read_json(run, folder / goodput.NAME)
+    made_in = set()
     for path in _find(folder, PROBE_ROWS):
-        rows = _read_json(run, path)
-        if isinstance(rows, list) and rows and all(map(_is_probe_row, rows)):
-            rows = [{key: value for key, value in row.items() if key != "folds"} for row in rows]
-            run.probes.append(Probe(path.parent.relative_to(folder).as_posix(), rows))
-            run.calls += read_calls(path.parent)
+        if _add_rows(run, path):
+            made_in.add(path.parent)
+    if any(one.name == "." for one in run.outcomes):  # single folds are part of those of all folds
+        run.outcomes = [one for one in run.outcomes if one.name == "."]
+    for path in _find(folder, SUITES):
+        if _add_suites(run, path):
+            made_in.add(path.parent)
+    for place in sorted(made_in - {folder}):
+        run.calls += read_calls(place)
     run.calls += read_calls(paths.to_path(run.data)) if run.data else []
     run.calls.sort(key=lambda call: str(call.get("began")))
     return run
 
 
-def _is_probe_row(row: Any) -> bool:
-    return isinstance(row, dict) and row.keys() >= _PROBE_KEYS
+def _are_rows(rows: Any, keys: set[str]) -> bool:
+    return (
+        isinstance(rows, list) and bool(rows) and all(isinstance(r, dict) and r.keys() >= keys for r in rows)
+    )
+
+
+def _add_rows(run: Run, path: Path) -> bool:
+    """Those of a probe or of a fine-tuning run."""
+    rows = _read_json(run, path)
+    name = path.parent.relative_to(run.folder).as_posix()
+    is_probe, is_outcome = _are_rows(rows, _PROBE_KEYS), _are_rows(rows, _OUTCOME_KEYS)
+    if is_probe or is_outcome:
+        rows = [{key: value for key, value in row.items() if key != "folds"} for row in rows]
+        run.probes += [Probe(name, rows)] if is_probe else []
+        run.outcomes += [Outcomes(name, rows)] if is_outcome else []
+    return is_probe or is_outcome
+
+
+def _add_suites(run: Run, path: Path) -> bool:
+    found = _read_json(run, path)
+    known = found if isinstance(found, dict) else {}
+    results = {name: rows for name, rows in known.items() if name in _SUITE_KEYS}
+    results = {name: rows for name, rows in results.items() if _are_rows(rows, _SUITE_KEYS[name])}
+    if results:
+        run.suites.append(Suites(path.parent.relative_to(run.folder).as_posix(), results))
+    elif found is not None:
+        run.notes.append(f"{path} holds no suite as `avemo evaluate` of this version writes them")
+    return bool(results)
 
 
 def _read_checkpoint(run: Run) -> None:

@@ -98,7 +98,7 @@ def curve(rows: Sequence[Row], key: str, runs: Sequence[str]) -> Chart:
         .encode(x, y, colour, tooltip=tips, opacity=alt.condition(near, alt.value(1), alt.value(0)))
         .add_params(near)
     )
-    return _chart(
+    return finished(
         alt.layer(line, point), f"curve-{key}", "curves", rows, 300, 150, _curve_alt(drawn, key, runs)
     )
 
@@ -152,7 +152,7 @@ def scores(rows: Sequence[Row], table: str, chance: float) -> Chart:
     ]
     alt_text = f"UAR in per cent, chance {numbers.percent(chance)}: {'; '.join(told)}."
     height = 30 * len(order)
-    return _chart(alt.layer(line, bars, dots), f"scores-{table}", table, rows, 190, height, alt_text)
+    return finished(alt.layer(line, bars, dots), f"scores-{table}", table, rows, 190, height, alt_text)
 
 
 def time_bars(rows: Sequence[Row], runs: Sequence[str]) -> Chart:
@@ -189,7 +189,7 @@ def time_bars(rows: Sequence[Row], runs: Sequence[str]) -> Chart:
     alt_text = "Shares of wall time in per cent. " + " ".join(
         f"{run}: {', '.join(parts)}." for run, parts in shares.items()
     )
-    return _chart(bar, "time", "time", rows, 320, 34 * len(runs), alt_text)
+    return finished(bar, "time", "time", rows, 320, 34 * len(runs), alt_text)
 
 
 def embedding(rows: Sequence[Row], name: str, table: str, alt_text: str) -> Chart:
@@ -208,7 +208,7 @@ def embedding(rows: Sequence[Row], name: str, table: str, alt_text: str) -> Char
             size=alt.Size("size:Q", **as_is),
         )
     )
-    return _chart(points, name, table, rows, 380, 380, alt_text)
+    return finished(points, name, table, rows, 380, 380, alt_text)
 
 
 def bins(values: Sequence[float], most: int = 24) -> list[Row]:
@@ -234,13 +234,13 @@ def histogram(rows: Sequence[Row], table: str, values: Sequence[float], unit: st
     )
     low, middle, high = np.quantile(values, [0, 0.5, 1])
     told = f"{len(values)} clips from {low:.2f} to {high:.2f} {unit}, half of them up to {middle:.2f}."
-    return _chart(bars, table, table, rows, 300, 150, told)
+    return finished(bars, table, table, rows, 300, 150, told)
 
 
 _KIND = {"checkpoint": "", "random": " with random weights", "none": " without a network"}
 
 
-def _chart(
+def finished(
     chart: alt.TopLevelMixin,
     name: str,
     table: str,
@@ -249,6 +249,7 @@ def _chart(
     height: int,
     alt_text: str,
 ) -> Chart:
+    """An Altair chart of the table `table` with its still picture, this wide and high in pixels."""
     spec = chart.properties(height=height, description=alt_text).to_dict()
     spec.pop("$schema", None)
     spec["config"] = _CONFIG

@@ -6,12 +6,14 @@
 from __future__ import annotations
 
 import statistics
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 from avemo_jax.evaluation.questions import manner, question
 from avemo_jax.evaluation.report import summarise
 from avemo_jax.evaluation.runs import Probe, Run
+from avemo_jax.report import judged
 from avemo_jax.training.goodput import KINDS
 
 Row = dict[str, Any]
@@ -29,11 +31,12 @@ _LAST = ("learning_rate", "grad_norm", "clips_per_s", "input_wait_share")
 
 
 def assemble(runs: Sequence[Run]) -> Numbers:
-    """The numbers of these runs; maps are added by who makes them."""
+    """The numbers of these runs; maps, and layers that fine-tuning learned to mix, are added by who reads weights."""
     numbers: Numbers = {
         "runs": [_run(run) for run in runs],
         "curves": [],
         "probes": [],
+        "layers": [],
         "maps": [],
         "tables": {"curves": [], "time": []},
     }
@@ -44,14 +47,22 @@ def assemble(runs: Sequence[Run]) -> Numbers:
         for probe in run.probes:
             _add_probe(numbers, run, probe)
     numbers["curves"] = curve_keys(tables["curves"])
+    numbers["judged"], more = judged.assemble(runs)
+    tables |= more
     return numbers
 
 
 def thin(rows: Sequence[Row]) -> list[Row]:
-    """Every so manieth row, and the last one, so that at most `MOST_POINTS` are left; none is changed."""
+    """Every so manieth row, the last one, and those with a number that few rows have, such as the scores of a look at
+    other clips, so that about `MOST_POINTS` are left; none is changed."""
     every = -(-len(rows) // MOST_POINTS) or 1
-    kept = list(rows[::every])
-    return kept if not rows or kept[-1] is rows[-1] else [*kept, rows[-1]]
+    count = Counter(key for row in rows for key, value in row.items() if value is not None)
+    rare = {key for key, times in count.items() if times <= MOST_POINTS // 4}
+    return [
+        row
+        for place, row in enumerate(rows)
+        if place % every == 0 or row is rows[-1] or any(row.get(key) is not None for key in rare)
+    ]
 
 
 def curve_keys(rows: Sequence[Row]) -> list[str]:
@@ -108,6 +119,7 @@ def _run(run: Run) -> Row:
         "restarts": (run.time or {}).get("restarts"),
         "devices": (run.time or {}).get("devices") or None,
         "sample_steps": sorted(run.samples),
+        "suites": [one.name for one in run.suites],
         "versions": _versions(run),
         "commands": run.calls,
         "config": run.config,
@@ -165,3 +177,26 @@ def _add_probe(numbers: Numbers, run: Run, probe: Probe) -> None:
                 ],
             }
         )
+        for row in of_checkpoint:
+            if row.get("layer_shares"):
+                named = [name for name in ("video", "audio") if name in row["feature"]] or ["video", "audio"]
+                add_layers(
+                    numbers,
+                    run.name,
+                    f"{row['feature']}, probe of {first.get('label', '')}",
+                    named,
+                    row["layer_shares"],
+                )
+
+
+def add_layers(
+    numbers: Numbers, run: str, what: str, streams: Sequence[str], shares: Sequence[Sequence[float]]
+) -> None:
+    """Shares [stream][layer] of a learned mixture, for a chart."""
+    table = f"layers-{len(numbers['layers'])}"
+    numbers["layers"].append({"run": run, "what": what, "table": table})
+    numbers["tables"][table] = [
+        {"stream": stream, "layer": layer, "share": share}
+        for stream, own in zip(streams, shares, strict=True)
+        for layer, share in enumerate(own)
+    ]

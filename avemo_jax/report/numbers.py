@@ -60,7 +60,7 @@ def moment(text: str | None) -> str:
 
 def is_share(key: str) -> bool:
     """Is this number of `metrics.jsonl` a fraction, which is shown in per cent?"""
-    return key.endswith(("_share", "accuracy"))
+    return key.endswith(("_share", "accuracy", *_SCORES))
 
 
 def metric(number: float | None, key: str) -> str:
@@ -72,6 +72,9 @@ def metric(number: float | None, key: str) -> str:
 
 def title(key: str) -> str:
     """A key of the data in words: loss_video → Video error."""
+    prefix, _, score = key.partition("_")
+    if prefix in _LOOKED_AT:
+        return f"{score.upper() if len(score) < 4 else score.replace('_', ' ').capitalize()} of {_LOOKED_AT[prefix]}"
     return _TITLES.get(key, key.replace("_", " ").capitalize())
 
 
@@ -86,6 +89,8 @@ FILTERS: dict[str, Callable[..., Any]] = {
     "title_of": title,
 }
 
+_SCORES = ("_uar", "_war", "_wf1", "_macro_f1", "_micro_f1", "_map", "_auc", "_top2", "_top3")
+_LOOKED_AT = {"development": "the development clips", "test": "the test clips"}
 _TITLES = {
     "loss": "Total loss",
     "loss_video": "Video error",

@@ -6,6 +6,7 @@ The numbers are in the file once, as JSON; tables are written from them here and
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -17,7 +18,8 @@ import markupsafe
 import vl_convert
 
 import avemo_jax
-from avemo_jax.report import contents, styles
+from avemo_jax.evaluation.outcome_files import IN_OWN_UNIT
+from avemo_jax.report import contents, judged, styles, suite_charts
 from avemo_jax.report import numbers as writing
 from avemo_jax.report.charts import Chart
 
@@ -48,6 +50,9 @@ def render(
     environment.globals |= {
         "group_style": styles.group_style,
         "run_styles": styles.run_styles,
+        "series_styles": suite_charts.series_styles,
+        "most_series": judged.MOST_SERIES,
+        "own_unit": IN_OWN_UNIT,
         "marks": styles.MARKS,
         "flatten": contents.flatten,
         "last_row": contents.last_row,
@@ -71,6 +76,13 @@ def render(
         },
         **more,
     )
+
+
+def standalone(chart: Chart) -> str:
+    """Its picture as a file on its own, in the light colours of the page."""
+    sheet = (TEMPLATES / "page.css").read_text(encoding="utf-8").partition("@media")[0]
+    colours = dict(re.findall(r"(--[\w-]+): (#[0-9a-f]{3,6});", sheet))
+    return re.sub(r"var\((--[\w-]+)\)", lambda found: colours[found[1]], chart.svg)
 
 
 def made() -> dict[str, Any]:

@@ -8,14 +8,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
+import numpy as np
+from scipy import special
+
 from avemo_jax.errors import UserError
+from avemo_jax.evaluation.outcome_files import IN_OWN_UNIT
 from avemo_jax.evaluation.runs import Run, gather_run
 from avemo_jax.paths import absolute, to_path
-from avemo_jax.report import charts, contents, embedding, page
+from avemo_jax.report import charts, contents, embedding, page, suite_charts
 from avemo_jax.report.clips import Card, Grouping, groupings, read_cards
 from avemo_jax.report.numbers import count
 from avemo_jax.report.samples import sampled
 from avemo_jax.report.styles import group_style
+from avemo_jax.tasks.finetuning import choices
+from avemo_jax.training.checkpoint_files import load_params
 from input_pipeline.errors import DataError
 
 Row = dict[str, Any]
@@ -31,8 +37,8 @@ def make(
     label: str = "",
     clips: int = 400,
     say: Callable[[str], None] = print,
-) -> tuple[str, contents.Numbers]:
-    """The HTML text, and what `--json` writes.
+) -> tuple[str, contents.Numbers, dict[str, charts.Chart]]:
+    """The HTML text, what `--json` writes, and the charts by name.
 
     Args:
       folders: of one run, or of several to stand side by side.
@@ -46,12 +52,14 @@ def make(
     runs = [gather_run(folder) for folder in folders]
     _tell_apart(runs)
     numbers = page.made() | contents.assemble(runs)
+    _add_learned_layers(numbers, runs)
     strips, unmapped = _add_maps(numbers, runs, data, label, clips, say)
     few = max(1, _PICTURED_CLIPS // len(runs))
     pictures = {run.name: sampled(run, few, _QUALITY if len(runs) == 1 else _QUALITY - 10) for run in runs}
+    drawn = _charts(numbers)
     html = page.render(
         "report.html.j2",
-        _charts(numbers),
+        drawn,
         numbers,
         strips=strips,
         pictures=pictures,
@@ -64,7 +72,7 @@ def make(
             f"the page would have {count(size)} bytes, {count(MOST_BYTES)} can be mailed: "
             "give fewer runs, or fewer --clips"
         )
-    return html, numbers
+    return html, numbers, drawn
 
 
 def _tell_apart(runs: Sequence[Run]) -> None:
@@ -169,7 +177,46 @@ def _charts(numbers: contents.Numbers) -> dict[str, charts.Chart]:
     drawn += [charts.time_bars(tables["time"], timed)] if timed else []
     drawn += [charts.scores(tables[p["table"]], p["table"], p["chance"]) for p in numbers["probes"]]
     drawn += [_map_chart(numbers, entry) for entry in numbers["maps"]]
+    drawn += [suite_charts.layer_bars(tables[e["table"]], e["table"], e["what"]) for e in numbers["layers"]]
+    drawn += _judged_charts(numbers["judged"], tables)
     return {chart.name: chart for chart in drawn}
+
+
+def _judged_charts(judged: Row, tables: dict[str, list[Row]]) -> list[charts.Chart]:
+    drawn = []
+    if "calibration" in judged:
+        drawn += [suite_charts.reliability(tables["reliability"]), suite_charts.risk(tables["risk"])]
+    for one in judged.get("fairness", {}).get("traits", ()):
+        drawn.append(suite_charts.group_scores(tables[one["table"]], one["table"], one["trait"]))
+    if "conflict" in judged:
+        drawn.append(suite_charts.conflict(tables["conflict"]))
+    if "robustness" in judged:
+        score = judged["robustness"]["score"]
+        drawn.append(suite_charts.robustness(tables["robustness"], score, score not in IN_OWN_UNIT))
+    for one in judged.get("identity", {}).get("runs", ()):
+        drawn.append(charts.scores(tables[one["table"]], one["table"], one["chance"]))
+    for one in judged["outcomes"]:
+        for matrix in one["confusions"]:
+            drawn.append(suite_charts.confusion(tables[matrix["table"]], matrix["table"], one["label"]))
+    return drawn
+
+
+def _add_learned_layers(numbers: contents.Numbers, runs: Sequence[Run]) -> None:
+    """How much of each layer fine-tuned classifiers learned to take, of the weights that were chosen."""
+    for run in runs:
+        if run.config.get("task") != "finetune" or run.checkpoint_step is None:
+            continue
+        try:
+            config, _, _ = load_params(run.folder, say=lambda _: None)
+            selection, folder = choices(config, run.folder)[0]
+            _, params, _ = load_params(folder, say=lambda _: None)
+        except UserError as error:
+            run.notes.append(str(error))
+            continue
+        mixed = [params.get(f"{stream}_layer_weights") for stream in ("video", "audio")]
+        if all(weights is not None for weights in mixed):
+            shares = [special.softmax(np.asarray(weights, np.float64)).tolist() for weights in mixed]
+            contents.add_layers(numbers, run.name, f"the classifier, {selection}", ("video", "audio"), shares)
 
 
 def _map_chart(numbers: contents.Numbers, entry: Row) -> charts.Chart:

@@ -40,8 +40,8 @@ class Scored:
 
     chances: float32 [settings, N, K]. A training clip has those of the fit on the training part without its
     inner fold, a test clip those of the fit on the whole training part; other rows mean nothing. `converged` is
-    None where there is nothing to reach. shares: of a head that mixes layers, each layer's share in the fit on the whole
-    training part, float32 [settings, G, T], summing to 1 over T.
+    None where there is nothing to reach. shares: of a head that mixes layers, each layer's share in the fit on the
+    whole training part, float32 [settings, G, T], summing to 1 over T.
     """
 
     setting: str

@@ -1,0 +1,250 @@
+"""What `avemo evaluate` and fine-tuning left in runs' folders → numbers of the page.
+
+Rows of all runs stand in one table a suite, told apart by `series`: the run where there are several, the folder where
+a run has several of the suite, and what tells its models apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+from avemo_jax.evaluation.outcomes import MAIN_SCORES
+from avemo_jax.evaluation.report import summarise
+from avemo_jax.evaluation.runs import Run
+
+Row = dict[str, Any]
+Numbers = dict[str, Any]
+
+MOST_SERIES = 6  # that a chart can tell apart; tables have all
+WAYS = ("video_to_audio", "audio_to_video")
+
+
+class Found(NamedTuple):
+    """Rows of one suite in one folder, and what its series are called before their models."""
+
+    words: tuple[str, ...]
+    rows: list[Row]
+
+
+def assemble(runs: Sequence[Run]) -> tuple[Numbers, dict[str, list[Row]]]:
+    """Suite → what the page says of it, `outcomes` among them; and tables for charts."""
+    numbers: Numbers = {}
+    tables: dict[str, list[Row]] = {}
+    for suite, add in _SUITES.items():
+        found = list(_found(runs, suite))
+        if found:
+            numbers[suite] = add(found, tables)
+    outcomes = [(run, one) for run in runs for one in run.outcomes]
+    numbers["outcomes"] = [
+        _outcome(run, one.name, one.rows, n, tables) for n, (run, one) in enumerate(outcomes)
+    ]
+    return numbers, tables
+
+
+def names_of(models: Sequence[dict[str, str]]) -> list[str]:
+    """What tells each of these apart from the others; all that is known, where there is one alone."""
+    keys = list(dict.fromkeys(key for model in models for key in model))
+    told = [key for key in keys if len({model.get(key) for model in models}) > 1]
+    told = told or [key for key in ("feature", "weights", "selection", "modalities") if key in keys]
+    return [", ".join(model[key] for key in told if model.get(key)) for model in models]
+
+
+def _found(runs: Sequence[Run], suite: str) -> Iterator[Found]:
+    for run in runs:
+        own = [one for one in run.suites if suite in one.results]
+        for one in own:
+            words = [run.name] * (len(runs) > 1) + [one.name] * (len(own) > 1)
+            yield Found(tuple(words), one.results[suite])
+
+
+def _series(words: Sequence[str], name: str, otherwise: str = "the run") -> str:
+    return ", ".join(word for word in (*words, name) if word) or otherwise
+
+
+def _of_models(found: Sequence[Found]) -> Iterator[tuple[str, Row]]:
+    """(series, row) of suites whose rows say of which model they are."""
+    for words, rows in found:
+        models = [row["model"] for row in rows]
+        unique = [dict(pairs) for pairs in dict.fromkeys(tuple(model.items()) for model in models)]
+        names = dict(zip((tuple(one.items()) for one in unique), names_of(unique), strict=True))
+        for model, row in zip(models, rows, strict=True):
+            yield _series(words, names[tuple(model.items())]), row
+
+
+def _calibration(found: Sequence[Found], tables: dict[str, list[Row]]) -> Numbers:
+    kept = (
+        "n", "uar", "confidence", "ece", "ece_ci95", "ace", "brier", "cross_entropy", "temperature", "risk_at_80",
+    )  # fmt: skip
+    models: list[Row] = []
+    tables |= {"reliability": [], "risk": []}
+    for series, row in _of_models(found):
+        tempered = (row.get("tempered") or {}).get("ece")
+        models.append({"series": series, **{key: row.get(key) for key in kept}, "tempered_ece": tempered})
+        if len(models) > MOST_SERIES:
+            continue
+        bins, risk = row["reliability"], row["risk_coverage"]
+        for confidence, accuracy, clips in zip(
+            bins["confidence"], bins["accuracy"], bins["clips"], strict=True
+        ):
+            tables["reliability"].append(
+                {"series": series, "confidence": confidence, "accuracy": accuracy, "clips": clips}
+            )
+        tables["risk"] += [
+            {"series": series, "coverage": coverage, "risk": wrong}
+            for coverage, wrong in zip(risk["coverage"], risk["risk"], strict=True)
+        ]
+    return {"models": models}
+
+
+def _fairness(found: Sequence[Found], tables: dict[str, list[Row]]) -> Numbers:
+    traits: dict[str, list[tuple[str, Row]]] = {}
+    for series, row in _of_models(found):
+        traits.setdefault(row["trait"], []).append((series, row))
+    entries = []
+    for number, (trait, rows) in enumerate(traits.items()):
+        table = f"groups-{number}"
+        tables[table] = [
+            {
+                "series": series,
+                "group": one["group"],
+                "n": one["n"],
+                "speakers": one["speakers"],
+                "uar": one["uar"],
+                "uar_bounds": one["uar_ci95"],
+                "war": one["war"],
+            }
+            for series, row in rows
+            for one in row["groups"]
+        ]
+        gaps = [{"series": series, **row["gap"], "unknown": row.get("unknown", 0)} for series, row in rows]
+        entries.append({"trait": trait, "table": table, "gaps": gaps})
+    return {"traits": entries}
+
+
+def _conflict(found: Sequence[Found], tables: dict[str, list[Row]]) -> Numbers:
+    models: list[Row] = []
+    for series, row in _of_models(found):
+        models.append(
+            {"series": series, **{key: row[key] for key in (*_FOLLOWED, "n", "face_share", "ci95")}}
+        )
+    first = found[0].rows[0]
+    raters = {key: first["raters"][key] for key in (*_FOLLOWED, "face_share")}
+    models.append({"series": "raters who had both", **raters, "n": first["n"], "ci95": None})
+    tables["conflict"] = [
+        {
+            "series": one["series"],
+            "followed": name,
+            "place": place,
+            "clips": one[name],
+            "share": one[name] / max(1, sum(one[key] for key in _FOLLOWED)),
+        }
+        for one in models
+        for place, name in enumerate(_FOLLOWED)
+    ]
+    return {"models": models}
+
+
+def _retrieval(found: Sequence[Found], tables: dict[str, list[Row]]) -> Numbers:
+    rows = []
+    for words, own in found:
+        for row in own:
+            weights = row["weights"] if row["weights"] == "checkpoint" else f"random {row['seed']}"
+            for way in WAYS:
+                named = {"series": _series(words, weights), "layer": row["layer"], "way": way, "n": row["n"]}
+                rows.append({**named, **row[way], "chance": row["chance"]})
+    tables["retrieval"] = rows
+    return {"n": rows[0]["n"], "chance": rows[0]["chance"]}
+
+
+def _robustness(found: Sequence[Found], tables: dict[str, list[Row]]) -> Numbers:
+    rows = []
+    for words, own in found:
+        features = [row.get("feature", "") for row in own]
+        several = len(set(features)) > 1
+        for feature, row in zip(features, own, strict=True):
+            condition = row["corruption"].replace("_", " ")
+            condition += f", {row['level']:g} {row['unit']}" if row["unit"] else ""
+            rows.append(
+                {
+                    "series": _series(words, feature if several else ""),
+                    "condition": "as they are" if row["corruption"] == "none" else condition,
+                    "corruption": row["corruption"],
+                    "value": row[row["score"]],
+                    "change": row["change"],
+                    "change_bounds": row["change_ci95"],
+                    "kept": row.get("kept"),
+                }
+            )
+    tables["robustness"] = rows
+    first = found[0].rows[0]
+    return {"score": first["score"], "n": first.get("n"), "speakers": first.get("speakers")}
+
+
+def _identity(found: Sequence[Found], tables: dict[str, list[Row]]) -> Numbers:
+    entries = []
+    for number, (words, rows) in enumerate(found):
+        table = f"identity-{number}"
+        tables[table] = summarise(rows)
+        first = rows[0]
+        entries.append(
+            {
+                "series": _series(words, "", ""),
+                "table": table,
+                **{key: first[key] for key in ("chance", "n", "speakers")},
+            }
+        )
+    return {"runs": entries}
+
+
+def _outcome(run: Run, place: str, rows: Sequence[Row], number: int, tables: dict[str, list[Row]]) -> Row:
+    """A fine-tuning run's scores: lines of a table, and confusions where classes are predicted."""
+    first = rows[0]
+    scores = MAIN_SCORES[first["target"]]
+    lines = []
+    for row in rows:
+        cells = {
+            name: {
+                "value": row[name],
+                "bounds": row["ci95" if at == 0 else f"{name}_ci95"],
+                "folds": [row.get(f"fold_{name}_mean"), row.get(f"fold_{name}_std")],
+            }
+            for at, name in enumerate(scores)
+        }
+        who = {key: row.get(key) for key in ("selection", "modalities", "step", "n")}
+        lines.append({**who, "scores": cells})
+    confusions = []
+    if "confusion" in first:
+        table = f"confusion-{number}"
+        tables[table] = _cells(first["classes"], first["confusion"])
+        recalls = [row[k] / sum(row) if sum(row) else None for k, row in enumerate(first["confusion"])]
+        shown = {key: first[key] for key in ("selection", "modalities", "classes", "confusion")}
+        confusions = [{**shown, "recalls": recalls, "table": table}]
+    kept = ("label", "target", "split", "fold", "n", "speakers", "outputs", "chance", "ci_unit", "ci_groups")
+    return {
+        "run": run.name,
+        "place": place,
+        **{key: first.get(key) for key in kept},
+        "scores": list(scores),
+        "lines": lines,
+        "confusions": confusions,
+    }
+
+
+def _cells(classes: Sequence[str], matrix: Sequence[Sequence[int]]) -> list[Row]:
+    return [
+        {"truth": truth, "predicted": guess, "clips": clips, "share": clips / max(1, sum(counts))}
+        for truth, counts in zip(classes, matrix, strict=True)
+        for guess, clips in zip(classes, counts, strict=True)
+    ]
+
+
+_FOLLOWED = ("face", "voice", "other")
+_SUITES = {
+    "calibration": _calibration,
+    "fairness": _fairness,
+    "conflict": _conflict,
+    "retrieval": _retrieval,
+    "robustness": _robustness,
+    "identity": _identity,
+}
