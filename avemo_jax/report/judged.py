@@ -119,7 +119,7 @@ def _fairness(found: Sequence[Found], tables: dict[str, list[Row]]) -> Numbers:
         ]
         gaps = [{"series": series, **row["gap"], "unknown": row.get("unknown", 0)} for series, row in rows]
         entries.append({"trait": trait, "table": table, "gaps": gaps})
-    return {"traits": entries}
+    return {"traits": entries, "series": list(dict.fromkeys(series for series, _ in _of_models(found)))}
 
 
 def _conflict(found: Sequence[Found], tables: dict[str, list[Row]]) -> Numbers:

@@ -187,7 +187,11 @@ def _judged_charts(judged: Row, tables: dict[str, list[Row]]) -> list[charts.Cha
     if "calibration" in judged:
         drawn += [suite_charts.reliability(tables["reliability"]), suite_charts.risk(tables["risk"])]
     for one in judged.get("fairness", {}).get("traits", ()):
-        drawn.append(suite_charts.group_scores(tables[one["table"]], one["table"], one["trait"]))
+        drawn.append(
+            suite_charts.group_scores(
+                tables[one["table"]], one["table"], one["trait"], judged["fairness"]["series"]
+            )
+        )
     if "conflict" in judged:
         drawn.append(suite_charts.conflict(tables["conflict"]))
     if "robustness" in judged:

@@ -82,9 +82,9 @@ def risk(rows: Sequence[Row]) -> Chart:
     return finished(alt.layer(line, touch), "risk", "risk", rows, 260, 240, words)
 
 
-def group_scores(rows: Sequence[Row], table: str, trait: str) -> Chart:
-    """UAR of each group of speakers with its interval, side by side for each series."""
-    names = _names(rows)
+def group_scores(rows: Sequence[Row], table: str, trait: str, names: Sequence[str]) -> Chart:
+    """UAR of each group of speakers with its interval, side by side for each series; `names` are those of all charts
+    that share a legend."""
     base = alt.Chart(alt.NamedData(table)).transform_calculate(
         percent="100 * datum.uar", low="100 * datum.uar_bounds[0]", high="100 * datum.uar_bounds[1]"
     )

@@ -31,6 +31,7 @@ def test_every_part_that_is_missing_says_which_command_makes_it(run, capsys):
         "pictures": "train",
         "map": "report",
         "probes": "probe",
+        "judged": "evaluate",
         "time": "train",
         "made": "train",
     }.items():

@@ -9,7 +9,7 @@ import pytest
 
 from avemo_jax import report
 from avemo_jax.errors import UserError
-from avemo_jax.report import charts, page
+from avemo_jax.report import charts, page, suite_charts
 from avemo_jax.report.clips import MOST_GROUPS
 from avemo_jax.report.styles import GROUPS, group_style, run_styles
 from avemo_jax.training.goodput import KINDS
@@ -38,6 +38,41 @@ def all_charts():
         charts.time_bars(time, ["a"]),
         charts.embedding(places, "map-0", "map-0", "Map of 8 clips."),
         charts.histogram(charts.bins(values), "durations", values, "seconds"),
+        *suites_charts(),
+    ]
+
+
+def suites_charts():
+    names = ("one", "other")
+    bins = [{"series": s, "confidence": x, "accuracy": x / 2, "clips": 3} for s in names for x in (0.3, 0.9)]
+    wrong = [{"series": s, "coverage": x, "risk": x / 2} for s in names for x in (0.5, 1.0)]
+    group = {"n": 3, "speakers": 2, "uar": 0.5, "uar_bounds": [0.4, 0.6], "war": 0.5}
+    groups = [{"series": s, "group": g, **group} for s in names for g in ("f", "m")]
+    followed = [
+        {"series": s, "followed": f, "place": i, "clips": i, "share": i / 3}
+        for s in names
+        for i, f in enumerate(("face", "voice", "other"))
+    ]
+    changed = {"value": 0.4, "change": -0.1, "change_bounds": [-0.2, 0.0], "kept": 0.8}
+    noisy = [
+        {"series": s, "condition": what, "corruption": name, **changed}
+        for s in names
+        for what, name in (("as they are", "none"), ("noise, 20 dB", "noise"), ("blur, 1 %", "blur"))
+    ]
+    layers = [{"stream": s, "layer": i, "share": 0.5} for s in ("video", "audio") for i in range(2)]
+    cells = [
+        {"truth": a, "predicted": b, "clips": 2, "share": 0.5}
+        for a in ("sad", "fear")
+        for b in ("sad", "fear")
+    ]
+    return [
+        suite_charts.reliability(bins),
+        suite_charts.risk(wrong),
+        suite_charts.group_scores(groups, "groups-0", "gender", names),
+        suite_charts.conflict(followed),
+        suite_charts.robustness(noisy, "uar", True),
+        suite_charts.layer_bars(layers, "layers-0", "cat4"),
+        suite_charts.confusion(cells, "confusion-0", "emotion"),
     ]
 
 
@@ -90,6 +125,13 @@ def test_a_curve_tells_where_each_run_began_and_ended(drawn):
     assert drawn[0].alt == (
         "Total loss: a: 2 at step 1, lowest 0.5000, 0.5000 at step 4; b: 2 at step 1, lowest 0.5000, 0.5000 at step 4."
     )
+
+
+def test_a_chart_is_a_file_on_its_own_too(drawn):
+    for chart in drawn:
+        text = page.standalone(chart)
+        assert "var(" not in text and xml.fromstring(text).get("aria-label") == chart.alt
+        assert re.findall(r'(?:fill|stroke)="(#[0-9a-f]{6})"', text)
 
 
 def test_every_value_is_in_one_bar():

@@ -29,6 +29,9 @@ from avemo_jax.report.embedding import place
         (numbers.moment(None), "–"),
         (numbers.metric(0.09375, "contrast_accuracy"), "9.4 %"),
         (numbers.metric(0.5, "loss"), "0.5000"),
+        (numbers.metric(0.5, "development_uar"), "50.0 %"),
+        (numbers.title("development_uar"), "UAR of the development clips"),
+        (numbers.title("test_macro_f1"), "Macro f1 of the test clips"),
     ],
 )
 def test_numbers_are_written_the_same_way_everywhere(written, expected):
@@ -41,6 +44,10 @@ def test_long_curves_are_thinned_without_changing_a_row_and_keep_the_last():
     assert len(thinned) <= contents.MOST_POINTS + 1 and thinned[-1] is rows[-1] and thinned[0] is rows[0]
     assert all(row in (rows[row["step"] - 1],) for row in thinned)
     assert contents.thin(rows[:300]) == rows[:300] and contents.thin([]) == []
+    looked = [row | ({"development_uar": 0.5} if row["step"] in (77, 5003) else {}) for row in rows]
+    kept = contents.thin(looked)
+    assert [row["step"] for row in kept if "development_uar" in row] == [77, 5003]
+    assert len(kept) <= contents.MOST_POINTS + 3
 
 
 def test_curves_are_the_loss_its_terms_and_how_it_was_trained_but_no_bookkeeping():

@@ -13,7 +13,7 @@ from avemo_jax.report.run_report import MOST_BYTES
 
 pytestmark = pytest.mark.slow
 
-SECTIONS = ("glance", "curves", "pictures", "map", "probes", "time", "made")
+SECTIONS = ("glance", "curves", "pictures", "map", "probes", "judged", "time", "made")
 NO_PICTURE_FAILS = (
     "[...document.images].every(i => i.complete && i.naturalWidth > 0 && i.alt.trim().length > 20)"
 )

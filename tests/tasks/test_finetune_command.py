@@ -11,10 +11,12 @@ import sys
 
 import numpy as np
 import pytest
+from scipy import special
 
 from avemo_jax.cli import main
 from avemo_jax.evaluation.corruptions import CORRUPTIONS
-from avemo_jax.training.watching import LOOKS, read_looks
+from avemo_jax.training.checkpoint_files import FOLDER, load_params, step_name
+from avemo_jax.training.watching import BEST, LOOKS, read_looks
 from tests.evaluation import synthetic
 from tests.training.test_survival import wait_until
 from tests.training.tiny import ROOT, environment
@@ -113,6 +115,24 @@ def _is_judged(place, run, chosen):
     low, high = rows["black", 1.0]["change_ci95"]
     assert low <= rows["black", 1.0]["change"] <= high
     assert found["calibration"][0]["model"]["selection"] == chosen["selection"]
+    _is_reported(run, chosen, found)
+
+
+def _is_reported(run, chosen, found):
+    """On its page stand its scores, what was asked of it, and how much of each layer it learned to take."""
+    words = ["report", run, "--clips", 0, "--out", run / "page.html", "--json", run / "page.json"]
+    assert main([str(word) for word in words]) == 0
+    numbers = json.loads((run / "page.json").read_text())
+    (one,) = numbers["judged"]["outcomes"]
+    assert one["lines"][0]["scores"]["uar"]["value"] == chosen["uar"]
+    changes = [row["change"] for row in numbers["tables"]["robustness"]]
+    assert changes == [row["change"] for row in found["robustness"]]
+    folder = run / BEST / FOLDER / step_name(chosen["step"])
+    (layers,) = numbers["layers"]
+    shares = [row["share"] for row in numbers["tables"][layers["table"]]]
+    learned = load_params(folder)[1]
+    expected = [special.softmax(np.asarray(learned[f"{s}_layer_weights"])) for s in ("video", "audio")]
+    assert shares == pytest.approx(np.concatenate(expected).tolist(), abs=1e-6)
 
 
 @pytest.mark.slow

@@ -1,0 +1,232 @@
+"""What `avemo evaluate` and fine-tuning left, on the report page: its numbers, and in a real browser."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+
+from avemo_jax.cli import main
+from avemo_jax.evaluation import extraction, judging, outcomes, suites
+from avemo_jax.evaluation.predicted import Predicted
+from avemo_jax.evaluation.protocols import LabelledClips, make_splits
+from avemo_jax.evaluation.runs import gather_run
+from avemo_jax.report import contents, judged
+from input_pipeline.targets import Target
+from tests.report.test_report_page import CHARTS, TABLE
+
+CLASSES = ("fear", "joy", "sad")
+CLIPS = 90
+
+
+def _predicted(seed, model):
+    rng = np.random.default_rng(seed)
+    chances = rng.dirichlet(np.ones(3), CLIPS)
+    label = np.array([rng.choice(3, p=row) for row in chances])
+    names = [
+        np.array([f"{kind}{number % of:02d}" for number in range(CLIPS)])
+        for kind, of in (("c", CLIPS), ("p", 9))
+    ]
+    return Predicted(model, CLASSES, *names, np.full(CLIPS, "1"), label, chances)
+
+
+def _known():
+    rng = np.random.default_rng(7)
+    return {
+        f"c{number:02d}": {
+            "gender": "fm"[number % 9 % 2],
+            "majority_voice": CLASSES[rng.integers(3)],
+            "majority_face": CLASSES[rng.integers(3)],
+            "majority_both": CLASSES[rng.integers(3)],
+        }
+        for number in range(CLIPS)
+    }
+
+
+def _identity():
+    rng = np.random.default_rng(3)
+    speaker = np.array([f"p{number % 9}" for number in range(CLIPS)])
+    number = np.unique(speaker, return_inverse=True)[1]
+    ids = np.array([f"c{n:02d}" for n in range(CLIPS)])
+    empty = np.full(CLIPS, "")
+    clips = LabelledClips(np.arange(CLIPS), ids, speaker, empty, empty, number, tuple(sorted(set(speaker))))
+    features = (np.eye(9)[number] + 0.5 * rng.normal(size=(CLIPS, 9))).astype(np.float32)
+    rows = []
+    for weights in ("checkpoint", "random", "none"):
+        source = extraction.Source("log_mel" if weights == "none" else "cat4", weights, 0, "as_recorded")
+        (one,) = judging.judge(
+            source, features, clips, make_splits("within_speakers", clips, folds=3), "ridge"
+        )
+        rows.append(one.row)
+    return rows
+
+
+def _robustness(change):
+    levels = (("none", None, ""), ("noise", 20.0, "dB"), ("black", 1.0, ""))
+    return [
+        {"corruption": name, "level": level, "unit": unit, "score": "uar", "uar": 0.6 + place * change, "n": CLIPS,
+         "speakers": 9, "change": place * change, "kept": 0.9,
+         "change_ci95": [place * change - 0.1, place * change + 0.1]}
+        for place, (name, level, unit) in enumerate(levels)
+    ]  # fmt: skip
+
+
+def _outcomes(seed):
+    target = Target("class", ("emotion",), CLASSES)
+    rng = np.random.default_rng(seed)
+    truth, speaker = rng.integers(0, 3, CLIPS), np.array([f"p{n % 9}" for n in range(CLIPS)])
+    rows = []
+    for selection, step in (("best on the development clips", 30), ("last", 40)):
+        scores = outcomes.judged(target, rng.dirichlet(np.ones(3), CLIPS), truth, speaker)
+        row = {"label": "emotion", "target": "class", "split": "folds", "fold": "1", "selection": selection}
+        rows.append(row | {"step": step, "modalities": "audio_video", **scores})
+    return rows
+
+
+def _write(folder, seed, change):
+    folder.mkdir()
+    config = {"task": "finetune", "batch_size": 8, "total_steps": 40, "data": {"path": "nowhere"}}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "rows.json").write_text(json.dumps(_outcomes(seed)))
+    (folder / "fold_1").mkdir()
+    (folder / "fold_1" / "rows.json").write_text(json.dumps(_outcomes(seed + 1)))
+    models = [
+        _predicted(seed + k, {"selection": name, "modalities": "audio_video"})
+        for k, name in enumerate(("best", "last"))
+    ]
+    results = {
+        "calibration": suites.calibration_rows(models),
+        "fairness": suites.fairness_rows(models, _known(), ("gender",)),
+        "conflict": suites.conflict_rows(models, _known()),
+        "robustness": _robustness(change),
+        "identity": _identity(),
+    }
+    (folder / "judged").mkdir()
+    (folder / "judged" / "suites.json").write_text(json.dumps(results))
+    return results
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Two folders as runs leave them, and what was found of each."""
+    place = tmp_path_factory.mktemp("judged")
+    return {
+        place / name: _write(place / name, seed, change)
+        for name, seed, change in (("a", 0, -0.1), ("b", 9, -0.2))
+    }
+
+
+@pytest.fixture(scope="module")
+def made(runs, tmp_path_factory):
+    """(page, numbers, folder of charts) of the two side by side."""
+    place = tmp_path_factory.mktemp("page")
+    page, numbers, charts = place / "page.html", place / "numbers.json", place / "charts"
+    flags = ["--out", page, "--json", numbers, "--charts", charts, "--clips", 0]
+    assert main([str(word) for word in ("report", *runs, *flags)]) == 0
+    return page, json.loads(numbers.read_text()), charts
+
+
+def test_the_rows_of_all_runs_stand_in_one_table_told_apart_by_run_and_model(runs, made):
+    _, numbers, charts = made
+    tables, found = numbers["tables"], numbers["judged"]
+    series = ["a, best", "a, last", "b, best", "b, last"]
+    rows = [row for results in runs.values() for row in results["calibration"]]
+    assert [one["series"] for one in found["calibration"]["models"]] == series
+    for one, row in zip(found["calibration"]["models"], rows, strict=True):
+        assert one["ece"] == row["ece"] and one["tempered_ece"] == row["tempered"]["ece"]
+        drawn = [each for each in tables["reliability"] if each["series"] == one["series"]]
+        assert [each["accuracy"] for each in drawn] == row["reliability"]["accuracy"]
+        drawn = [each for each in tables["risk"] if each["series"] == one["series"]]
+        assert [each["risk"] for each in drawn] == row["risk_coverage"]["risk"]
+    gaps = found["fairness"]["traits"][0]["gaps"]
+    rows = [row["gap"] for results in runs.values() for row in results["fairness"]]
+    assert [gap["gap"] for gap in gaps] == [row["gap"] for row in rows] and found["fairness"][
+        "series"
+    ] == series
+    assert found["conflict"]["models"][-1]["series"] == "raters who had both"
+    for one in found["conflict"]["models"]:
+        shares = [row["share"] for row in tables["conflict"] if row["series"] == one["series"]]
+        assert sum(shares) == pytest.approx(1) and shares[0] == one["face"] / one["n"]
+    changes = [(row["series"], row["condition"], row["change"]) for row in tables["robustness"]]
+    assert changes[:3] == [("a", "as they are", 0), ("a", "noise, 20 dB", -0.1), ("a", "black", -0.2)]
+    assert [one["series"] for one in found["identity"]["runs"]] == ["a", "b"]
+    assert {path.stem for path in charts.iterdir()} >= {
+        "reliability",
+        "risk",
+        "conflict",
+        "robustness",
+        "confusion-0",
+    }
+
+
+def test_a_fine_tuning_runs_scores_are_those_of_all_its_folds_together(runs):
+    run = gather_run(next(iter(runs)))
+    assert [one.name for one in run.outcomes] == ["."] and not run.probes
+    (one,) = contents.assemble([run])["judged"]["outcomes"]
+    row = json.loads((run.folder / "rows.json").read_text())[0]
+    assert one["lines"][0]["scores"]["uar"] == {
+        "value": row["uar"],
+        "bounds": row["ci95"],
+        "folds": [None, None],
+    }
+    assert one["lines"][0]["scores"]["war"]["bounds"] == row["war_ci95"]
+    recalls = np.diag(row["confusion"]) / np.sum(row["confusion"], 1)
+    assert one["confusions"][0]["recalls"] == pytest.approx(recalls.tolist())
+
+
+def test_models_are_called_by_what_tells_them_apart():
+    probes = [
+        {"feature": "cat4", "weights": w, "seed": s, "head": "linear"}
+        for w, s in (("random", "0"), ("random", "1"))
+    ]
+    assert judged.names_of(probes) == ["0", "1"]
+    assert judged.names_of(probes[:1]) == ["cat4, random"]
+    assert judged.names_of([{"selection": "last", "modalities": "video"}]) == ["last, video"]
+
+
+def test_a_file_that_is_no_result_of_a_suite_is_named(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    for name, content in (("one", '{"calibration": [{"n": 3}]}'), ("two", "[]"), ("three", "{")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "suites.json").write_text(content)
+    notes = gather_run(tmp_path).notes
+    assert len(notes) == 3 and all("suites.json" in note for note in notes)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize("width", [360, 1280])
+def test_in_a_browser_every_chart_is_drawn_and_every_table_shows_its_numbers(browser, made, width, dark):
+    page, numbers, _ = made
+    browser.open(page, width=width, dark=dark)
+    assert browser.ask("document.documentElement.dataset.drawn") == "all" and browser.complaints() == []
+    assert browser.ask("document.documentElement.scrollWidth") <= width
+    charts = browser.ask(CHARTS)
+    expected = {
+        "reliability",
+        "risk",
+        "groups-0",
+        "conflict",
+        "robustness",
+        "scores-identity-0",
+        "confusion-1",
+    }
+    assert {name for name, *_ in charts} >= expected
+    assert all(live and not still for _, live, still in charts), charts
+    (table,) = browser.ask(TABLE, "Calibration")
+    for cells, one in zip(table, numbers["judged"]["calibration"]["models"], strict=True):
+        assert cells[0] == one["series"] and float(cells[4]) == pytest.approx(100 * one["ece"], abs=0.0501)
+    (table,) = browser.ask(TABLE, "Robustness")
+    assert [float(cells[3]) for cells in table] == pytest.approx([0, -10, -20, 0, -20, -40])
+    tables = browser.ask(TABLE, "Scores of the fine-tuned model")
+    for cells, one in zip(tables, numbers["judged"]["outcomes"], strict=True):
+        assert [float(line[2]) for line in cells] == pytest.approx(
+            [100 * line["scores"]["uar"]["value"] for line in one["lines"]], abs=0.0501
+        )
+    marks = browser.ask(
+        "document.querySelectorAll('[data-chart=reliability] .live .mark-symbol path').length"
+    )
+    assert marks == len(numbers["tables"]["reliability"])
+    words = browser.ask("document.getElementById('conflict-h').parentElement.innerText")
+    assert re.search(r"raters who had both\s+\d+", words)
+    assert browser.violations() == []
