@@ -1,7 +1,7 @@
 """Evaluation beyond one number: can it be believed, is it fair, which modality does it follow, what breaks it.
 
 Suites of predictions (calibration, fairness, conflict) take the predictions.csv of a fine-tuned run or of a probe;
-retrieval takes a pretrained run, robustness a fine-tuned one, identity either. Scores have 95 % intervals from
+retrieval takes a pretrained run, robustness a fine-tuned one, the others either. Scores have 95 % intervals from
 resampling speakers.
 """
 
@@ -13,6 +13,7 @@ from pathlib import Path
 
 from avemo_jax.paths import to_path
 
+_OF_ANY = (("identity", "trained"), ("neighbours", "trained"), ("rollout", "trained"))
 EXAMPLE = "avemo evaluate --predictions runs/first/probe --suite calibration fairness --data data/clips --out judged"
 
 
@@ -23,9 +24,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         required=True,
         nargs="+",
         metavar="NAME",
-        help="calibration, fairness, conflict, retrieval, robustness, identity",
+        help="calibration, fairness, conflict, retrieval, robustness, identity, neighbours, rollout",
     )
-    add("--checkpoint", help="a run: its predictions.csv, or for the last three suites its weights")
+    add("--checkpoint", help="a run: its predictions.csv, or for suites of networks its weights")
     add("--predictions", help="a predictions.csv, or the folder of a probe that has one")
     add("--data", metavar="DIR", help="prepared folder of the clips (not needed for calibration)")
     add("--out", required=True, type=to_path, help="folder for table.txt and suites.json")
@@ -45,6 +46,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         default=1,
         help="networks with random weights beside the checkpoint, of retrieval and identity",
     )
+    add("--feature", default="cat4", help="of neighbours (cat4)")
+    add("--clips", type=int, default=8, help="so many on the pages of neighbours and rollout")
+    add("--index", default="exact", help="how neighbours are searched: exact, or faiss where it is installed")
     add("--batch_size", type=int, default=32, help="clips in one forward pass")
     add("--workers", type=int, default=0, help="processes that decode (0: none beside this one)")
     add("--json", metavar="FILE", help="write the rows here too")
@@ -55,7 +59,7 @@ def results_folder(args: argparse.Namespace) -> Path:
 
 
 def run(args: argparse.Namespace) -> int:
-    from avemo_jax import files
+    from avemo_jax import files, report
     from avemo_jax.errors import UserError
     from avemo_jax.evaluation import suite_tables, suites
 
@@ -64,9 +68,13 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"--suite: no '{unknown[0]}'; there are {', '.join(suites.SUITES)}")
     if not args.data and (needing := [name for name in chosen if name != "calibration"]):
         raise UserError(f"suite {needing[0]} needs the clips: give --data the prepared folder")
-    for name, kind in (("retrieval", "pretrained"), ("robustness", "fine-tuned"), ("identity", "trained")):
+    for name, kind in (("retrieval", "pretrained"), ("robustness", "fine-tuned"), *_OF_ANY):
         if name in chosen and not args.checkpoint:
             raise UserError(f"suite {name} needs a {kind} network: give --checkpoint a run")
+    if args.clips < 1:
+        raise UserError(f"--clips is {args.clips}, it must be at least 1")
+    if {"neighbours", "rollout"} & set(chosen):
+        report.check_packages()
     for place in (args.out, *([Path(args.json).parent] if args.json else [])):
         files.check_place(place)
 
@@ -88,12 +96,19 @@ def run(args: argparse.Namespace) -> int:
         results["robustness"] = _robustness(args)
     if "identity" in chosen:
         results["identity"] = _identity(args)
+    pages = {}
+    for name in ("neighbours", "rollout"):
+        if name in chosen:
+            pages[name], results[name] = {"neighbours": _neighbours, "rollout": _rollout}[name](args)
     text = suite_tables.text(results)
     print(text)
     rows = json.dumps(results, indent=1, ensure_ascii=False) + "\n"
     written = [args.out / "table.txt", args.out / "suites.json"]
     for path, content in zip(written, (text + "\n", rows), strict=True):
         files.write_file(path, content)
+    for name, html in pages.items():
+        written.append(args.out / f"{name}.html")
+        files.write_file(written[-1], html)
     if args.json:
         files.write_file(args.json, rows)
         written.append(Path(args.json))
@@ -125,6 +140,27 @@ def _robustness(args: argparse.Namespace):
 
     mesh = make_mesh({"replica": 1, "data": -1, "fsdp": 1, "tensor": 1})
     return robustness.rows(to_path(args.checkpoint), args.data, mesh)
+
+
+def _neighbours(args: argparse.Namespace):
+    from avemo_jax.report import neighbours
+
+    return neighbours.make(
+        args.checkpoint,
+        args.data,
+        feature=args.feature,
+        clips=args.clips,
+        seeds=args.random_seeds,
+        index=args.index,
+        batch_size=args.batch_size,
+        workers=args.workers,
+    )
+
+
+def _rollout(args: argparse.Namespace):
+    from avemo_jax.report import looking
+
+    return looking.make(args.checkpoint, args.data, clips=args.clips, workers=args.workers)
 
 
 def _identity(args: argparse.Namespace):

@@ -7,6 +7,7 @@ installed. Clips of a query's own speaker are never among its neighbours: they w
 
 from __future__ import annotations
 
+import importlib.util
 from functools import partial
 from typing import Any
 
@@ -45,8 +46,7 @@ def search(
     Raises:
       UserError: no such index, or its package is not installed.
     """
-    if index not in INDEXES:
-        raise UserError(f"--index: no '{index}'; there are {', '.join(INDEXES)}")
+    check_index(index)
     number = np.unique(groups, return_inverse=True)[1]
     alone = groups == ""
     number = np.where(alone, len(groups) + np.arange(len(groups)), number).astype(np.int32)
@@ -56,6 +56,14 @@ def search(
     find = _by_graph if index == "faiss" else _exactly
     rows, similar = find(unit, np.asarray(queries), number, count)
     return np.where(np.isfinite(similar), rows, -1), similar
+
+
+def check_index(index: str) -> None:
+    """Raises a UserError where there is no such index, or its package is not installed."""
+    if index not in INDEXES:
+        raise UserError(f"--index: no '{index}'; there are {', '.join(INDEXES)}")
+    if index == "faiss" and importlib.util.find_spec("faiss") is None:
+        raise UserError("--index faiss needs a package: pip install 'avemo_jax[index]'")
 
 
 def agreement(neighbours: np.ndarray, queries: np.ndarray, values: np.ndarray, speakers: np.ndarray) -> Row:
@@ -119,10 +127,8 @@ def _nearest(asked, own, among, groups, *, count):
 
 
 def _by_graph(unit: np.ndarray, queries: np.ndarray, number: np.ndarray, count: int):
-    try:
-        import faiss
-    except ImportError as error:
-        raise UserError("--index faiss needs a package: pip install 'avemo_jax[index]'") from error
+    import faiss
+
     graph = faiss.IndexHNSWFlat(unit.shape[1], _LINKS, faiss.METRIC_INNER_PRODUCT)
     # So many that enough are left when all of the largest group are passed over.
     most = min(len(unit), count + int(np.bincount(np.unique(number, return_inverse=True)[1]).max()))

@@ -37,6 +37,8 @@ _SUITE_KEYS = {  # without which nothing can be shown of a suite's row
     "retrieval": {"weights", "seed", "layer", "n", "video_to_audio", "audio_to_video", "chance"},
     "robustness": {"corruption", "level", "unit", "score", "change", "change_ci95"},
     "identity": {"feature", "weights", "seed", "uar", "ci95", "war", "wf1", "chance", "n", "speakers", "dim"},
+    "neighbours": {"feature", "weights", "seed", "label", "k", "n", "precision", "precision_ci95", "chance"},
+    "rollout": {"clip_id", "video", "audio"},
 }
 
 

@@ -130,6 +130,25 @@ def _identity(rows: Sequence[Row]) -> str:
     )
 
 
+def _neighbours(rows: Sequence[Row]) -> str:
+    lines: list[tuple[str, ...]] = [("neighbours", "feature", "weights", "n", "the same", "", "by chance")]
+    for row in rows:
+        weights = {"none": "-", "random": f"random {row['seed']}"}.get(row["weights"], "checkpoint")
+        shares = (_cent(row["precision"]), _bounds(row["precision_ci95"]), _cent(row["chance"]))
+        lines.append((row["label"], row["feature"], weights, str(row["n"]), *shares))
+    return (
+        f"{aligned(lines, left=(0, 1, 2))}\nhow often the {rows[0]['k']} nearest clips of other speakers have a clip's "
+        "label"
+    )
+
+
+def _rollout(rows: Sequence[Row]) -> str:
+    names = ("video", "audio", "fused_video", "fused_audio")
+    lines = [("rollout", *names)]
+    lines += [(row["clip_id"], *(_cent(row[name]) for name in names)) for row in rows]
+    return f"{aligned(lines)}\nhow much attention comes from the most relevant tenth of patches"
+
+
 _TABLES = {
     "calibration": _calibration,
     "fairness": _fairness,
@@ -137,6 +156,8 @@ _TABLES = {
     "retrieval": _retrieval,
     "robustness": _robustness,
     "identity": _identity,
+    "neighbours": _neighbours,
+    "rollout": _rollout,
 }
 
 

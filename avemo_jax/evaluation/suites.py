@@ -6,8 +6,10 @@
   retrieval     does a clip's sound find its own picture among all clips?               checkpoint, data
   robustness    what is left in noise, in bad light, without a modality?                checkpoint, data
   identity      how well do its features tell speakers apart?                           checkpoint, data
+  neighbours    which clips are near each other, and do they share labels?              checkpoint, data
+  rollout       where does it look?                                                     checkpoint, data
 
-The last two are in `tasks/robustness.py` and `identity.py`.
+Robustness is in `tasks/robustness.py`, identity in `identity.py`; the last two, which make pages, in `report`.
 Each gives rows of JSON values, one a model (and trait, or layer); `text` is how people read them.
 """
 
@@ -32,7 +34,7 @@ from input_pipeline.records import open_records
 
 Row = dict[str, Any]
 OF_PREDICTIONS = ("calibration", "fairness", "conflict")
-SUITES = (*OF_PREDICTIONS, "retrieval", "robustness", "identity")
+SUITES = (*OF_PREDICTIONS, "retrieval", "robustness", "identity", "neighbours", "rollout")
 TRAITS = ("gender", "age", "race", "ethnicity")  # that corpora give; `age` is put into bands
 
 

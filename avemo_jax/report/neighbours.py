@@ -1,0 +1,127 @@
+"""A checkpoint and a prepared folder → its clips' neighbours: how often they share a label, and a page to look at.
+
+The page holds pictures of people: it is only ever written where its reader asks for it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from avemo_jax.errors import UserError
+from avemo_jax.evaluation import extraction, features, nearest
+from avemo_jax.evaluation.extraction import Network, Source
+from avemo_jax.evaluation.heads import scaling
+from avemo_jax.report import page
+from avemo_jax.report.clips import classes_of, draw, read_cards
+from avemo_jax.training.checkpoint_files import load_params
+from input_pipeline.errors import DataError
+from input_pipeline.records import open_records
+
+Row = dict[str, Any]
+PAGE = "neighbours.html"
+MOST_QUERIES = 2000  # that numbers are from; drawn at random from more clips
+
+
+def make(
+    checkpoint: str,
+    data: str,
+    *,
+    feature: str = "cat4",
+    clips: int = 8,
+    seeds: int = 1,
+    index: str = "exact",
+    batch_size: int = 32,
+    workers: int = 0,
+) -> tuple[str, list[Row]]:
+    """The HTML text, and a row a network and label.
+
+    Keys: `feature`, `weights`, `seed` (see `extraction.Source`; plain statistics too), `label`, `k` neighbours a clip,
+    `index`, and those of `nearest.agreement`. Neighbours are clips of other speakers, by cosine of features that are
+    standardised over all clips.
+
+    Args:
+      feature: a vector of `features.names`.
+      clips: so many queries on the page.
+      index: see `nearest.search`.
+
+    Raises:
+      UserError: no usable checkpoint, no such feature or index, or too few clips.
+    """
+    nearest.check_index(index)
+    config, params, step = load_params(checkpoint)
+    names = features.select(feature, config.model)
+    if len(names) != 1 or features.kind(names[0]) != "vector":
+        raise UserError(f"--feature {feature}: neighbours are of one vector, such as cat4 or video_cells")
+    known = _known(data)
+    networks = [Network("checkpoint", config.seed, params)]
+    networks += extraction.random_networks(config, range(seeds))
+    positions, matrices = extraction.extract_folder(
+        config, data, sorted(known), networks, names, batch_size=batch_size, workers=workers
+    )
+    if len(positions) < 2:
+        raise UserError(f"{data} has {len(positions)} readable clips: neighbours need two")
+    speaker = np.array([known[position]["speaker"] for position in positions.tolist()])
+    labels = {
+        name: np.array([known[position]["labels"].get(name, "") for position in positions.tolist()])
+        for name in sorted({name for one in known.values() for name in one["labels"]})
+    }
+    labels = {name: values for name, values in labels.items() if len(set(values) - {""}) > 1}
+    queries = np.array(draw(len(positions), MOST_QUERIES, 0))
+    rows: list[Row] = []
+    for source, matrix in matrices.items():
+        found, _ = nearest.search(_standardised(matrix), queries, speaker, index=index)
+        rows += [
+            {**_named(source), "label": name, "k": nearest.NEIGHBOURS, "index": index}
+            | nearest.agreement(found, queries, values, speaker)
+            for name, values in labels.items()
+        ]
+    shown = np.array(draw(len(positions), clips, 1))
+    (own,) = (matrix for source, matrix in matrices.items() if source.weights == "checkpoint")
+    found, similar = nearest.search(_standardised(own), shown, speaker, index=index)
+    used = sorted({positions[row] for row in (*shown, *found[found >= 0])})
+    cards = {card.position: asdict(card) for card in read_cards(data, 0, positions=[int(p) for p in used])}
+    groups = [
+        {
+            "query": cards.get(int(positions[query])),
+            "near": [
+                {**cards[int(positions[row])], "similarity": float(how)}
+                for row, how in zip(near, alike, strict=True)
+                if row >= 0 and int(positions[row]) in cards
+            ],
+        }
+        for query, near, alike in zip(shown, found, similar, strict=True)
+    ]
+    numbers = {
+        **page.made(),
+        "path": data,
+        "step": step,
+        "feature": names[0],
+        "clips": len(positions),
+        "rows": rows,
+        "tables": {},
+    }
+    return page.render("neighbours.html.j2", {}, numbers, groups=[g for g in groups if g["query"]]), rows
+
+
+def _known(data: str) -> dict[int, Row]:
+    """position → speaker and classes of the clips that can be read."""
+    records, known = open_records(data), {}
+    for position in range(records.count):
+        try:
+            record = records[position]
+        except DataError:
+            continue
+        known[position] = {"speaker": record.speaker, "labels": classes_of(record.labels)}
+    return known
+
+
+def _standardised(matrix: np.ndarray) -> np.ndarray:
+    """What all clips have in common would make all of them alike."""
+    return scaling.standardise(matrix, np.ones(len(matrix), bool))
+
+
+def _named(source: Source) -> Row:
+    return {"feature": source.feature, "weights": source.weights, "seed": source.seed}

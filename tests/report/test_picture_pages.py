@@ -1,0 +1,115 @@
+"""The pages of `avemo evaluate` that show clips: nearest neighbours, and where a network looks."""
+
+import json
+
+import numpy as np
+import pytest
+
+from avemo_jax.cli import main
+from avemo_jax.report import looking
+from tests.report.test_report_page import NO_PICTURE_FAILS, TABLE
+
+
+def evaluate(place, out, *words):
+    flags = ["--checkpoint", place.run, "--data", place.data, "--out", out, "--batch_size", 16, *words]
+    return main([str(word) for word in ("evaluate", *flags)])
+
+
+@pytest.fixture(scope="module")
+def out(place, tmp_path_factory):
+    out = tmp_path_factory.mktemp("pages")
+    assert evaluate(place, out, "--suite", "neighbours", "rollout", "--clips", 3) == 0
+    return out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [360, 1280])
+@pytest.mark.parametrize("name", ["neighbours", "rollout"])
+def test_a_page_stands_alone_and_shows_its_clips(browser, out, name, width):
+    page = out / f"{name}.html"
+    browser.open(page, width=width)
+    assert browser.complaints() == [] and browser.fetched() == [page.absolute().as_uri()]
+    assert browser.ask("document.documentElement.scrollWidth") <= width
+    assert browser.ask("document.querySelectorAll('article').length") == 3
+    assert browser.ask(NO_PICTURE_FAILS) and browser.violations() == []
+    assert browser.ask("document.images.length") == {"neighbours": 3 * (1 + 5), "rollout": 3 * 2}[name]
+
+
+@pytest.mark.slow
+def test_neighbours_are_of_other_speakers_and_agree_where_features_tell(browser, out):
+    rows = json.loads((out / "suites.json").read_text())["neighbours"]
+    by = {(row["feature"], row["weights"], row["label"]): row for row in rows}
+    assert (
+        by["pixels", "none", "shade"]["precision"] > 0.9 > 0.6 > by["log_mel", "none", "shade"]["precision"]
+    )
+    assert by["log_mel", "none", "tone"]["precision"] > 0.8 and by["log_mel", "none", "tone"]["n"] == 48
+    assert by["cat4", "checkpoint", "tone"]["chance"] == pytest.approx(1 / 3, abs=0.01)
+    assert not {"rating", "constant"} & {row["label"] for row in rows}  # a number, and one class alone
+    browser.open(out / "neighbours.html")
+    shown = browser.ask(
+        "[...document.querySelectorAll('article')].map(a => [...a.querySelectorAll('dl')].map(d => d.innerText))"
+    )
+    for query, *near in shown:
+        assert len(near) == 5
+        (own,) = [word for word in query.split() if word in ("p0", "p1", "p2", "p3")]
+        assert all(own not in words.split() for words in near)
+    (table,) = browser.ask(TABLE, "Neighbours with the same label")
+    assert [float(cells[4]) for cells in table] == pytest.approx(
+        [100 * r["precision"] for r in rows], abs=0.0501
+    )
+
+
+@pytest.mark.slow
+def test_relevance_is_told_for_each_clip(out):
+    rows = json.loads((out / "suites.json").read_text())["rollout"]
+    assert len({row["clip_id"] for row in rows}) == 3
+    for row in rows:  # of 2 × 2 × 2 patches one is a tenth at least, of 4 × 8 three are
+        assert 1 / 8 <= row["video"] <= 1 and 3 / 32 <= row["audio"] <= 1
+
+
+def test_patches_glow_where_they_are():
+    relevance = np.zeros((2, 3, 4))
+    relevance[1, 2, 0] = 0.5
+    film = looking.over_film(relevance)
+    assert film.shape == (48, 2 * 64) and (film[32:, 64:80] == 0.5).all() and film.sum() == 0.5 * 256
+    sound = np.zeros((5, 8))
+    sound[4, 0] = 1  # the last time, the lowest frequencies
+    over = looking.over_sound(sound)
+    assert over.shape == (128, 80) and (over[112:, 64:] == 1).all() and over.sum() == 256
+    drawn = looking.glowing(np.full((128, 80, 3), 200, np.uint8), over)
+    assert (drawn[:112] == 120).all() and drawn[120, 70, 0] > drawn[120, 70, 2] + 100
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--suite", "neighbours", "--feature", "cat4,video"), "neighbours are of one vector"),
+        (("--suite", "neighbours", "--feature", "layers"), "neighbours are of one vector"),
+        (("--suite", "neighbours", "--index", "annoy"), "--index: no 'annoy'"),
+        (("--suite", "rollout", "--clips", 0), "--clips is 0, it must be at least 1"),
+    ],
+)
+def test_what_cannot_be_shown_is_one_line(small, tmp_path, capsys, words, message):
+    words = [
+        "evaluate",
+        "--checkpoint",
+        small / "run",
+        "--data",
+        small / "data",
+        "--out",
+        tmp_path / "new",
+        *words,
+    ]
+    assert main([str(word) for word in words]) == 2
+    error = capsys.readouterr().err.strip()
+    assert message in error and len(error.splitlines()) == 1 and not (tmp_path / "new").exists()
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    from tests.evaluation import synthetic
+
+    place = tmp_path_factory.mktemp("small")
+    synthetic.write_folder(place / "data")
+    synthetic.write_checkpoint(place / "run")
+    return place
