@@ -58,6 +58,7 @@ EXTRAS = {
     "demo": [*REPORT, *SPEECH, *TORCH, *TRANSFORMERS],
     "docs": DOCS,
     "faces": FACES,
+    "index": ["faiss-cpu>=1.8.0"],  # avemo evaluate --index faiss
     "report": REPORT,
     "torch": TORCH,
     "huggingface": [*TORCH, *TRANSFORMERS],  # to verify an exported folder; writing one needs neither

@@ -12,6 +12,7 @@ questions, paired     which rows may be put side by side; two probes compared cl
 partition, views      who a fine-tuning run is trained on, chosen by, tested on; its outputs for them
 outcomes              outputs and targets → scores with intervals; outcome_files: → a table and files
 identity              how well features tell speakers apart
+nearest, rollout      clips near each other; which tokens reach a clip's vector by attention
 retrieval             does the sound of a clip find its picture among all
 runs                  a run's folder → plain data
 report                rows → a printed table and files; aligning: its columns
