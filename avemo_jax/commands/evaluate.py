@@ -1,8 +1,8 @@
 """Evaluation beyond one number: can it be believed, is it fair, which modality does it follow, what breaks it.
 
 Suites of predictions (calibration, fairness, conflict) take the predictions.csv of a fine-tuned run or of a probe;
-retrieval takes a pretrained run, robustness a fine-tuned one, the others either. Scores have 95 % intervals from
-resampling speakers.
+retrieval takes a pretrained run, robustness a fine-tuned one or a label to probe for, the others
+either. Scores have 95 % intervals from resampling speakers.
 """
 
 from __future__ import annotations
@@ -46,7 +46,13 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         default=1,
         help="networks with random weights beside the checkpoint, of retrieval and identity",
     )
-    add("--feature", default="cat4", help="of neighbours (cat4)")
+    add(
+        "--label",
+        default="",
+        help="of robustness: not of a fine-tuned run but of a probe of features for this label",
+    )
+    add("--protocol", default="leave_one_speaker_out", help="how that probe splits clips, as in avemo probe")
+    add("--feature", default="cat4", help="of neighbours, and of robustness with --label (cat4)")
     add("--clips", type=int, default=8, help="so many on the pages of neighbours and rollout")
     add("--index", default="exact", help="how neighbours are searched: exact, or faiss where it is installed")
     add("--batch_size", type=int, default=32, help="clips in one forward pass")
@@ -135,6 +141,18 @@ def _models(args: argparse.Namespace):
 
 
 def _robustness(args: argparse.Namespace):
+    if args.label:
+        from avemo_jax.evaluation import probe_robustness
+
+        return probe_robustness.rows(
+            args.checkpoint,
+            args.data,
+            args.label,
+            protocol=args.protocol,
+            feature=args.feature,
+            batch_size=args.batch_size,
+            workers=args.workers,
+        )
     from avemo_jax.tasks import robustness
     from avemo_jax.training.mesh import make_mesh
 

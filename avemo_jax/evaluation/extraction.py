@@ -8,7 +8,7 @@ modality can be missing.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import NamedTuple, cast
 
@@ -90,6 +90,7 @@ def extract_folder(
     batch_size: int = 32,
     workers: int = 0,
     view: int | None = None,
+    change: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]] | None = None,
 ) -> tuple[np.ndarray, dict[Source, np.ndarray]]:
     """`extract` for the clips at these positions of a prepared folder, in this order; shows its progress.
 
@@ -98,6 +99,7 @@ def extract_folder(
       batch_size: clips in one forward pass, rounded up to a multiple of the devices.
       workers: processes that decode (0: none beside this one).
       view: which random view of each clip; the centre view when None.
+      change: of what the host has read, such as one of `corruptions`.
 
     Clips that cannot be read are not among the positions that come back.
     """
@@ -108,7 +110,7 @@ def extract_folder(
 
         def counted():
             for batch in batches:
-                yield batch
+                yield change(batch) if change else batch
                 progress.advance()
 
         return extract(config, networks, counted(), wanted, loudness, missing)

@@ -87,7 +87,7 @@ def run(
     _check(options)
     config, params, step = load_params(checkpoint, say=say)
     wanted = _features(options, chosen, config)
-    clips, left_out, splits, folders = _divided(data, options)
+    clips, left_out, splits, folders = divided(data, options)
     if against is not None:
         against.check(options.label, splits)
 
@@ -122,7 +122,7 @@ def run(
     return ProbeResult(step, clips, splits, left_out, judged)
 
 
-def _divided(data: str, options: ProbeOptions) -> tuple[LabelledClips, Counter, Splits, tuple[Folder, ...]]:
+def divided(data: str, options: ProbeOptions) -> tuple[LabelledClips, Counter, Splits, tuple[Folder, ...]]:
     """The clips, how many were left out for which reason, their splits, and where they are."""
     if options.other:
         both = cross_corpus.join(data, options.label, options.classes, options.other)

@@ -99,10 +99,20 @@ def _retrieval(rows: Sequence[Row]) -> str:
 
 
 def _robustness(rows: Sequence[Row]) -> str:
+    """A table a model; rows of probes name the feature."""
+    models: dict[str, list[Row]] = {}
+    for row in rows:
+        models.setdefault(row.get("feature", ""), []).append(row)
+    return "\n\n".join(_robustness_of(name, own) for name, own in models.items())
+
+
+def _robustness_of(model: str, rows: Sequence[Row]) -> str:
     score = rows[0]["score"]
     is_class = "kept" in rows[0]
     shown = _cent if is_class else "{:.3f}".format
-    lines: list[tuple[str, ...]] = [("robustness", score.upper(), "change", "", "stays" if is_class else "")]
+    lines: list[tuple[str, ...]] = [
+        (f"robustness {model}".rstrip(), score.upper(), "change", "", "stays" if is_class else "")
+    ]
     for row in rows:
         name = row["corruption"].replace("_", " ")
         if len(row["unit"]):

@@ -1,14 +1,15 @@
 """Pages to look at and to mail: what a run did, and what the model sees of a data folder. HTML files on their own.
 
 gather       a run's folder → plain data; nothing is computed, nothing is formatted
-contents     runs → the numbers of the page
+contents     runs → the numbers of the page; judged: those of suites and of fine-tuning
 samples      pictures that training drew → pictures of the page
 clips        a prepared folder → some clips with what is known of them and a small film strip; facts of all
 embedding    a checkpoint and clips → a map of its features
 run_report   folders of runs → the report
 inspecting   a prepared folder and a config → clips as the model sees them
 styles       how runs and groups of clips are told apart
-charts       plain data → charts, each as a still picture and as a specification to draw again
+charts       plain data → charts, each as a still picture and as a specification to draw again; suite_charts
+neighbours   a checkpoint and clips → those near each other; looking: where it looks
 images       arrays and files → pictures inside the page
 numbers      how a number is written, everywhere
 page         all of it and a template → the text of the page

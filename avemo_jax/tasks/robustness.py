@@ -46,7 +46,8 @@ def rows(
     config, _, _ = load_params(workdir, say=lambda _: None)
     if config.task != "finetune" or not config.data.protocol:
         raise UserError(
-            f"{workdir} is not a fine-tuned run with test clips: suite robustness needs one of avemo finetune"
+            f"{workdir} is not a fine-tuned run with test clips: suite robustness needs one of avemo finetune, "
+            "or a label to probe its features for (--label)"
         )
     with config.unlocked():
         config.data.path, config.data.paths = data, ()
