@@ -1,8 +1,8 @@
 """Evaluation beyond one number: can it be believed, is it fair, which modality does it follow, what breaks it.
 
 Suites of predictions (calibration, fairness, conflict) take the predictions.csv of a fine-tuned run or of a probe;
-retrieval takes a pretrained run, robustness a fine-tuned one or a label to probe for, the others
-either. Scores have 95 % intervals from resampling speakers.
+retrieval takes a pretrained run, robustness a fine-tuned one or a label to probe for, the others either. Scores have
+95 % intervals from resampling speakers.
 """
 
 from __future__ import annotations

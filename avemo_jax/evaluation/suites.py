@@ -9,7 +9,8 @@
   neighbours    which clips are near each other, and do they share labels?              checkpoint, data
   rollout       where does it look?                                                     checkpoint, data
 
-Robustness is in `tasks/robustness.py`, that of probes in `probe_robustness.py`, identity in `identity.py`; the last two, which make pages, in `report`.
+Robustness is in `tasks/robustness.py`, that of probes in `probe_robustness.py`, identity in `identity.py`; the last
+two, which make pages, are in `report`.
 Each gives rows of JSON values, one a model (and trait, or layer); `text` is how people read them.
 """
 
