@@ -31,39 +31,47 @@ class Clip(NamedTuple):
 
 
 class TokenMask(NamedTuple):
-    """One modality's tokens, split; indices in raster order, the same counts in every clip."""
+    """One modality's tokens, split; indices in raster order, the same counts in every clip.
+
+    With dual masking (`mask.decoded`) there are hidden tokens that nobody predicts: they are in neither.
+    """
 
     visible: Array  # int32 [B, N visible]
-    masked: Array  # int32 [B, N masked]
+    masked: Array  # int32 [B, N masked], to be predicted
 
 
 class Masks(NamedTuple):
-    """Which tokens are hidden."""
+    """Which tokens are hidden; None for a modality that the method does not look at."""
 
-    video: TokenMask
-    audio: TokenMask
+    video: TokenMask | None
+    audio: TokenMask | None
 
 
 class Targets(NamedTuple):
-    """What the masked patches should be."""
+    """What was hidden: patches, or a teacher's tokens [B, N masked, C]; None for a modality without."""
 
-    video: Array  # float32 [B, N masked, 2·16·16·3], ordered (frame, row, column, channel)
-    audio: Array  # float32 [B, N masked, 16·16], ordered (time, mel)
+    video: Array | None  # float32 [B, N masked, 2·16·16·3], ordered (frame, row, column, channel)
+    audio: Array | None  # float32 [B, N masked, 16·16], ordered (time, mel)
 
 
 class Outputs(NamedTuple):
-    """What a pretraining model returns and objectives read."""
+    """What a pretraining model returns and objectives read; None for what the method does not have."""
 
-    video_prediction: Array  # [B, N masked, 2·16·16·3]
-    audio_prediction: Array  # [B, N masked, 16·16]
-    video_levels: Array  # float32 [levels, B, C], mean visible token of each contrast layer
-    audio_levels: Array  # float32 [levels, B, C]
+    video_prediction: Array | None  # [B, N masked, 2·16·16·3], or C where tokens are predicted
+    audio_prediction: Array | None  # [B, N masked, 16·16], or C
+    video_levels: Array | None  # float32 [levels, B, C], mean visible token of each contrast layer
+    audio_levels: Array | None  # float32 [levels, B, C]
+    video_from_audio: Array | None = None  # as video_prediction, by one who saw only the other modality
+    audio_from_video: Array | None = None
+    scale: Array | None = (
+        None  # float32 [B, 2]: learned 1/temperature and bias of the contrast, the same in each row
+    )
 
 
 class Features(NamedTuple):
-    """What an encoder makes of unmasked clips; every token went through the encoder's final norm."""
+    """What an encoder makes of unmasked clips, None for what it lacks; every token went through a final norm."""
 
-    video_layers: Array  # [L, B, N video, C]
-    audio_layers: Array  # [L, B, N audio, C]
-    fused_video: Array  # [B, N video, C]
-    fused_audio: Array  # [B, N audio, C]
+    video_layers: Array | None  # [L, B, N video, C]
+    audio_layers: Array | None  # [L, B, N audio, C]
+    fused_video: Array | None  # [B, N video, C]
+    fused_audio: Array | None  # [B, N audio, C]

@@ -176,6 +176,115 @@ def run_defaults() -> ConfigDict:
     )
 
 
+def pretrain_defaults() -> dict[str, ConfigDict]:
+    """The sections of a pretraining config beside its model; HiCMAE's values."""
+    return {
+        "mask": ConfigDict(
+            {
+                "video": "tube",  # or random, time, blocks
+                "audio": "random",  # or time, frequency, time_frequency, blocks
+                "video_ratio": 0.9,
+                "audio_ratio": 0.8,
+                # Pairs of a video's and an audio's ratio, of which each step draws one; empty: always the two above.
+                "choices": (),
+                "complementary": False,  # moments hidden in the picture are heard, and the other way round
+                "decoded": 1.0,  # share of the hidden tokens that are predicted (dual masking)
+                # Masks that each clip of a batch is learnt from; decoded once, it costs the host nothing more.
+                "repeats": 1,
+            }
+        ),
+        "target": ConfigDict(
+            {
+                "kind": "patches",  # or latents, of a teacher that is the moving average of the model
+                "normalize_video": True,
+                "normalize_audio": True,
+                "per_colour": True,  # each colour of a tubelet is normalised by itself
+                "frame_difference": True,
+                "frame_group": 2,
+                "difference_weight": -1.0,  # negative: one plain error over frames and differences
+                "error": "mse",  # or l1, smooth_l1
+                "video_weight": 1.0,
+                "audio_weight": 1.0,
+                "cross_weight": 1.0,  # of what one modality predicts of the other
+            }
+        ),
+        "contrast": ConfigDict(
+            {
+                "weight": 0.0025,
+                "kind": "infonce",  # or siglip
+                "direction": "both",  # or forward: a video looks for its sound; backward
+                "temperature": 0.07,
+                "negatives": "global",
+                "group_size": 40,
+                "cached": False,  # with accumulate: over the whole batch, not each microbatch (GradCache)
+                "chunk": 2048,  # larger groups are compared so many clips at a time; 0 is all at once
+            }
+        ),
+    }
+
+
+def stream_pretraining(
+    method: str,
+    size: str,
+    sizes: tuple[int, int, int, int, int],
+    *,
+    modalities: tuple[str, ...] = ("video", "audio"),
+    joint_depth: int = 0,
+) -> ConfigDict:
+    """A pretraining config of `avemo_jax.models.streams`, a masked autoencoder of separate encoders and decoders.
+
+    Args:
+      sizes: encoder width, heads and depth (`joint_depth` of it joint layers), decoder width and heads.
+    """
+    dim, heads, depth, decoder_dim, decoder_heads = sizes
+    config = run_defaults()
+    config.task, config.method, config.size, config.assembly = "pretrain", method, size, "autoencoder"
+    config.model = ConfigDict(
+        {
+            "modalities": modalities,
+            "dim": dim,
+            "heads": heads,
+            "depth": depth - joint_depth,  # of each modality by itself
+            "joint_depth": joint_depth,  # further layers, over the tokens of both
+            "weights": "separate",  # or shared: both modalities go through the same layers
+            "joint_alone": False,  # each modality goes through the joint layers by itself too
+            "joint_norms": False,  # which have norms of their own for each of the three ways
+            "modality_tokens": False,
+            "registers": 0,
+            "positions": "flat",  # over the token index; or grid: over time, height, width or frequency
+            "drop_path": 0.0,
+            "decoder": "separate",  # or shared, or joint: one sequence of both
+            "decoder_dim": decoder_dim,
+            "decoder_heads": decoder_heads,
+            "decoder_depth": 4,
+            "decoder_own_entry": False,  # a projection and a mask token for each modality
+            "decoder_embed_bias": True,
+            "decoder_modality_tokens": False,
+            "compares": False,  # clips with each other: contrast
+            "learned_temperature": 0.0,  # of the contrast, at the start; 0: contrast.temperature as it is
+            "learned_bias": 0.0,  # SigLIP's, at the start; it is learned where the temperature is
+            "frames": 16,
+            "image_size": 160,
+            "audio_frames": 256,
+            "mel_bins": 128,
+        }
+    )
+    config.update(pretrain_defaults())
+    config.data.crop = "multi_scale"
+    return config
+
+
+def demo_sized(config: ConfigDict) -> ConfigDict:
+    """A pretraining config with what every method's demo has: small frames, small batches and two masks a clip, which
+    learns most from 30,400 clips (docs/real_clips.md)."""
+    config.batch_size, config.epochs, config.total_steps = 16, 0, 1900
+    config.mask.repeats = 2
+    config.model.image_size = 96
+    config.contrast.group_size = 16
+    config.optimizer.learning_rate, config.optimizer.min_learning_rate = 9.6e-3, 1.6e-4
+    return config
+
+
 def parse_argument(arg: str, sizes: Iterable[str], variants: Iterable[str]) -> tuple[str, bool]:
     """`"base"` → ("base", False); `"base,reference"` → ("base", True).
 

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from ml_collections import ConfigDict
 
 from avemo_jax.batch import Batch, Clip, Masks, Targets
 from avemo_jax.errors import UserError
@@ -32,6 +33,7 @@ from input_pipeline.video import IMAGENET_MEAN, IMAGENET_STD
 PATCH, TUBELET, CHANNELS = 16, 2, 3
 VIDEO_PATCH = TUBELET * PATCH * PATCH * CHANNELS  # numbers in a video patch
 AUDIO_PATCH = PATCH * PATCH
+PATCHES = {"video": VIDEO_PATCH, "audio": AUDIO_PATCH}
 AnyArray = TypeVar(
     "AnyArray", Array, np.ndarray
 )  # patches are cut on the device and for pictures on the host
@@ -112,6 +114,24 @@ def audio_grid(frames: int, mels: int) -> tuple[int, int]:
     return frames // PATCH, mels // PATCH
 
 
+def token_grids(model: ConfigDict) -> dict[str, tuple[int, ...]]:
+    """Tokens of the modalities that a model of `config.model` looks at: both, where it does not name them.
+
+    Raises:
+      UserError: sizes that do not cut into patches.
+    """
+    both = {
+        "video": video_grid(model.frames, model.image_size),
+        "audio": audio_grid(model.audio_frames, model.mel_bins),
+    }
+    return {name: both[name] for name in model.get("modalities", tuple(both))}
+
+
+def patchify(clip: Clip, modality: str) -> Array:
+    """[B, N, P] of one modality of a clip."""
+    return patchify_video(clip.video) if modality == "video" else patchify_audio(clip.audio)
+
+
 def patchify_video(video: AnyArray) -> AnyArray:
     """[B, T, H, W, 3] → [B, N, 2·16·16·3]; a patch is ordered (frame, row, column, channel)."""
     batch, frames, height, width, channels = video.shape
@@ -151,26 +171,33 @@ def reconstruction_targets(
     normalize_audio: bool,
     frame_difference: bool,
     frame_group: int,
+    per_colour: bool = True,
 ) -> Targets:
-    """What HiCMAE's decoders should predict, for the masked tokens only, in float32.
+    """What decoders should predict, for the masked tokens only, in float32; HiCMAE's by default.
 
     Video: pixels in [0, 1], each colour of each tubelet standardised over its 512 values (unbiased
-    deviation). With `frame_difference`, frames are then taken in groups of `frame_group`, and every frame
-    but a group's first becomes its difference to that first one, on the standardised values. Audio: patches of
-    the normalised log-mel, standardised over their 256 values.
+    deviation), or without `per_colour` all 1536 values of a tubelet together (MAE's). With `frame_difference`, frames
+    are then taken in groups of `frame_group`, and every frame but a group's first becomes its difference to that first
+    one, on the standardised values. Audio: patches of the normalised log-mel, standardised over their 256 values.
+    None for a modality without a mask.
     """
-    video = patchify_video(clip.video * IMAGENET_STD + IMAGENET_MEAN)
-    if normalize_video:
-        colours = video.reshape(*video.shape[:2], -1, CHANNELS)
-        video = _standardise(colours, axis=2).reshape(video.shape)
-    if frame_difference:
-        frames, size = clip.video.shape[1], clip.video.shape[2]
-        video = _differences(video, video_grid(frames, size), frame_group)
-    audio = patchify_audio(clip.audio)
-    if normalize_audio:
-        audio = _standardise(audio, axis=2)
     take = functools.partial(jnp.take_along_axis, axis=1)
-    return Targets(take(video, masks.video.masked[..., None]), take(audio, masks.audio.masked[..., None]))
+    video = audio = None
+    if masks.video is not None:
+        video = patchify_video(clip.video * IMAGENET_STD + IMAGENET_MEAN)
+        if normalize_video:
+            colours = video.reshape(*video.shape[:2], -1, CHANNELS if per_colour else 1)
+            video = _standardise(colours, axis=2).reshape(video.shape)
+        if frame_difference:
+            frames, size = clip.video.shape[1], clip.video.shape[2]
+            video = _differences(video, video_grid(frames, size), frame_group)
+        video = take(video, masks.video.masked[..., None])
+    if masks.audio is not None:
+        audio = patchify_audio(clip.audio)
+        if normalize_audio:
+            audio = _standardise(audio, axis=2)
+        audio = take(audio, masks.audio.masked[..., None])
+    return Targets(video, audio)
 
 
 def _standardise(x: Array, axis: int) -> Array:

@@ -106,7 +106,6 @@ def _pretraining(prefix: str, info: dict, arrays: Arrays) -> Arrays:
             "cached": False,
         }
     )
-    config.mask = ConfigDict({"repeats": 1})  # which tokens are hidden was recorded
     task = Pretrain(config)
     graphdef, params = _load(prefix, config)
     clip = _clip(prefix, arrays)

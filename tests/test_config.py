@@ -9,6 +9,11 @@ from tests.golden_weights import GOLDEN
 NAMES = [
     *(f"hicmae:{size}" for size in ("demo", "tiny", "small", "base", "large", "huge")),
     "hicmae:base,reference",
+    *(
+        f"{method}:{size}"
+        for method in ("video_mae", "audio_mae", "av_mae", "cav_mae", "vaemo", "mjepa")
+        for size in ("demo", "tiny", "small", "base", "large", "huge")
+    ),
     *(f"finetune/crema_d:{size}" for size in ("demo", "tiny", "small", "base", "large", "huge")),
     *(
         f"finetune/{corpus}:base{variant}"

@@ -61,6 +61,7 @@ def results_folder(args: argparse.Namespace) -> Path:
 
 def run(args: argparse.Namespace) -> int:
     from avemo_jax.convert import weight_files
+    from avemo_jax.convert.hicmae import check_method
     from avemo_jax.training.checkpoint_files import load_params
 
     _refuse_idle_flags(args)
@@ -69,6 +70,7 @@ def run(args: argparse.Namespace) -> int:
     if args.verify or args.format != "safetensors":
         weight_files.import_torch()
     config, params, step = load_params(args.checkpoint)
+    check_method(config)
     _refuse_other_task(args.format, config.task)
     return _write_file(args, config, params, step)
 

@@ -13,6 +13,7 @@ from itertools import groupby
 from typing import Any
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from avemo_jax.convert import layout
 from avemo_jax.convert.layout import Layout, Shape
@@ -116,6 +117,15 @@ TABLE: list[Row] = [
     *_linear("head", "head"),
 ]
 SHARED = ("video", "audio", "fusion")  # our parts that pretraining hands to the classifier
+
+
+def check_method(config: ConfigDict) -> None:
+    """Raises a UserError where the config is of another method, for which PyTorch knows no names."""
+    if config.method != "hicmae":
+        raise UserError(
+            f"weights go to PyTorch and come from it for method hicmae only, and this is '{config.method}'; "
+            "`avemo features` writes what it makes of clips"
+        )
 
 
 def to_reference(params: Params) -> StateDict:

@@ -25,8 +25,10 @@ def take_over(state: Mapping[str, np.ndarray], config: ConfigDict, source: str) 
       The parameters on the host, and the names of the parts that are freshly initialised from `config.seed`.
 
     Raises:
-      UserError: names or shapes that do not fit.
+      UserError: names or shapes that do not fit, or a config of another method.
     """
+
+    hicmae.check_method(config)
 
     def initial():
         return split(models.build(config, jax.random.key(config.seed)))[1]

@@ -21,7 +21,7 @@ from ml_collections import ConfigDict, FrozenConfigDict
 from avemo_jax import frontend, models
 from avemo_jax.batch import Batch
 from avemo_jax.evaluation import baselines, features
-from avemo_jax.models.hicmae import AudioVisualEncoder
+from avemo_jax.models.encoders import Encodes
 from avemo_jax.models.params import Params, merge, split
 from avemo_jax.training.mesh import BATCH_RULES, make_mesh, replicated, rows_divisor, shardings
 from input_pipeline.loader import eval_batches
@@ -204,8 +204,8 @@ def _encode(
     model: FrozenConfigDict,
 ) -> dict[str, jax.Array]:
     clip = frontend.to_clip(batch, mels=model.mel_bins, gain=gain)
-    weights = features.layer_weights(params, model.depth)
-    encoder = cast(AudioVisualEncoder, merge(graphdef, params))
+    weights = features.layer_weights(params, model)
+    encoder = cast(Encodes, merge(graphdef, params))
     return features.pool(encoder.encode(clip), weights, wanted, model)
 
 

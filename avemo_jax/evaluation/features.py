@@ -12,6 +12,10 @@ Heads that learn what to pool take more than a vector, of G streams with T layer
   video_layers, audio_layers, layers (G = 2)   token means of all layers, after the final norm
   video_tokens, audio_tokens, fused_tokens     tokens of the last layer, or of both streams after the fusion; float16
 
+A method that looks at one modality only, or never at both together, has those of what it has; where nothing is fused,
+`cat2` is video and audio, one behind the other. Without a norm between, layers of a method with joint layers that a
+modality also goes through alone count on: they are its last ones.
+
 A mean over all tokens hides most of what a masked autoencoder learns, so the two structured ones matter.
 Not here: which clips, and what is then learnt from the vectors.
 """
@@ -28,19 +32,37 @@ from ml_collections import ConfigDict
 from avemo_jax import frontend
 from avemo_jax.batch import Features
 from avemo_jax.errors import UserError
-from avemo_jax.models import hicmae
+from avemo_jax.models.hicmae import mixed_layers
+from avemo_jax.models.streams import fuses, layer_count
 
-DEFAULT = ("cat4", "video", "audio", "fused_video", "fused_audio", "audio_rows", "video_cells")
 LAYERS = ("video_layers", "audio_layers", "layers")
 TOKENS = ("video_tokens", "audio_tokens", "fused_tokens")
 MODALITIES = ("audio", "video", "fused")
+_STRUCTURED = {"audio": "audio_rows", "video": "video_cells"}
 _MOST_CELLS = 4  # a side; finer grids make base-sized vectors of 50,000 numbers for a few hundred clips
+
+
+def default(model: ConfigDict) -> tuple[str, ...]:
+    """The vectors that are looked at where nothing else is said."""
+    seen = _modalities(model)
+    joined = ("cat4",) if fuses(model) else ("cat2",) if len(seen) == 2 else ()
+    fused = ("fused_video", "fused_audio") if fuses(model) else ()
+    return (*joined, *seen, *fused, *(name for of, name in _STRUCTURED.items() if of in seen))
 
 
 def names(model: ConfigDict) -> tuple[str, ...]:
     """Every vector that a model of `config.model` gives."""
-    layers = [f"{stream}_layer_{layer}" for stream in ("video", "audio") for layer in range(model.depth)]
-    return (*DEFAULT, "fused", *layers)
+    layers = [f"{of}_layer_{layer}" for of in _modalities(model) for layer in range(layer_count(model))]
+    return (*default(model), *(["fused"] if fuses(model) else []), *layers)
+
+
+def sequences(model: ConfigDict) -> tuple[str, ...]:
+    """Those of `LAYERS` and `TOKENS` that it gives."""
+    seen = _modalities(model)
+    known = [f"{of}_{what}" for what in ("layers", "tokens") for of in seen]
+    known += ["layers"] if len(seen) == 2 else []
+    known += ["fused_tokens"] if fuses(model) else []
+    return tuple(name for name in (*LAYERS, *TOKENS) if name in known)
 
 
 def kind(name: str) -> str:
@@ -70,13 +92,15 @@ def select(text: str, model: ConfigDict) -> tuple[str, ...]:
       UserError: a name that this model does not have.
     """
     known = names(model)
-    groups = {"default": DEFAULT, "layers": known[len(DEFAULT) + 1 :], "all": known}
+    layers = [name for name in known if "_layer_" in name]
+    groups = {"default": default(model), "layers": tuple(layers), "all": known}
     chosen: list[str] = []
     for word in filter(None, text.split(",")):
         if word not in groups and word not in known:
+            whole = ", ".join(name for name in known if name not in layers)
             raise UserError(
-                f"--features: no feature '{word}'; there are {', '.join(DEFAULT)}, fused, "
-                f"video_layer_0 … audio_layer_{model.depth - 1}, and the groups {', '.join(groups)}"
+                f"--features: no feature '{word}'; there are {whole}, {layers[0]} … {layers[-1]}, and the groups "
+                f"{', '.join(groups)}"
             )
         chosen += [name for name in groups.get(word, (word,)) if name not in chosen]
     if not chosen:
@@ -92,34 +116,43 @@ def pool(
     Args:
       features: tokens of whole clips.
       layer_weights: of video and audio [L], before the softmax; constant where nothing was learnt.
-      wanted: names out of `names(model)`, `LAYERS` and `TOKENS`.
+      wanted: names out of `names(model)` and `sequences(model)`.
       model: `config.model`, for the token grids.
     """
-    pooled = hicmae.pooled(features, *layer_weights)
-    vectors = {"cat4": pooled}
-    four = jnp.split(pooled, 4, axis=-1)
-    vectors |= dict(zip(("video", "audio", "fused_video", "fused_audio"), four, strict=True))
-    vectors["fused"] = jnp.concatenate(four[2:], axis=-1)
-    vectors["audio_rows"] = _audio_rows(features.audio_layers[-1], model)
-    vectors["video_cells"] = _video_cells(features.video_layers[-1], model)
-    for stream, layers in (("video", features.video_layers), ("audio", features.audio_layers)):
-        means = layers.astype(jnp.float32).mean(2)
-        vectors |= {f"{stream}_layer_{layer}": means[layer] for layer in range(len(means))}
-        vectors[f"{stream}_layers"] = means.swapaxes(0, 1)[:, None]
-    vectors["layers"] = jnp.concatenate([vectors["video_layers"], vectors["audio_layers"]], axis=1)
-    tokens = {
-        "video_tokens": features.video_layers[-1],
-        "audio_tokens": features.audio_layers[-1],
-        "fused_tokens": jnp.concatenate([features.fused_video, features.fused_audio], axis=1),
-    }
-    vectors |= {name: rows.astype(jnp.float16)[:, None] for name, rows in tokens.items()}
+    vectors: dict[str, jax.Array] = {}
+    streams = {"video": features.video_layers, "audio": features.audio_layers}
+    weights = dict(zip(streams, layer_weights, strict=True))
+    layers = {name: of for name, of in streams.items() if of is not None}
+    for name, of in layers.items():
+        means = of.astype(jnp.float32).mean(2)
+        vectors[name] = mixed_layers(of, weights[name])
+        vectors |= {f"{name}_layer_{layer}": means[layer] for layer in range(len(means))}
+        vectors[f"{name}_layers"] = means.swapaxes(0, 1)[:, None]
+        vectors[f"{name}_tokens"] = of[-1].astype(jnp.float16)[:, None]
+    if "audio" in layers:
+        vectors["audio_rows"] = _audio_rows(layers["audio"][-1], model)
+    if "video" in layers:
+        vectors["video_cells"] = _video_cells(layers["video"][-1], model)
+    if len(layers) == 2:
+        vectors["cat2"] = jnp.concatenate([vectors["video"], vectors["audio"]], axis=-1)
+        vectors["layers"] = jnp.concatenate([vectors["video_layers"], vectors["audio_layers"]], axis=1)
+    if features.fused_video is not None and features.fused_audio is not None:
+        fused = {"fused_video": features.fused_video, "fused_audio": features.fused_audio}
+        vectors |= {name: tokens.astype(jnp.float32).mean(1) for name, tokens in fused.items()}
+        vectors["fused"] = jnp.concatenate([vectors[name] for name in fused], axis=-1)
+        vectors["fused_tokens"] = jnp.concatenate(list(fused.values()), axis=1).astype(jnp.float16)[:, None]
+        vectors["cat4"] = jnp.concatenate([vectors["cat2"], vectors["fused"]], axis=-1)
     return {name: vectors[name] for name in wanted}
 
 
-def layer_weights(params: dict, depth: int) -> tuple[jax.Array, jax.Array]:
+def layer_weights(params: dict, model: ConfigDict) -> tuple[jax.Array, jax.Array]:
     """A classifier's learned layer weights of video and audio, or equal ones for other models: two [L]."""
-    equal = jnp.zeros(depth)
+    equal = jnp.zeros(layer_count(model))
     return params.get("video_layer_weights", equal), params.get("audio_layer_weights", equal)
+
+
+def _modalities(model: ConfigDict) -> tuple[str, ...]:
+    return tuple(model.get("modalities", ("video", "audio")))
 
 
 def _audio_rows(tokens: jax.Array, model: ConfigDict) -> jax.Array:

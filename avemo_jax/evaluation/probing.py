@@ -139,7 +139,7 @@ def divided(data: str, options: ProbeOptions) -> tuple[LabelledClips, Counter, S
 
 def _features(options: ProbeOptions, chosen: Sequence[str], config: ConfigDict) -> list[str]:
     """Names of what the heads take, of the modalities that are asked for."""
-    names = [*features.select(options.features, config.model), *features.LAYERS, *features.TOKENS]
+    names = [*features.select(options.features, config.model), *features.sequences(config.model)]
     taken = {heads.HEADS[head].takes for head in chosen}
     modalities = _words(options.modality) or features.MODALITIES
     wanted = [

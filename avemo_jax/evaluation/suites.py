@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
+from avemo_jax import frontend
 from avemo_jax.errors import UserError
 from avemo_jax.evaluation import calibration, extraction, groups, retrieval
 from avemo_jax.evaluation.conflict import conflict
@@ -30,6 +31,7 @@ from avemo_jax.evaluation.intervals import bootstrap_scores
 from avemo_jax.evaluation.metrics import confusion_matrix, uar
 from avemo_jax.evaluation.predicted import Predicted
 from avemo_jax.models.params import Params
+from avemo_jax.models.streams import layer_count
 from input_pipeline.errors import DataError
 from input_pipeline.records import open_records
 
@@ -125,13 +127,18 @@ def conflict_rows(models: Sequence[Predicted], known: Mapping[str, Row]) -> list
 def retrieval_rows(
     config: ConfigDict, params: Params, data: str, *, seeds: int = 1, batch_size: int = 32, workers: int = 0
 ) -> list[Row]:
-    """Sound ↔ picture at each layer that HiCMAE contrasts, and all of them together, of whole clips' centre views;
-    of the checkpoint and of networks with random weights.
+    """Sound ↔ picture at each layer that HiCMAE contrasts (of other methods the last), and all of them together, of
+    whole clips' centre views; of the checkpoint and of networks with random weights.
 
     Keys: `weights`, `seed`, `layer` (a number, or "all"), `n`; `video_to_audio` and `audio_to_video`, each `r1`, `r5`,
     `r10`, `median_rank` with `r1_ci95` and so on from resampling speakers; `chance`, what R@1, R@5, R@10 are by chance.
     """
-    layers = tuple(dict.fromkeys(config.model.skip_layers))
+    if len(frontend.token_grids(config.model)) < 2:
+        raise UserError(
+            f"suite retrieval finds a clip's sound by its picture, and {config.method} looks at one of them"
+        )
+    last = layer_count(config.model) - 1
+    layers = tuple(dict.fromkeys(config.model.get("skip_layers", (last,))))
     wanted = [f"{stream}_layer_{layer}" for layer in layers for stream in ("video", "audio")]
     networks = [extraction.Network("checkpoint", config.seed, params)]
     networks += extraction.random_networks(config, range(seeds))

@@ -25,8 +25,9 @@ from avemo_jax import frontend, models
 from avemo_jax.batch import Batch, Features
 from avemo_jax.errors import UserError
 from avemo_jax.evaluation import features
-from avemo_jax.models.hicmae import AudioVisualEncoder
+from avemo_jax.models.encoders import Encodes
 from avemo_jax.models.params import Params, flatten, merge, split
+from avemo_jax.models.streams import fuses
 from avemo_jax.training.mesh import BATCH_RULES, make_mesh, replicated, rows_divisor, shardings
 from input_pipeline.audio import HOP, SAMPLE_RATE
 from input_pipeline.examples import TIMES
@@ -68,9 +69,12 @@ class Table:
 
     Raises:
       DataError: no such folder or split.
+      UserError: tokens that this model does not have.
     """
 
     def __init__(self, config: ConfigDict, params: Params, data: str, options: TableOptions):
+        if "fused" in options.tokens and not fuses(config.model):
+            raise UserError(f"--tokens fused: {config.method} has no tokens that saw both modalities")
         self._config, self._params, self._options = config, params, options
         self._records = open_records(data, options.split)
         self._known = list(self._records.known())
@@ -168,7 +172,8 @@ class Table:
         sound = frontend.PATCH * HOP / SAMPLE_RATE * (np.arange(audios) + 0.5)
         video = columns["video_start_s"][:, None] + columns["frame_s"][:, None] * frame
         audio = columns["audio_start_s"][:, None] + sound
-        return {"video_token_s": video.astype(np.float32), "audio_token_s": audio.astype(np.float32)}
+        times = {"video_token_s": video.astype(np.float32), "audio_token_s": audio.astype(np.float32)}
+        return {name: times[name] for name in times if name.split("_")[0] in frontend.token_grids(model)}
 
 
 @partial(jax.jit, static_argnames=("graphdef", "wanted", "tokens", "model"))
@@ -182,8 +187,8 @@ def _encode(
     model: FrozenConfigDict,
 ) -> dict[str, Array]:
     clip = frontend.to_clip(batch, mels=model.mel_bins)
-    found = cast(AudioVisualEncoder, merge(graphdef, params)).encode(clip)
-    pooled = features.pool(found, features.layer_weights(params, model.depth), wanted, model)
+    found = cast(Encodes, merge(graphdef, params)).encode(clip)
+    pooled = features.pool(found, features.layer_weights(params, model), wanted, model)
     return pooled | _grids(found, tokens, model)
 
 
@@ -193,9 +198,12 @@ def _grids(found: Features, tokens: tuple[str, ...], model: ConfigDict) -> dict[
         "video": frontend.video_grid(model.frames, model.image_size),
         "audio": frontend.audio_grid(model.audio_frames, model.mel_bins),
     }
-    streams: dict[str, Array] = {}
+    streams: dict[str, Array | None] = {}
     if "last" in tokens:
-        streams |= {"video_tokens": found.video_layers[-1], "audio_tokens": found.audio_layers[-1]}
+        streams |= {
+            f"{name}_tokens": None if of is None else of[-1]
+            for name, of in (("video", found.video_layers), ("audio", found.audio_layers))
+        }
     if "fused" in tokens:
         streams |= {"fused_video_tokens": found.fused_video, "fused_audio_tokens": found.fused_audio}
     return {
@@ -203,4 +211,5 @@ def _grids(found: Features, tokens: tuple[str, ...], model: ConfigDict) -> dict[
             len(values), *grids["video" if "video" in name else "audio"], -1
         )
         for name, values in streams.items()
+        if values is not None
     }

@@ -1,6 +1,14 @@
-"""Models: layers → encoders → decoders → one file a method. `build` makes the one a config names."""
+"""Models: layers → encoders → decoders → one file an assembly. `build` makes the one a config names.
+
+An assembly is a module in this folder with `MODELS`, the class of each task. A config takes the one of its method's
+name, or that `assembly` names: so several methods are one assembly with different values.
+"""
 
 from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -9,9 +17,12 @@ from ml_collections import ConfigDict
 
 from avemo_jax.errors import UserError
 from avemo_jax.models import attention
-from avemo_jax.models.hicmae import HEAD_ACTIVATIONS, HiCMAE, HiCMAEClassifier
+from avemo_jax.models.autoencoder import DECODERS
+from avemo_jax.models.hicmae import HEAD_ACTIVATIONS
+from avemo_jax.models.layers import POSITIONS
+from avemo_jax.models.streams import WEIGHTS
 
-_MODELS = {("hicmae", "pretrain"): HiCMAE, ("hicmae", "finetune"): HiCMAEClassifier}
+_FOLDER = Path(__file__).parent
 
 
 def build(config: ConfigDict, key: jax.Array) -> nnx.Module:
@@ -20,13 +31,12 @@ def build(config: ConfigDict, key: jax.Array) -> nnx.Module:
     Raises:
       UserError: no such method or task, or sizes that do not fit together.
     """
-    try:
-        make = _MODELS[config.method, config.task]
-    except KeyError:
-        known = ", ".join(f"{method} ({task})" for method, task in _MODELS)
+    make = _models_of(config).get(config.task)
+    if make is None:
         raise UserError(
-            f"no model for method '{config.method}', task '{config.task}': there are {known}"
-        ) from None
+            f"method '{config.method}' has no model for task '{config.task}': it has one for "
+            f"{', '.join(_models_of(config))}"
+        )
     _check_sizes(config)
     return make(
         config.model,
@@ -35,6 +45,16 @@ def build(config: ConfigDict, key: jax.Array) -> nnx.Module:
         attention=attention.choice(config),
         rngs=nnx.Rngs(params=key),
     )
+
+
+def _models_of(config: ConfigDict) -> dict[str, Callable[..., nnx.Module]]:
+    name = config.get("assembly") or config.method
+    if (_FOLDER / f"{name}.py").is_file():
+        module = importlib.import_module(f"avemo_jax.models.{name}")
+        if hasattr(module, "MODELS"):
+            return module.MODELS
+    known = sorted(path.stem for path in _FOLDER.glob("*.py") if "\nMODELS = " in path.read_text())
+    raise UserError(f"no model '{name}' (method '{config.method}'): there are {', '.join(known)}")
 
 
 def compute_dtype(config: ConfigDict, platform: str = "") -> jnp.dtype:
@@ -57,18 +77,25 @@ def _check_sizes(config: ConfigDict) -> None:
         complaints.append(f"dtype is '{config.dtype}', not auto, float32 or bfloat16")
     if config.remat not in ("none", "dots", "full"):
         complaints.append(f"remat is '{config.remat}', not none, dots or full")
-    if model.depth < 1 or model.fusion_depth < 1:
+    if model.depth < 1:
+        complaints.append(f"model.depth {model.depth} must be at least 1")
+    if config.task == "pretrain" and model.decoder_dim % model.decoder_heads:
         complaints.append(
-            f"model.depth {model.depth} and model.fusion_depth {model.fusion_depth} must be at least 1"
+            f"model.decoder_dim {model.decoder_dim} is not a multiple of model.decoder_heads {model.decoder_heads}"
         )
+    complaints += _stream_complaints(model) if "modalities" in model else _hicmae_complaints(config)
+    if complaints:
+        raise UserError("config does not make a model: " + "; ".join(complaints))
+
+
+def _hicmae_complaints(config: ConfigDict) -> list[str]:
+    model, complaints = config.model, []
+    if model.fusion_depth < 1:
+        complaints.append(f"model.fusion_depth {model.fusion_depth} must be at least 1")
     if config.task == "finetune" and model.head_activation not in HEAD_ACTIVATIONS:
         known = ", ".join(repr(name) for name in HEAD_ACTIVATIONS)
         complaints.append(f"model.head_activation is '{model.head_activation}', not one of {known}")
     if config.task == "pretrain":
-        if model.decoder_dim % model.decoder_heads:
-            complaints.append(
-                f"model.decoder_dim {model.decoder_dim} is not a multiple of model.decoder_heads {model.decoder_heads}"
-            )
         if len(model.skip_layers) != model.decoder_depth - 1:
             complaints.append(
                 f"model.skip_layers {tuple(model.skip_layers)} must name model.decoder_depth − 1 = "
@@ -78,5 +105,26 @@ def _check_sizes(config: ConfigDict) -> None:
             complaints.append(
                 f"model.skip_layers {tuple(model.skip_layers)} must lie in 0 … {model.depth - 1}"
             )
-    if complaints:
-        raise UserError("config does not make a model: " + "; ".join(complaints))
+    return complaints
+
+
+def _stream_complaints(model: ConfigDict) -> list[str]:
+    """Of what `streams.StreamEncoder` reads."""
+    complaints = []
+    modalities = tuple(model.modalities)
+    if modalities not in (("video", "audio"), ("video",), ("audio",)):
+        complaints.append(f"model.modalities is {modalities}, not video, audio or video,audio")
+    for key, known in (("weights", WEIGHTS), ("positions", POSITIONS), ("decoder", DECODERS)):
+        if key in model and model[key] not in known:
+            complaints.append(f"model.{key} is '{model[key]}', not one of {', '.join(known)}")
+    if model.joint_depth and len(modalities) < 2:
+        complaints.append(
+            f"model.joint_depth is {model.joint_depth}, and there is only {modalities[0]} to join"
+        )
+    if (model.joint_alone or model.joint_norms) and not model.joint_depth:
+        complaints.append("model.joint_alone and model.joint_norms need joint layers: model.joint_depth is 0")
+    if model.positions == "grid" and (model.dim % 8 or model.decoder_dim % 8):
+        complaints.append(
+            "model.positions=grid needs model.dim and model.decoder_dim that are multiples of 8"
+        )
+    return complaints

@@ -1,13 +1,15 @@
-"""Visible tokens + mask tokens → masked patches, with skip connections from inside the encoder."""
+"""Visible tokens + mask tokens → what was masked: with skip connections from inside the encoder, or plain."""
 
 from __future__ import annotations
 
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
+from jax.nn import initializers
 
 from avemo_jax.batch import TokenMask
 from avemo_jax.models.attention import PLAIN, Choice
@@ -18,6 +20,7 @@ from avemo_jax.models.layers import (
     Linear,
     glorot,
     position_table,
+    positions_of,
     remat,
     stacked,
     torch_uniform,
@@ -40,6 +43,7 @@ class SkipDecoder(nnx.Module):
         heads: int,
         depth: int,
         patch_dim: int,
+        tokens: int,
         remat_policy: str = "none",
         attention: Choice = PLAIN,
         rngs: nnx.Rngs,
@@ -51,7 +55,7 @@ class SkipDecoder(nnx.Module):
         self.blocks = stacked(make, depth - 1, rngs) if depth > 1 else None
         self.norm = LayerNorm(dim)
         self.head = Linear(dim, patch_dim, init=glorot(1), rngs=rngs)
-        self.remat_policy = remat_policy
+        self.tokens, self.remat_policy = tokens, remat_policy
 
     def __call__(self, tokens: Array, skips: Array, mask: TokenMask) -> Array:
         """The predicted patches of the masked tokens, in raster order.
@@ -59,14 +63,14 @@ class SkipDecoder(nnx.Module):
         Args:
           tokens: fused visible tokens, [B, N visible, C].
           skips: encoder layers to look at, shallowest first, [depth − 1, B, N visible, C].
-          mask: which tokens these are; together they make N.
+          mask: which tokens these are.
 
         Returns:
           [B, N masked, P]
         """
         masked_count = mask.masked.shape[1]
         dim = self.mask_token.shape[0]
-        table = jnp.asarray(position_table(mask.visible.shape[1] + masked_count, dim), tokens.dtype)
+        table = jnp.asarray(position_table(self.tokens, dim), tokens.dtype)
         seen = table[mask.visible]
         hidden = self.mask_token.astype(tokens.dtype) + table[mask.masked]
         x = jnp.concatenate([self.embed(tokens) + seen, hidden], axis=1)
@@ -80,3 +84,86 @@ class SkipDecoder(nnx.Module):
         if self.blocks is not None:
             x, _ = jax.lax.scan(remat(layer, self.remat_policy), x, (self.blocks, contexts))
         return self.head(self.norm(x[:, -masked_count:]))
+
+
+class Stream(NamedTuple):
+    """What a `TokenDecoder` is to know of a modality: its token grid, and the numbers to predict of a token."""
+
+    grid: tuple[int, ...]
+    size: int
+
+
+class Part(NamedTuple):
+    """A modality's part in a decoder's input."""
+
+    tokens: Array | None  # encoded visible tokens [B, N visible, C]; None: only its mask tokens are there
+    mask: TokenMask
+
+
+class TokenDecoder(nnx.Module):
+    """A plain decoder of one or more modalities in one sequence, with a head for each of them.
+
+    Every modality has its fixed positions, and with `modality_tokens` a learned vector. The projection C → D and the
+    mask token are the same for all modalities, or, with `own_entry`, each one's own.
+    """
+
+    def __init__(
+        self,
+        streams: dict[str, Stream],
+        *,
+        encoder_dim: int,
+        dim: int,
+        heads: int,
+        depth: int,
+        positions: str = "flat",
+        modality_tokens: bool = False,
+        own_entry: bool = False,
+        embed_bias: bool = True,
+        remat_policy: str = "none",
+        attention: Choice = PLAIN,
+        rngs: nnx.Rngs,
+    ):
+        bias = initializers.zeros if embed_bias else None
+        self.embed = nnx.Dict(
+            {
+                name: Linear(encoder_dim, dim, init=glorot(1), bias_init=bias, rngs=rngs)
+                for name in (streams if own_entry else ["all"])
+            }
+        )
+        token = truncated_normal(0.02, 0.04)
+        self.mask_token = nnx.Dict({name: nnx.Param(token(rngs.params(), (dim,))) for name in self.embed})
+        self.modality_token = nnx.Dict(
+            {name: nnx.Param(token(rngs.params(), (dim,))) for name in (streams if modality_tokens else [])}
+        )
+        make = functools.partial(Block, dim, heads, attention=attention)
+        self.blocks = stacked(make, depth, rngs)
+        self.norm = LayerNorm(dim)
+        self.head = nnx.Dict(
+            {name: Linear(dim, stream.size, init=glorot(1), rngs=rngs) for name, stream in streams.items()}
+        )
+        self.grids = {name: stream.grid for name, stream in streams.items()}
+        self.dim, self.depth, self.positions, self.remat_policy = dim, depth, positions, remat_policy
+
+    def __call__(self, parts: dict[str, Part], registers: Array | None = None) -> dict[str, Array]:
+        """The predictions for the masked tokens of each part, in raster order: float [B, N masked, P].
+
+        `registers` are further encoded tokens [B, R, C], which have no positions (projected as the first modality).
+        """
+        pieces, masked = [], {}
+        for name, part in parts.items():
+            entry = name if name in self.embed else "all"
+            like = next(p.tokens for p in parts.values() if p.tokens is not None)
+            offset = jnp.asarray(positions_of(self.positions, self.grids[name], self.dim))
+            if name in self.modality_token:
+                offset = offset + self.modality_token[name]
+            offset = offset.astype(like.dtype)
+            if part.tokens is not None:
+                pieces.append(self.embed[entry](part.tokens) + offset[part.mask.visible])
+            start = sum(piece.shape[1] for piece in pieces)
+            pieces.append(self.mask_token[entry].astype(like.dtype) + offset[part.mask.masked])
+            masked[name] = slice(start, start + part.mask.masked.shape[1])
+        if registers is not None:
+            pieces.append(self.embed[next(iter(self.embed))](registers))
+        x = jnp.concatenate(pieces, axis=1)
+        x = jax.lax.scan(remat(lambda x, block: (block(x), None), self.remat_policy), x, self.blocks)[0]
+        return {name: self.head[name](self.norm(x[:, where])) for name, where in masked.items()}

@@ -5,13 +5,14 @@ Sizes: B clips, N tokens, P numbers in a patch, C width, L layers, F fusion laye
 
 from __future__ import annotations
 
-from typing import overload
+from typing import Protocol, overload
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
+from avemo_jax.batch import Clip, Features
 from avemo_jax.models.attention import PLAIN, Choice
 from avemo_jax.models.layers import (
     Block,
@@ -26,6 +27,13 @@ from avemo_jax.models.layers import (
     stacked,
     torch_uniform,
 )
+
+
+class Encodes(Protocol):
+    """What every model can do, whatever it was trained for."""
+
+    def encode(self, clip: Clip, keys: Array | None = None) -> Features:
+        """Features of whole, unmasked clips; `keys`, one a clip, turn drop path on."""
 
 
 def take_tokens(tokens: Array, index: Array) -> Array:
@@ -71,13 +79,37 @@ class Encoder(nnx.Module):
         else:
             tokens = self.patch_embed(take_tokens(patches, visible)) + positions[visible]
 
-        def layer(x, inputs):
-            block, rate, index = inputs
-            x = block(x, DropPath(rate, fold_keys(keys, index)))
-            return x, x
+        return run_layers(
+            self.blocks, tokens, drop_path_rates(self.drop_path, self.depth), keys, self.remat_policy
+        )
 
-        inputs = (self.blocks, drop_path_rates(self.drop_path, self.depth), jnp.arange(self.depth))
-        return jax.lax.scan(remat(layer, self.remat_policy), tokens, inputs)[1]
+
+def run_layers(
+    blocks: nnx.Module,
+    tokens: Array,
+    rates: Array,
+    keys: Array | None,
+    remat_policy: str,
+    path: int | None = None,
+    first: int = 0,
+) -> Array:
+    """The output of each of a stack of blocks: [B, N, C] → [L, B, N, C].
+
+    Args:
+      blocks: `stacked` ones.
+      rates: of drop path, [L].
+      keys: one key a clip for drop path; None turns it off.
+      path: which of the blocks' norms are used, where they have several.
+      first: the number of the stack's first layer; layers of different numbers draw differently.
+    """
+
+    def layer(x, inputs):
+        block, rate, index = inputs
+        x = block(x, DropPath(rate, fold_keys(keys, index)), path)
+        return x, x
+
+    inputs = (blocks, rates, first + jnp.arange(len(rates)))
+    return jax.lax.scan(remat(layer, remat_policy), tokens, inputs)[1]
 
 
 class Fusion(nnx.Module):

@@ -7,6 +7,8 @@ between the mean visible tokens of matching encoder layers. Parameter names and 
 
 from __future__ import annotations
 
+import math
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -15,7 +17,7 @@ from jax.nn import initializers
 from ml_collections import ConfigDict
 
 from avemo_jax.batch import Clip, Features, Masks, Outputs
-from avemo_jax.frontend import AUDIO_PATCH, VIDEO_PATCH, patchify_audio, patchify_video
+from avemo_jax.frontend import AUDIO_PATCH, VIDEO_PATCH, patchify_audio, patchify_video, token_grids
 from avemo_jax.models.attention import PLAIN, Choice
 from avemo_jax.models.decoders import SkipDecoder
 from avemo_jax.models.encoders import Encoder, Fusion, fold_keys
@@ -77,12 +79,14 @@ class HiCMAE(AudioVisualEncoder):
             "remat_policy": remat_policy,
             "attention": attention,
         }
-        self.video_decoder = SkipDecoder(patch_dim=VIDEO_PATCH, rngs=rngs, **shared)
-        self.audio_decoder = SkipDecoder(patch_dim=AUDIO_PATCH, rngs=rngs, **shared)
+        counts = [math.prod(grid) for grid in token_grids(model).values()]
+        self.video_decoder = SkipDecoder(patch_dim=VIDEO_PATCH, tokens=counts[0], rngs=rngs, **shared)
+        self.audio_decoder = SkipDecoder(patch_dim=AUDIO_PATCH, tokens=counts[1], rngs=rngs, **shared)
         self.skip_layers = tuple(model.skip_layers)
 
     def __call__(self, clip: Clip, masks: Masks, keys: Array | None = None) -> Outputs:
         """Encodes the visible tokens and predicts the masked ones."""
+        assert masks.video is not None and masks.audio is not None  # it looks at both
         video = patchify_video(clip.video).astype(self.dtype)
         audio = patchify_audio(clip.audio).astype(self.dtype)
         video = self.video(video, masks.video.visible, fold_keys(keys, 0))
@@ -147,15 +151,22 @@ def pooled(features: Features, video_layer_weights: Array, audio_layer_weights: 
       float32 [B, 4C], ordered video, audio, fused video, fused audio.
     """
 
-    def mixed(layers, weights):
-        return jnp.einsum("l,lbc->bc", jax.nn.softmax(weights), layers.astype(jnp.float32).mean(2))
-
+    assert features.fused_video is not None and features.fused_audio is not None
     return jnp.concatenate(
         [
-            mixed(features.video_layers, video_layer_weights),
-            mixed(features.audio_layers, audio_layer_weights),
+            mixed_layers(features.video_layers, video_layer_weights),
+            mixed_layers(features.audio_layers, audio_layer_weights),
             features.fused_video.astype(jnp.float32).mean(1),
             features.fused_audio.astype(jnp.float32).mean(1),
         ],
         axis=-1,
     )
+
+
+def mixed_layers(layers: Array | None, weights: Array) -> Array:
+    """Token means of an encoder's layers [L, B, N, C], mixed by the softmax of `weights` [L]: float32 [B, C]."""
+    assert layers is not None  # who does not look at this modality is not asked
+    return jnp.einsum("l,lbc->bc", jax.nn.softmax(weights), layers.astype(jnp.float32).mean(2))
+
+
+MODELS = {"pretrain": HiCMAE, "finetune": HiCMAEClassifier}

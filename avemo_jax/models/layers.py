@@ -49,17 +49,29 @@ def truncated_normal(std: float, limit: float):
 
 
 class LayerNorm(nnx.Module):
-    """Layer norm over the last axis in float32, ε = 1e-6, biased variance."""
+    """Layer norm over the last axis in float32, ε = 1e-6, biased variance.
 
-    def __init__(self, dim: int):
-        self.scale = nnx.Param(jnp.ones(dim))
-        self.bias = nnx.Param(jnp.zeros(dim))
+    With `paths` it has a scale and a bias for each of so many ways through the same layer [paths, C], and is told
+    which way this is.
+    """
 
-    def __call__(self, x: Array) -> Array:
-        wide = x.astype(jnp.float32)
-        centred = wide - wide.mean(-1, keepdims=True)
-        normal = centred * jax.lax.rsqrt(jnp.mean(centred * centred, -1, keepdims=True) + EPSILON)
-        return (normal * self.scale + self.bias).astype(x.dtype)
+    def __init__(self, dim: int, paths: int = 0):
+        self.scale = nnx.Param(jnp.ones((paths, dim) if paths else dim))
+        self.bias = nnx.Param(jnp.zeros((paths, dim) if paths else dim))
+
+    def __call__(self, x: Array, path: int | None = None) -> Array:
+        scale, bias = self.scale[...], self.bias[...]
+        if scale.ndim == 2:
+            scale, bias = scale[path], bias[path]
+        normal = standardised(x)
+        return (normal * scale + bias).astype(x.dtype)
+
+
+def standardised(x: Array) -> Array:
+    """Mean 0 and variance 1 over the last axis (ε = 1e-6), float32: a layer norm without parameters."""
+    wide = x.astype(jnp.float32)
+    centred = wide - wide.mean(-1, keepdims=True)
+    return centred * jax.lax.rsqrt(jnp.mean(centred * centred, -1, keepdims=True) + EPSILON)
 
 
 class Linear(nnx.Module):
@@ -183,7 +195,8 @@ NO_DROP = DropPath(0.0, None)
 
 
 class Block(nnx.Module):
-    """x + attention(norm x), then x + MLP(norm x). `layer_scale` > 0 multiplies each branch by a learned γ."""
+    """x + attention(norm x), then x + MLP(norm x). `layer_scale` > 0 multiplies each branch by a learned γ; with
+    `paths` the norms, and only they, have parameters of their own for each of so many ways through the block."""
 
     def __init__(
         self,
@@ -192,21 +205,22 @@ class Block(nnx.Module):
         *,
         bias: bool = True,
         layer_scale: float = 0.0,
+        paths: int = 0,
         attention: Choice = PLAIN,
         init=glorot,
         rngs: nnx.Rngs,
     ):
-        self.norm1 = LayerNorm(dim)
+        self.norm1 = LayerNorm(dim, paths)
         self.attn = SelfAttention(dim, heads, bias=bias, attention=attention, init=init, rngs=rngs)
-        self.norm2 = LayerNorm(dim)
+        self.norm2 = LayerNorm(dim, paths)
         self.mlp = Mlp(dim, init=init, rngs=rngs)
         self.gamma_1 = nnx.Param(jnp.full(dim, layer_scale)) if layer_scale else None
         self.gamma_2 = nnx.Param(jnp.full(dim, layer_scale)) if layer_scale else None
 
-    def __call__(self, x: Array, drop_path: DropPath = NO_DROP) -> Array:
+    def __call__(self, x: Array, drop_path: DropPath = NO_DROP, path: int | None = None) -> Array:
         x = divided_by_clips(x)
-        x = x + drop_path(_gated(self.attn(self.norm1(x)), self.gamma_1))
-        return x + drop_path(_gated(self.mlp(self.norm2(x)), self.gamma_2))
+        x = x + drop_path(_gated(self.attn(self.norm1(x, path)), self.gamma_1))
+        return x + drop_path(_gated(self.mlp(self.norm2(x, path)), self.gamma_2))
 
 
 class CrossBlock(Block):
@@ -281,3 +295,27 @@ def position_table(tokens: int, dim: int) -> np.ndarray:
     channel = np.arange(dim)
     angle = np.arange(tokens)[:, None] / np.power(10000.0, 2 * (channel // 2) / dim)
     return np.where(channel % 2 == 0, np.sin(angle), np.cos(angle)).astype(np.float32)
+
+
+@functools.cache
+def grid_position_table(grid: tuple[int, ...], dim: int) -> np.ndarray:
+    """Fixed sine-cosine table over the axes of a grid, in raster order: float32 [tokens, dim] (MAE, He et al. 2022).
+
+    Two axes have half of the channels each. Of three axes time has half, height and width a quarter each (as in
+    V-JEPA, Bardes et al. 2024). Of an axis' D channels the first half is sin(p · ω), the second cos(p · ω), with
+    ω = 10000^(−2j/D).
+    """
+    shares = [dim // 2, dim // 2] if len(grid) == 2 else [dim // 2, dim // 4, dim // 4]
+    parts = []
+    for places, share in zip(np.indices(grid).reshape(len(grid), -1), shares, strict=True):
+        angle = places[:, None] * 10000.0 ** (-np.arange(share // 2) / (share / 2))
+        parts += [np.sin(angle), np.cos(angle)]
+    return np.concatenate(parts, axis=1).astype(np.float32)
+
+
+POSITIONS = ("flat", "grid")
+
+
+def positions_of(kind: str, grid: tuple[int, ...], dim: int) -> np.ndarray:
+    """The table of a kind in `POSITIONS`, [tokens, dim]: over the flattened token index, or over the grid's axes."""
+    return position_table(int(np.prod(grid)), dim) if kind == "flat" else grid_position_table(grid, dim)

@@ -1,6 +1,13 @@
-"""Contrast between modalities: matching clips are pulled together, others pushed apart."""
+"""Contrast between modalities: matching clips are pulled together, others pushed apart.
+
+Everything here is over the whole batch, on whatever mesh it lies, or over groups of it; large ones are compared a
+chunk at a time.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -8,44 +15,95 @@ from jax import Array
 
 from avemo_jax.errors import UserError
 
+KINDS = ("infonce", "siglip")
+DIRECTIONS = ("both", "forward", "backward")  # weights of who looks for whom
+_WEIGHTS = {"both": (0.5, 0.5), "forward": (1.0, 0.0), "backward": (0.0, 1.0)}
+_NEVER = -1e9  # a logit without any weight in a softmax; finite, for the gradient's sake
+
+
+class _Measure(NamedTuple):
+    """How two vectors are compared and what is made of all similarities."""
+
+    temperature: Array | float
+    bias: Array | float  # of SigLIP
+    kind: str
+    direction: str
+
 
 def hierarchical_contrast(
     video_levels: Array,
     audio_levels: Array,
     *,
-    temperature: float,
+    temperature: Array | float,
     negatives: str = "global",
     group_size: int = 0,
     chunk: int = 0,
+    kind: str = "infonce",
+    direction: str = "both",
+    bias: Array | float = 0.0,
+    within: Array | None = None,
 ) -> tuple[Array, dict[str, Array]]:
-    """HiCMAE's hierarchical cross-modal contrast: symmetric InfoNCE, summed over levels.
+    """Contrast of two modalities, summed over levels: HiCMAE's hierarchical cross-modal one by default.
 
     Args:
       video_levels: float32 [levels, B, C], one vector a clip and level, not normalised.
       audio_levels: likewise.
-      temperature: divides the cosine similarities.
+      temperature: divides the cosine similarities; a number or, where it is learned, a scalar.
       negatives: "global" takes all other clips of the batch; "local" those of the same `group_size`
         consecutive clips, as a data-parallel reference that gathers nothing does.
       group_size: clips a group, for "local".
       chunk: with more clips a group than this, every video is compared with at most so many sounds at a time
         and the similarities are made again for the gradient: the same loss in little memory. 0 is off.
+      kind: "infonce" (van den Oord et al. 2018): a softmax over all candidates; "siglip" (Zhai et al. 2023): each
+        pair by itself is the same clip or not, the sum over candidates, the mean over clips.
+      direction: of InfoNCE: "forward", each video looks for its sound; "backward", each sound for its video; or the
+        mean of both. SigLIP has no direction.
+      bias: added to SigLIP's logits.
+      within: int32 [B]; only clips of the same number are each other's negatives (a speaker's own other clips).
 
     Returns:
       The loss, and `loss_contrast` with `contrast_accuracy`, the share of clips whose own sound is the
       nearest at the deepest level.
 
     Raises:
-      UserError: an unknown kind of negatives, or a batch that does not cut into groups.
+      UserError: an unknown kind, direction or kind of negatives, or a batch that does not cut into groups.
     """
+    for name, value, known in (("kind", kind, KINDS), ("direction", direction, DIRECTIONS)):
+        if value not in known:
+            raise UserError(f"contrast.{name} is '{value}', not one of {', '.join(known)}")
     if not video_levels.shape[0]:
         return jnp.zeros(()), {}
+    measure = _Measure(temperature, bias, kind, direction)
     with jax.named_scope("contrast"):  # the name by which a compiled program's collectives are told apart
         video, audio = (_directions(x, negatives, group_size) for x in (video_levels, audio_levels))
+        own = None if within is None else within.reshape(video.shape[1:3])
         if 0 < chunk < video.shape[2]:
-            loss, accuracy = _in_chunks(video, audio, temperature, chunk)
+            loss, accuracy = _in_chunks(video, audio, own, measure, chunk)
         else:
-            loss, accuracy = _at_once(video, audio, temperature)
+            loss, accuracy = _at_once(video, audio, own, measure)
     return loss, {"loss_contrast": loss, "contrast_accuracy": accuracy}
+
+
+def pairwise_contrast(
+    vectors: Mapping[str, Array], pairs: Sequence[tuple[str, str]] = (), **options
+) -> tuple[Array, dict[str, Array]]:
+    """The contrast of several modalities, two at a time, added up.
+
+    Args:
+      vectors: by modality, float32 [B, C], one a clip.
+      pairs: which; all of them where none is named.
+      options: of `hierarchical_contrast`.
+
+    Returns:
+      The loss, and for each pair `loss_contrast_A_B` and `contrast_accuracy_A_B`.
+    """
+    names = list(vectors)
+    total, terms = jnp.zeros(()), dict[str, Array]()
+    for one, other in pairs or [(a, b) for i, a in enumerate(names) for b in names[i + 1 :]]:
+        loss, found = hierarchical_contrast(vectors[one][None], vectors[other][None], **options)
+        total += loss
+        terms |= {f"{name}_{one}_{other}": value for name, value in found.items()}
+    return total, terms
 
 
 def contrast_logits(
@@ -53,41 +111,58 @@ def contrast_logits(
 ) -> Array:
     """Cosine similarities over the temperature: [levels, groups, clips of video, clips of audio]."""
     video, audio = (_directions(x, negatives, group_size) for x in (video_levels, audio_levels))
-    return _logits(video, audio, temperature)
+    return _logits(video, audio, _Measure(temperature, 0.0, "infonce", "both"))
 
 
-def _at_once(video: Array, audio: Array, temperature: float) -> tuple[Array, Array]:
+def _at_once(video: Array, audio: Array, own: Array | None, measure: _Measure) -> tuple[Array, Array]:
     """(loss, accuracy) from all similarities of a group, [levels, groups, size, size]."""
-    logits = _logits(video, audio, temperature)
+    logits = _logits(video, audio, measure, own, own)
     match = jnp.arange(logits.shape[-1])
+    nearest = jnp.mean(logits[-1].argmax(-1) == match)
+    if measure.kind == "siglip":
+        pairs = jax.nn.softplus(logits).sum(-1) - logits[..., match, match]
+        return pairs.mean((1, 2)).sum(), nearest
+    forward, backward = _WEIGHTS[measure.direction]
     rows = -jax.nn.log_softmax(logits, axis=-1)[..., match, match]
     columns = -jax.nn.log_softmax(logits, axis=-2)[..., match, match]
-    loss = 0.5 * (rows + columns).mean((1, 2)).sum()
-    return loss, jnp.mean(logits[-1].argmax(-1) == match)
+    if measure.direction == "both":
+        return 0.5 * (rows + columns).mean((1, 2)).sum(), nearest
+    return (forward * rows + backward * columns).mean((1, 2)).sum(), nearest
 
 
-def _in_chunks(video: Array, audio: Array, temperature: float, most: int) -> tuple[Array, Array]:
+def _in_chunks(
+    video: Array, audio: Array, own: Array | None, measure: _Measure, most: int
+) -> tuple[Array, Array]:
     """The same from [levels, groups, size, chunk] similarities at a time.
 
     A chunk takes every k-th sound, so that where clips are divided over devices every device holds an equal
     part of each chunk: only a chunk is ever gathered. All videos are there in each, so a chunk's columns are
-    complete, and of its rows the log-sum-exp is kept.
+    complete, and of its rows the log-sum-exp (SigLIP: the sum) is kept.
     """
     levels, groups, size, dim = audio.shape
     chunk = _chunk_size(size, most)
     chunks = audio.reshape(levels, groups, chunk, size // chunk, dim).transpose(3, 0, 1, 2, 4)
+    others = None if own is None else own.reshape(groups, chunk, size // chunk).transpose(2, 0, 1)
 
     @jax.checkpoint
-    def compare(sounds: Array) -> tuple[Array, Array, Array, Array]:
-        logits = _logits(video, sounds, temperature)
+    def compare(part: tuple[Array, Array | None]) -> tuple[Array, Array, Array, Array]:
+        logits = _logits(video, part[0], measure, own, part[1])
         deepest = jax.lax.stop_gradient(logits[-1])
-        in_rows, in_columns = (jax.nn.logsumexp(logits, axis=axis) for axis in (-1, -2))
+        if measure.kind == "siglip":
+            in_rows = jax.nn.softplus(logits).sum(-1)
+            in_columns = jnp.zeros(())
+        else:
+            in_rows, in_columns = (jax.nn.logsumexp(logits, axis=axis) for axis in (-1, -2))
         return in_rows, in_columns, deepest.max(-1), deepest.argmax(-1)
 
-    in_rows, in_columns, nearest, place = jax.lax.map(compare, chunks)
-    match = jnp.sum(video * audio, axis=-1) / temperature
-    loss = 0.5 * (jax.nn.logsumexp(in_rows, axis=0) - match).mean((1, 2)).sum()
-    loss += 0.5 * (in_columns.mean((0, 2, 3)) - match.mean((1, 2))).sum()
+    in_rows, in_columns, nearest, place = jax.lax.map(compare, (chunks, others))
+    match = jnp.sum(video * audio, axis=-1) / measure.temperature
+    if measure.kind == "siglip":
+        loss = (in_rows.sum(0) - match - measure.bias).mean((1, 2)).sum()
+    else:
+        forward, backward = _WEIGHTS[measure.direction]
+        loss = forward * (jax.nn.logsumexp(in_rows, axis=0) - match).mean((1, 2)).sum()
+        loss += backward * (in_columns.mean((0, 2, 3)) - match.mean((1, 2))).sum()
     best = nearest.argmax(0)  # the chunk with the nearest sound, [groups, size]
     found = jnp.take_along_axis(place, best[None], axis=0)[0] * (size // chunk) + best
     return loss, jnp.mean(found == jnp.arange(size))
@@ -114,6 +189,14 @@ def _directions(levels: Array, negatives: str, group_size: int) -> Array:
     return (levels / jnp.linalg.norm(levels, axis=-1, keepdims=True)).reshape(count, -1, group_size, dim)
 
 
-def _logits(video: Array, audio: Array, temperature: float) -> Array:
+def _logits(
+    video: Array, audio: Array, measure: _Measure, own: Array | None = None, others: Array | None = None
+) -> Array:
+    """[levels, groups, videos, sounds]; pairs of clips that are not to be compared have no weight."""
     similarity = jnp.einsum("lgic,lgjc->lgij", video, audio, precision=jax.lax.Precision.HIGHEST)
-    return similarity / temperature
+    logits = similarity / measure.temperature
+    if measure.kind == "siglip":
+        logits = logits + measure.bias
+    if own is None or others is None:
+        return logits
+    return jnp.where(own[:, :, None] == others[:, None, :], logits, _NEVER)

@@ -1,37 +1,74 @@
-"""Masked autoencoding: how well the hidden patches were predicted."""
+"""Masked autoencoding and latent prediction: how well what was hidden was predicted."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import jax.numpy as jnp
 from jax import Array
 
 from avemo_jax.batch import Outputs, Targets
+from avemo_jax.errors import UserError
+
+ERRORS: dict[str, Callable[[Array], Array]] = {
+    "mse": jnp.square,
+    "l1": jnp.abs,
+    "smooth_l1": lambda error: jnp.where(jnp.abs(error) < 1, 0.5 * jnp.square(error), jnp.abs(error) - 0.5),
+}
 
 
 def masked_reconstruction(
-    outputs: Outputs, targets: Targets, *, difference_weight: float = -1.0
+    outputs: Outputs,
+    targets: Targets,
+    *,
+    difference_weight: float = -1.0,
+    error: str = "mse",
+    video_weight: float = 1.0,
+    audio_weight: float = 1.0,
+    cross_weight: float = 1.0,
 ) -> tuple[Array, dict[str, Array]]:
-    """Mean squared error over the masked tokens of both modalities, added up.
+    """Mean error over the masked tokens of each modality that is predicted, weighted and added up.
 
     Args:
-      outputs: predictions [B, N masked, P] of each modality.
+      outputs: predictions [B, N masked, P] of each modality; None where there is none.
       targets: the same shapes.
       difference_weight: w ≥ 0 weighs the video's first frames by 1 − w and its frame differences by w
         (for frame groups of 2); negative means one plain error over all values.
+      error: a name in `ERRORS`.
+      video_weight, audio_weight: of each modality.
+      cross_weight: of what is predicted from the other modality, times the modality's own weight.
 
     Returns:
-      The loss, and `loss_video`, `loss_audio` (with w also `loss_video_frame`, `loss_video_difference`).
+      The loss, and `loss_video`, `loss_audio` (with w also `loss_video_frame`, `loss_video_difference`; predicted from
+      the other modality `loss_video_from_audio`, `loss_audio_from_video`).
+
+    Raises:
+      UserError: there is no such error.
     """
-    errors = jnp.square(outputs.video_prediction.astype(jnp.float32) - targets.video)
-    audio = jnp.mean(jnp.square(outputs.audio_prediction.astype(jnp.float32) - targets.audio))
-    if difference_weight < 0:
-        video = errors.mean()
-        return video + audio, {"loss_video": video, "loss_audio": audio}
-    first, second = (half.mean() for half in jnp.split(errors, 2, axis=-1))
-    video = (1 - difference_weight) * first + difference_weight * second
-    return video + audio, {
-        "loss_video": video,
-        "loss_audio": audio,
-        "loss_video_frame": first,
-        "loss_video_difference": second,
-    }
+    if error not in ERRORS:
+        raise UserError(f"target.error is '{error}', not one of {', '.join(ERRORS)}")
+    terms: dict[str, Array] = {}
+    total = jnp.zeros(())
+
+    def errors(prediction: Array, target: Array) -> Array:
+        return ERRORS[error](prediction.astype(jnp.float32) - target)
+
+    wanted = (
+        ("video", outputs.video_prediction, targets.video, video_weight),
+        ("audio", outputs.audio_prediction, targets.audio, audio_weight),
+        ("video_from_audio", outputs.video_from_audio, targets.video, video_weight * cross_weight),
+        ("audio_from_video", outputs.audio_from_video, targets.audio, audio_weight * cross_weight),
+    )
+    for name, prediction, target, weight in wanted:
+        if prediction is None or target is None:
+            continue
+        of = errors(prediction, target)
+        if name == "video" and difference_weight >= 0:
+            first, second = (half.mean() for half in jnp.split(of, 2, axis=-1))
+            loss = (1 - difference_weight) * first + difference_weight * second
+            terms |= {"loss_video_frame": first, "loss_video_difference": second}
+        else:
+            loss = of.mean()
+        terms[f"loss_{name}"] = loss
+        total += loss if weight == 1 else weight * loss
+    return total, terms

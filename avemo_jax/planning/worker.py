@@ -137,7 +137,9 @@ def trace_step(config: ConfigDict, mesh: Mesh) -> tuple[Any, state_lib.TrainStat
     graphdef, params = state_lib.abstract_params(task, init_key)
     total_steps = config.total_steps or _STEPS
     optimizer, schedule = make_optimizer(config, params, total_steps), learning_rate(config, total_steps)
-    state = state_lib.with_shardings(state_lib.abstract_state(params, optimizer), mesh)
+    state = state_lib.with_shardings(
+        state_lib.abstract_state(params, optimizer, average=config.ema.decay > 0), mesh
+    )
     batch: Any = task.batch_shapes()
     step = make_step(task, graphdef, optimizer, schedule, state, batch, mesh)
     return step.trace(state, batch, jax.ShapeDtypeStruct((2,), np.uint32)), state

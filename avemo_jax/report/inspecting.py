@@ -7,6 +7,7 @@ first batch of a run with this config and seed, as its first step sees them.
 from __future__ import annotations
 
 import contextlib
+import math
 from collections import Counter
 from dataclasses import asdict
 from typing import Any
@@ -82,8 +83,9 @@ def make(config: ConfigDict, clips: int) -> tuple[str, Row]:
         "seed": config.seed,
         "config": config.to_dict(),
         "tokens": {
-            stream: {"all": mask.visible.shape[1] + mask.masked.shape[1], "visible": mask.visible.shape[1]}
+            stream: {"all": math.prod(task.grids[stream]), "visible": mask.visible.shape[1]}
             for stream, mask in masks._asdict().items()
+            if mask is not None
         },
         "clips": [
             {

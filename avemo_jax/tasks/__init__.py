@@ -37,6 +37,14 @@ class Task(Protocol):
         """Shapes and types of the global batch."""
 
 
+class TaughtTask(Task, Protocol):
+    """A task that may learn from the moving average of its own model (`ema.decay`); `loss` takes it as `teacher`."""
+
+    @property
+    def learns_from_average(self) -> bool:
+        """Whether it does."""
+
+
 class ComparingTask(Task, Protocol):
     """A task that compares clips with each other and can do so over microbatches (`training.gradients`)."""
 

@@ -83,22 +83,27 @@ def clip_strips(
     )
     seen = heard = None
     if outputs is not None and target is not None and masks is not None:
-        seen = _place(outputs.video_prediction, masks.video, video.shape)
-        if target.frame_difference:
-            seen = _undo_differences(seen, video_grid, target.frame_group)
-        if target.normalize_video:
-            seen = _rescale(seen, video, colours=frontend.CHANNELS)
-        heard = _place(outputs.audio_prediction, masks.audio, audio.shape)
-        if target.normalize_audio:
-            heard = _rescale(heard, audio, colours=1)
+        if outputs.video_prediction is not None and masks.video is not None:
+            seen = _place(outputs.video_prediction, masks.video, video.shape)
+            if target.frame_difference:
+                seen = _undo_differences(seen, video_grid, target.frame_group)
+            if target.normalize_video:
+                seen = _rescale(
+                    seen, video, colours=frontend.CHANNELS if target.get("per_colour", True) else 1
+                )
+        if outputs.audio_prediction is not None and masks.audio is not None:
+            heard = _place(outputs.audio_prediction, masks.audio, audio.shape)
+            if target.normalize_audio:
+                heard = _rescale(heard, audio, colours=1)
     low, high = audio.min(), audio.max()
+    rows = 1 if masks is None else 2 if outputs is None else 3
     films = [
         np.asarray(frontend.unpatchify_video(x, video_grid)[:, :: frontend.TUBELET])
-        for x in _versions(video, seen, masks and masks.video, _GREY)
+        for x in _versions(video, seen, masks and masks.video, _GREY, rows)
     ]
     sounds = [
         (np.asarray(frontend.unpatchify_audio(x, audio_grid)) - low) / max(high - low, 1e-6)
-        for x in _versions(audio, heard, masks and masks.audio, (low + high) / 2)
+        for x in _versions(audio, heard, masks and masks.audio, (low + high) / 2, rows)
     ]
     return [
         [
@@ -129,16 +134,20 @@ def _place(prediction: Array, mask: TokenMask, shape) -> np.ndarray:
 
 
 def _versions(
-    truth: np.ndarray, prediction: np.ndarray | None, mask: TokenMask | None, blank: float
+    truth: np.ndarray, prediction: np.ndarray | None, mask: TokenMask | None, blank: float, rows: int
 ) -> list[np.ndarray]:
-    """Truth; truth with hidden tokens blank, and with hidden tokens predicted, where there is a mask and so on."""
-    if mask is None:
-        return [truth]
-    hidden = np.zeros(truth.shape[:2], bool)
-    np.put_along_axis(hidden, np.asarray(mask.masked), True, axis=1)
-    hidden = hidden[..., None]
-    versions = [truth, np.where(hidden, blank, truth)]
-    return versions if prediction is None else [*versions, np.where(hidden, prediction, truth)]
+    """So many of: truth; truth with hidden tokens blank; with hidden tokens predicted, and those that nobody predicts
+    blank. A modality that is not masked, since the method does not look at it, is blank from the second on."""
+    hidden = np.ones(truth.shape[:2], bool)
+    if mask is not None:
+        np.put_along_axis(hidden, np.asarray(mask.visible), False, axis=1)
+    visible = np.where(hidden[..., None], blank, truth)
+    completed = visible
+    if prediction is not None and mask is not None:
+        asked = np.zeros(truth.shape[:2], bool)
+        np.put_along_axis(asked, np.asarray(mask.masked), True, axis=1)
+        completed = np.where(asked[..., None], prediction, visible)
+    return [truth, visible, completed][:rows]
 
 
 def _undo_differences(patches: np.ndarray, grid, group: int) -> np.ndarray:

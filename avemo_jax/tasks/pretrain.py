@@ -1,8 +1,14 @@
-"""Pretraining: masked audio-visual autoencoding + contrastive alignment."""
+"""Pretraining: what was hidden of a clip is predicted, and its picture and sound are told from others'.
+
+A method is a config: its model, how clips are masked, what is predicted and how modalities are compared are values
+of `config.model`, `mask`, `target` and `contrast`.
+"""
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -14,26 +20,39 @@ from ml_collections import ConfigDict
 
 from avemo_jax import augmentation, frontend, masking, models
 from avemo_jax.batch import Batch, Clip, Masks, Outputs, Targets
+from avemo_jax.config import pretrain_defaults
 from avemo_jax.errors import UserError
 from avemo_jax.models.encoders import fold_keys
+from avemo_jax.models.jepa import LatentPredictor
 from avemo_jax.objectives.contrastive import hierarchical_contrast
 from avemo_jax.objectives.reconstruction import masked_reconstruction
 from avemo_jax.tasks import clips
 from avemo_jax.tasks.pictures import reconstruction_grid
 
-Embeddings = tuple[Array, Array]  # of video and audio, float32 [B, copies, levels, C]
+# Of video and audio, float32 [B, copies, levels, C], and what a model learns about comparing, [B, copies, 2] or None.
+Embeddings = tuple[Array, Array, Array | None]
+_RATIOS = np.uint32(0xFFFFFFFE)  # no clip's place: which of the ratios a step has
+TARGETS = ("patches", "latents")
 
 
 class Pretrain:
     """The task of `config.task = "pretrain"`; see `avemo_jax.tasks.Task`."""
 
     def __init__(self, config: ConfigDict):
+        self.config = config = _filled(config)
         if config.mask.repeats < 1:
             raise UserError(f"mask.repeats is {config.mask.repeats}: every clip needs at least one mask")
-        self.config = config
+        if config.target.kind not in TARGETS:
+            raise UserError(f"target.kind is '{config.target.kind}', not one of {', '.join(TARGETS)}")
+        if self.learns_from_average and not config.ema.decay:
+            raise UserError("target.kind=latents learns from a moving average: ema.decay must not be 0")
         model = config.model
+        # Both, whatever the method looks at: pictures show both.
         self.video_grid = frontend.video_grid(model.frames, model.image_size)
         self.audio_grid = frontend.audio_grid(model.audio_frames, model.mel_bins)
+        self.grids = frontend.token_grids(model)
+        if config.mask.complementary and (len(self.grids) < 2 or config.mask.choices):
+            raise UserError("mask.complementary needs both modalities, and knows no mask.choices")
 
     def init_model(self, key: Array) -> nnx.Module:
         return models.build(self.config, key)
@@ -41,57 +60,79 @@ class Pretrain:
     def batch_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
         return clips.batch_shapes(self.config)
 
-    def loss(self, model: nnx.Module, batch: Batch, key: Array) -> tuple[Array, dict[str, Array]]:
-        return self.score(*self._predict(model, batch, key))
+    @property
+    def learns_from_average(self) -> bool:
+        """Whether `loss` is to be given the moving average of the model as `teacher`."""
+        return self.config.target.kind == "latents"
+
+    def loss(
+        self, model: nnx.Module, batch: Batch, key: Array, teacher: nnx.Module | None = None
+    ) -> tuple[Array, dict[str, Array]]:
+        def scored(choice: int) -> tuple[Array, dict[str, Array]]:
+            return self.score(*self._predict(model, batch, key, teacher, choice))
+
+        return self._at_some_ratio(scored, key)
 
     @property
     def compares_whole_batch(self) -> bool:
         """Whether microbatches are to be contrasted as one batch; the three functions below are then asked."""
-        return self.config.contrast.cached
+        return self.config.contrast.cached and self.config.model.get("compares", True)
 
     def embeddings(self, model: nnx.Module, batch: Batch, key: Array) -> Embeddings:
         """What these clips are compared by."""
-        return self._compared_by(self._predict(model, batch, key)[0])
+        return self._at_some_ratio(
+            lambda choice: self._compared_by(self._predict(model, batch, key, None, choice)[0]), key
+        )
 
     def comparison(self, embeddings: Embeddings) -> tuple[Array, dict[str, Array]]:
         """λ Σ L_contrast of all clips of a batch, and its terms."""
         contrast = self.config.contrast
+        video, audio, scale = embeddings
+        temperature, bias = contrast.temperature, 0.0
+        if scale is not None:
+            learned, bias = scale.mean((0, 1))
+            temperature = 1 / learned
         align = functools.partial(
             hierarchical_contrast,
-            temperature=contrast.temperature,
+            temperature=temperature,
+            bias=bias,
+            kind=contrast.kind,
+            direction=contrast.direction,
             negatives=contrast.negatives,
             group_size=contrast.group_size,
             chunk=contrast.chunk,
         )
         # Copies of a clip are not each other's negatives: the first copies are contrasted, then the second, …
-        apart = (jnp.moveaxis(levels, (0, 1, 2), (2, 0, 1)) for levels in embeddings)
+        apart = (jnp.moveaxis(levels, (0, 1, 2), (2, 0, 1)) for levels in (video, audio))
         loss, terms = jax.tree.map(jnp.mean, jax.vmap(align)(*apart))
+        if scale is not None:
+            terms |= {"contrast_temperature": temperature}
         return contrast.weight * loss, terms
 
     def pulled_loss(
         self, model: nnx.Module, batch: Batch, key: Array, pull: Embeddings
     ) -> tuple[Array, dict[str, Array]]:
         """The loss without its comparison, whose gradient comes in by ⟨embeddings, pull⟩, and its terms."""
-        outputs, targets = self._predict(model, batch, key)
-        loss, terms = self._reconstruction(outputs, targets)
-        pulled = optax.tree.vdot(self._compared_by(outputs), pull)
-        return loss + pulled - jax.lax.stop_gradient(pulled), terms
 
-    def view(self, batch: Batch, keys: Array) -> tuple[Clip, Masks]:
-        """The batch as the model sees it in this step: normalised, its volume varied, masked."""
+        def pulled(choice: int) -> tuple[Array, dict[str, Array]]:
+            outputs, targets = self._predict(model, batch, key, None, choice)
+            loss, terms = self._reconstruction(outputs, targets)
+            along = optax.tree.vdot(self._compared_by(outputs), pull)
+            return loss + along - jax.lax.stop_gradient(along), terms
+
+        return self._at_some_ratio(pulled, key)
+
+    def view(self, batch: Batch, keys: Array, choice: int = -1) -> tuple[Clip, Masks]:
+        """The batch as the model sees it in this step: normalised, its volume varied, masked; `choice` is a place in
+        `mask.choices`, −1 the ratios that are not a choice."""
         gain = augmentation.volume_gain(fold_keys(keys, 0)) if self.config.data.audio_gain else None
-        masks = masking.hicmae_masks(
-            fold_keys(keys, 1),
-            self.video_grid,
-            self.audio_grid,
-            video_ratio=self.config.mask.video_ratio,
-            audio_ratio=self.config.mask.audio_ratio,
-        )
-        return clips.seen(batch, self.config, gain), masks
+        return clips.seen(batch, self.config, gain), self._masks(fold_keys(keys, 1), choice)
 
-    def targets(self, clip: Clip, masks: Masks) -> Targets:
-        """What the masked patches should be; no gradient flows into it."""
+    def targets(self, clip: Clip, masks: Masks, teacher: nnx.Module | None = None) -> Targets:
+        """What was hidden should be; no gradient flows into it."""
         target = self.config.target
+        if teacher is not None:
+            return cast(LatentPredictor, teacher).latents(clip, masks)
         return frontend.reconstruction_targets(
             clip,
             masks,
@@ -99,39 +140,98 @@ class Pretrain:
             normalize_audio=target.normalize_audio,
             frame_difference=target.frame_difference,
             frame_group=target.frame_group,
+            per_colour=target.per_colour,
         )
 
     def score(self, outputs: Outputs, targets: Targets) -> tuple[Array, dict[str, Array]]:
-        """The loss L_video + L_audio + λ Σ L_contrast (Sun et al. 2024) and its terms."""
+        """The loss L_video + L_audio + λ Σ L_contrast (Sun et al. 2024), of what the method has, and its terms."""
         reconstruction, metrics = self._reconstruction(outputs, targets)
+        if outputs.video_levels is None:
+            return reconstruction, metrics
         alignment, more = self.comparison(self._compared_by(outputs))
         return reconstruction + alignment, metrics | more
 
     def figures(self, model: nnx.Module, batch: Batch, key: Array) -> dict[str, np.ndarray]:
         """Input, what is left of it, and the reconstruction of up to four clips, frames and log-mel."""
+        if self.learns_from_average:
+            return {}  # what it predicts is not a picture
         clip, masks = self.view(batch, clips.clip_keys(key, batch))
         grid = reconstruction_grid(
             clip, masks, _see(model, clip, masks), self.video_grid, self.audio_grid, self.config.target
         )
         return {"reconstruction": grid}
 
-    def _predict(self, model: nnx.Module, batch: Batch, key: Array) -> tuple[Outputs, Targets]:
+    def _masks(self, keys: Array, choice: int) -> Masks:
+        mask = self.config.mask
+        ratios = dict(zip(("video", "audio"), (mask.video_ratio, mask.audio_ratio), strict=True))
+        if choice >= 0:
+            ratios = dict(zip(ratios, mask.choices[choice], strict=True))
+        if mask.complementary:
+            masks = masking.complementary_masks(keys, self.video_grid, self.audio_grid, ratios["video"])
+        else:
+            masks = masking.independent_masks(
+                keys, {name: (mask[name], grid, ratios[name]) for name, grid in self.grids.items()}
+            )
+        if mask.decoded == 1:
+            return masks
+        parts = (
+            of and masking.decoded_part(fold_keys(keys, 2 + which), of, mask.decoded)
+            for which, of in enumerate(masks)
+        )
+        return Masks(*parts)
+
+    def _at_some_ratio(self, compute: Callable[[int], tuple], key: Array):
+        """`compute(choice)` for the choice of this step: a program has a branch for each, since shapes differ."""
+        count = len(self.config.mask.choices)
+        if count < 2:
+            return compute(count - 1)
+        drawn = jax.random.randint(jax.random.fold_in(key, _RATIOS), (), 0, count)
+        return jax.lax.switch(drawn, [functools.partial(compute, choice) for choice in range(count)])
+
+    def _predict(
+        self, model: nnx.Module, batch: Batch, key: Array, teacher: nnx.Module | None, choice: int
+    ) -> tuple[Outputs, Targets]:
         batch = clips.cut(batch, self.config)  # once for all copies
         batch, keys = clips.repeated(batch, clips.clip_keys(key, batch), self.config.mask.repeats)
-        clip, masks = self.view(batch, keys)
+        clip, masks = self.view(batch, keys, choice)
         drop_keys = fold_keys(keys, 2) if self.config.model.drop_path else None
-        return model(clip, masks, drop_keys), self.targets(clip, masks)
+        return model(clip, masks, drop_keys), self.targets(clip, masks, teacher)
 
     def _reconstruction(self, outputs: Outputs, targets: Targets) -> tuple[Array, dict[str, Array]]:
-        return masked_reconstruction(outputs, targets, difference_weight=self.config.target.difference_weight)
+        target = self.config.target
+        return masked_reconstruction(
+            outputs,
+            targets,
+            difference_weight=target.difference_weight,
+            error=target.error,
+            video_weight=target.video_weight,
+            audio_weight=target.audio_weight,
+            cross_weight=target.cross_weight,
+        )
 
     def _compared_by(self, outputs: Outputs) -> Embeddings:
-        def by_clip(levels: Array) -> Array:
+        copies = self.config.mask.repeats
+
+        def by_clip(levels: Array | None) -> Array:
+            assert levels is not None  # who has nothing to compare is not asked
             count, clips_and_copies, dim = levels.shape
-            copies = self.config.mask.repeats
             return jnp.moveaxis(levels.reshape(count, clips_and_copies // copies, copies, dim), 0, 2)
 
-        return by_clip(outputs.video_levels), by_clip(outputs.audio_levels)
+        scale = None if outputs.scale is None else outputs.scale.reshape(-1, copies, 2)
+        return by_clip(outputs.video_levels), by_clip(outputs.audio_levels), scale
+
+
+def _filled(config: ConfigDict) -> ConfigDict:
+    """The config with values for what a run of an earlier version, or a recorded one, does not say."""
+    known = pretrain_defaults()
+    if all(name in config and set(section) <= set(config[name]) for name, section in known.items()):
+        return config
+    full = config.copy_and_resolve_references()
+    with full.unlocked():
+        for name, section in known.items():
+            section.update(config.get(name, {}))
+            full[name] = section
+    return full
 
 
 @jax.jit  # compiled once a run: op by op, a picture took longer than many steps

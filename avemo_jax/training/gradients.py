@@ -23,22 +23,33 @@ from avemo_jax.training.mesh import rows_divisor
 
 
 def loss_and_grads(
-    task: Any, graphdef: nnx.GraphDef, params: Params, batch: Batch, key: Array, mesh: Mesh
+    task: Any,
+    graphdef: nnx.GraphDef,
+    params: Params,
+    batch: Batch,
+    key: Array,
+    mesh: Mesh,
+    average: Params | None = None,
 ) -> tuple[tuple[Array, dict[str, Array]], Params]:
     """((loss, terms), grads) of the task on one batch; the mesh is known to `avemo_jax.sharding` meanwhile.
+
+    `average` is the moving average of the parameters, which a task that `learns_from_average` is given as a model.
 
     Raises:
       UserError: the batch does not cut into `config.accumulate` microbatches that the mesh can divide.
     """
     count = task.config.accumulate
+    taught = {}
+    if getattr(task, "learns_from_average", False) and average is not None:
+        taught["teacher"] = merge(graphdef, average)
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
         if count == 1:
-            return _at_once(task, graphdef, params, batch, key)
+            return _at_once(task, graphdef, params, batch, key, taught)
         check_microbatches(len(next(iter(batch.values()))), count, rows_divisor(mesh))
         parts = jax.tree.map(lambda field: _cut(field, count), batch)
         if getattr(task, "compares_whole_batch", False):
             return _cached(task, graphdef, params, parts, key)
-        return _mean(lambda part: _at_once(task, graphdef, params, part, key), parts)
+        return _mean(lambda part: _at_once(task, graphdef, params, part, key, taught), parts)
 
 
 def check_microbatches(batch_size: int, count: int, devices: int) -> None:
@@ -50,8 +61,10 @@ def check_microbatches(batch_size: int, count: int, devices: int) -> None:
         )
 
 
-def _at_once(task, graphdef, params, batch, key):
-    return jax.value_and_grad(lambda p: task.loss(merge(graphdef, p), batch, key), has_aux=True)(params)
+def _at_once(task, graphdef, params, batch, key, taught):
+    return jax.value_and_grad(lambda p: task.loss(merge(graphdef, p), batch, key, **taught), has_aux=True)(
+        params
+    )
 
 
 def _cached(task, graphdef, params, parts, key):

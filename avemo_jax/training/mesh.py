@@ -35,8 +35,8 @@ PARAMETER_RULES = (
     (r"mlp/fc1/bias", (..., "tensor")),  # [4C]
     (r"mlp/fc2/kernel", (..., "tensor", "fsdp")),  # [4C, C]
     (r"patch_embed/kernel", (None, "fsdp")),  # [P, C]
-    (r"(video|audio)_decoder/embed/kernel", ("fsdp", None)),  # [C, D]
-    (r"head/kernel", ("fsdp", None)),  # [D, patch] or [4C, K]
+    (r"(\w+_decoder/embed|embed/\w+)/kernel", ("fsdp", None)),  # [C, D]
+    (r"head(/\w+)?/kernel", ("fsdp", None)),  # [D, patch] or [4C, K]
 )
 
 # Field → mesh axes, in the same way: clips are divided, everything inside a clip stays together.

@@ -17,8 +17,11 @@ from ml_collections import ConfigDict
 from avemo_jax.models.params import Params, flatten, unflatten
 from avemo_jax.training.schedules import warmup_cosine
 
-# One-dimensional in the reference, or ending in `.bias`: never decayed.
-_NEVER_DECAYED = re.compile(r"(^|/)(scale|bias|q_bias|v_bias|gamma_\d|(video|audio)_layer_weights)$")
+# One-dimensional in the reference, or ending in `.bias`: never decayed. Nor are tokens and what contrast learns.
+_NEVER_DECAYED = re.compile(
+    r"(^|/)(scale|bias|q_bias|v_bias|gamma_\d|(video|audio)_layer_weights|scale_bias|registers|"
+    r"modality_token(/\w+)?|mask_token/\w+)$"
+)
 
 
 def make_optimizer(config: ConfigDict, params: Params, total_steps: int) -> optax.GradientTransformation:

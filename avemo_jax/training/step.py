@@ -41,7 +41,7 @@ def make_step(
 
     def step(state: TrainState, batch: Batch, run_bits: Array) -> tuple[TrainState, Metrics]:
         key = _step_key(run_bits, state.step)
-        (loss, terms), grads = loss_and_grads(task, graphdef, state.params, batch, key, mesh)
+        (loss, terms), grads = loss_and_grads(task, graphdef, state.params, batch, key, mesh, state.averaged)
         grad_norm = optax.tree.norm(grads)
         good = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
 
@@ -80,6 +80,8 @@ def make_step(
 def make_check(task: Any, graphdef: nnx.GraphDef, params: Params, batch: Batch, mesh: Mesh):
     """`check(params, batch, rows, step, run_bits) -> bool []`: are loss and gradients finite on these clips only?
 
+    Who learns from the average of the parameters learns from these here: what breaks a step breaks this one too.
+
     `rows` int32 [B] are the clips to put in the batch's places, repeated to fill it, so that one compiled
     program serves to search for the clip that breaks a step.
     """
@@ -87,7 +89,7 @@ def make_check(task: Any, graphdef: nnx.GraphDef, params: Params, batch: Batch, 
     def check(params: Params, batch: Batch, rows: Array, step: Array, run_bits: Array) -> Array:
         batch = jax.tree.map(lambda field: jnp.take(field, rows, axis=0), batch)
         key = _step_key(run_bits, step)
-        (loss, _), grads = loss_and_grads(task, graphdef, params, batch, key, mesh)
+        (loss, _), grads = loss_and_grads(task, graphdef, params, batch, key, mesh, params)
         return jnp.isfinite(loss) & jnp.isfinite(optax.tree.norm(grads))
 
     whole = mesh_lib.replicated(mesh)

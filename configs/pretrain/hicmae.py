@@ -6,7 +6,7 @@ default here is what was meant (docs/oddities.md).
 
 from ml_collections import ConfigDict
 
-from avemo_jax.config import parse_argument, run_defaults
+from avemo_jax.config import demo_sized, parse_argument, pretrain_defaults, run_defaults
 
 # width, heads, encoder depth, decoder width, decoder heads, encoder layers with contrast and skips
 SIZES = {
@@ -42,35 +42,10 @@ def get_config(arg: str = "base") -> ConfigDict:
             "mel_bins": 128,
         }
     )
-    # repeats: masks that each clip of a batch is learnt from; decoded once, it costs the host nothing more
-    config.mask = ConfigDict({"video_ratio": 0.9, "audio_ratio": 0.8, "repeats": 1})
-    config.target = ConfigDict(
-        {
-            "normalize_video": True,
-            "normalize_audio": True,
-            "frame_difference": True,
-            "frame_group": 2,
-            "difference_weight": -1.0,  # negative: one plain error over frames and differences
-        }
-    )
-    config.contrast = ConfigDict(
-        {
-            "weight": 0.0025,
-            "temperature": 0.07,
-            "negatives": "global",
-            "group_size": 40,
-            "cached": False,  # with accumulate: over the whole batch, not each microbatch (GradCache)
-            "chunk": 2048,  # larger groups are compared so many clips at a time; 0 is all at once
-        }
-    )
+    config.update(pretrain_defaults())
     config.data.crop, config.data.audio_gain = "multi_scale", True
     if size == "demo":
-        # Small batches and two masks a clip: what learns most from 30,400 clips (docs/real_clips.md).
-        config.batch_size, config.epochs, config.total_steps = 16, 0, 1900
-        config.mask.repeats = 2
-        config.model.image_size = 96
-        config.contrast.group_size = 16
-        config.optimizer.learning_rate, config.optimizer.min_learning_rate = 9.6e-3, 1.6e-4
+        demo_sized(config)
     if reference:
         config.contrast.negatives = "local"
         config.optimizer.decay_audio_mask_token = True

@@ -22,7 +22,7 @@ def _tokens(batch=2, seed=0):
 
 
 def _pool(tokens, *wanted, params=None):
-    return features.pool(tokens, features.layer_weights(params or {}, 3), wanted, MODEL)
+    return features.pool(tokens, features.layer_weights(params or {}, MODEL), wanted, MODEL)
 
 
 def test_cat4_is_the_four_pooled_vectors_one_behind_the_other():
@@ -62,7 +62,7 @@ def test_video_cells_average_time_and_neighbouring_places():
 
 def test_groups_of_features_expand_and_repeats_are_dropped():
     assert features.select("cat4,layers,cat4", MODEL) == ("cat4", *features.names(MODEL)[8:])
-    assert features.select("default", MODEL) == features.DEFAULT
+    assert features.select("default", MODEL) == features.default(MODEL)
     assert features.select("all", MODEL) == features.names(MODEL)
 
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
-from avemo_jax.convert.hicmae import StateDict
+from avemo_jax.convert.hicmae import StateDict, check_method
 from avemo_jax.convert.huggingface import folder
 from avemo_jax.convert.huggingface.card import Stored, check_license, write_card
 from avemo_jax.convert.huggingface.facts import gather
@@ -56,6 +56,7 @@ def export(
     out = out.resolve()
     replaced = folder.check_place(out)
     config, params, step = load_params(checkpoint)
+    check_method(config)
     state, facts = folder.weights(params, config), gather(checkpoint, config, step)
     stored, preparation = _stored(config)
     if compare and stored.options.crop == "face":

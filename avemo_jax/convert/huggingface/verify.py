@@ -104,9 +104,9 @@ def _outputs(model: Any, clip: Clip, config: ConfigDict) -> dict[str, jax.Array]
     if config.task == "finetune":
         return dict(zip(("logits", "feature"), model(clip), strict=True))
     tokens = model.encode(clip)
-    weights = features.layer_weights({}, config.model.depth)
+    weights = features.layer_weights({}, config.model)
     return {
-        **features.pool(tokens, weights, features.DEFAULT, config.model),
+        **features.pool(tokens, weights, features.default(config.model), config.model),
         "video_hidden_states": tokens.video_layers,
         "audio_hidden_states": tokens.audio_layers,
         "fused_video_tokens": tokens.fused_video,

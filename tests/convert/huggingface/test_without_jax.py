@@ -118,7 +118,7 @@ def our_outputs(task, model, clip):
             return dict(zip(("logits", "feature"), model(clip), strict=True))
         tokens = model.encode(clip)
         sizes = extraction.FrozenConfigDict(SIZES)
-        vectors = features.pool(tokens, features.layer_weights({}, 3), features.DEFAULT, sizes)
+        vectors = features.pool(tokens, features.layer_weights({}, sizes), features.default(sizes), sizes)
     return {**vectors, "fused_video_tokens": tokens.fused_video, "fused_audio_tokens": tokens.fused_audio}
 
 
@@ -138,8 +138,10 @@ def test_from_raw_files_it_gives_what_prepare_and_our_evaluation_give(placed, us
         assert_near(array, used[1][name], 1e-3)
     if task == "pretrain":
         network = extraction.Network("checkpoint", 0, params)
-        _, found = extraction.extract(config, [network], [batch], features.DEFAULT, ["as_recorded"])
-        for feature in features.DEFAULT:
+        _, found = extraction.extract(
+            config, [network], [batch], features.default(config.model), ["as_recorded"]
+        )
+        for feature in features.default(config.model):
             matrix = found[extraction.Source(feature, "checkpoint", 0, "as_recorded")]
             assert_near(matrix, used[1][feature], 1e-3)
 
@@ -190,7 +192,7 @@ def test_verify_compares_every_output_from_tensors_and_from_a_file(imported, tmp
     rows = {row["name"]: row for row in json.loads(report.read_text())["differences"]}
     outputs = {"logits", "feature"}
     if task == "pretrain":
-        outputs = {*features.DEFAULT, "fused_video_tokens", "fused_audio_tokens"}
+        outputs = {*features.default(load_params(run)[0].model), "fused_video_tokens", "fused_audio_tokens"}
         outputs |= {"video_hidden_states", "audio_hidden_states"}
     from_file = {f"from a file: {name}" for name in (*outputs, "input video", "input audio")}
     assert rows.keys() == outputs | from_file and all(row["ok"] for row in rows.values())

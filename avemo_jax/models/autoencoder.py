@@ -1,0 +1,88 @@
+"""Masked autoencoders over shared parts: `video_mae`, `audio_mae`, `av_mae`, `cav_mae`, `vaemo` (docs/methods.md).
+
+They differ in `config.model` alone: which modalities, which encoder (`streams`), and how they are decoded:
+`decoder` "separate" (one for each modality), "shared" (one, for each modality by itself) or "joint" (one, both
+modalities in one sequence).
+"""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array
+from ml_collections import ConfigDict
+
+from avemo_jax.batch import Clip, Masks, Outputs
+from avemo_jax.frontend import PATCHES
+from avemo_jax.models.attention import PLAIN, Choice
+from avemo_jax.models.decoders import Part, Stream, TokenDecoder
+from avemo_jax.models.streams import StreamEncoder
+
+DECODERS = ("separate", "shared", "joint")
+
+
+class Autoencoder(StreamEncoder):
+    """The pretraining model."""
+
+    def __init__(
+        self, model: ConfigDict, *, dtype, remat_policy: str, attention: Choice = PLAIN, rngs: nnx.Rngs
+    ):
+        super().__init__(model, dtype=dtype, remat_policy=remat_policy, attention=attention, rngs=rngs)
+        streams = {name: Stream(grid, PATCHES[name]) for name, grid in self.grids.items()}
+        groups = [{name: stream} for name, stream in streams.items()]
+        self.decoders = nnx.Dict(
+            {
+                "_".join(group): TokenDecoder(
+                    group,
+                    encoder_dim=model.dim,
+                    dim=model.decoder_dim,
+                    heads=model.decoder_heads,
+                    depth=model.decoder_depth,
+                    positions=model.positions,
+                    modality_tokens=model.decoder_modality_tokens,
+                    own_entry=model.decoder_own_entry,
+                    embed_bias=model.decoder_embed_bias,
+                    remat_policy=remat_policy,
+                    attention=attention,
+                    rngs=rngs,
+                )
+                for group in (groups if model.decoder == "separate" else [streams])
+            }
+        )
+        # Which modalities make a sequence, and the decoder it goes through.
+        sequences = [self.modalities] if model.decoder == "joint" else [(name,) for name in self.modalities]
+        self.sequences = tuple(
+            (names, "_".join(names) if model.decoder == "separate" else next(iter(self.decoders)))
+            for names in sequences
+        )
+        learned = model.learned_temperature
+        self.scale = nnx.Param(jnp.log(1 / jnp.float32(learned))) if learned else None
+        self.scale_bias = nnx.Param(jnp.float32(model.learned_bias)) if learned else None
+        self.compares = model.compares
+
+    def __call__(self, clip: Clip, masks: Masks, keys: Array | None = None) -> Outputs:
+        """Encodes the visible tokens and predicts the masked ones."""
+        alone, encoded = self.encode_visible(clip, masks, keys)
+        predicted: dict[str, Array] = {}
+        for names, decoder in self.sequences:
+            parts = {name: Part(encoded[name][:, self.registers :], getattr(masks, name)) for name in names}
+            registers = None
+            if self.registers:
+                registers = jnp.concatenate([encoded[name][:, : self.registers] for name in names], axis=1)
+            predicted |= self.decoders[decoder](parts, registers)
+        levels = {name: self.level(one, name) for name, one in alone.items()} if self.compares else {}
+        return Outputs(
+            video_prediction=predicted.get("video"),
+            audio_prediction=predicted.get("audio"),
+            video_levels=levels.get("video"),
+            audio_levels=levels.get("audio"),
+            scale=self._scale(len(clip.video)),
+        )
+
+    def _scale(self, clips: int) -> Array | None:
+        if self.scale is None or self.scale_bias is None:
+            return None
+        return jnp.broadcast_to(jnp.stack([jnp.exp(self.scale[...]), self.scale_bias[...]]), (clips, 2))
+
+
+MODELS = {"pretrain": Autoencoder}
