@@ -210,7 +210,7 @@ def pretrain_defaults() -> dict[str, ConfigDict]:
         ),
         "contrast": ConfigDict(
             {
-                "weight": 0.0025,
+                "weight": 0.0025,  # 0: clips are not compared
                 "kind": "infonce",  # or siglip
                 "direction": "both",  # or forward: a video looks for its sound; backward
                 "temperature": 0.07,
@@ -260,7 +260,6 @@ def stream_pretraining(
             "decoder_own_entry": False,  # a projection and a mask token for each modality
             "decoder_embed_bias": True,
             "decoder_modality_tokens": False,
-            "compares": False,  # clips with each other: contrast
             "learned_temperature": 0.0,  # of the contrast, at the start; 0: contrast.temperature as it is
             "learned_bias": 0.0,  # SigLIP's, at the start; it is learned where the temperature is
             "frames": 16,
@@ -270,6 +269,7 @@ def stream_pretraining(
         }
     )
     config.update(pretrain_defaults())
+    config.contrast.weight = 0.0
     config.data.crop = "multi_scale"
     return config
 

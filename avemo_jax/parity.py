@@ -115,9 +115,10 @@ def _pretraining(prefix: str, info: dict, arrays: Arrays) -> Arrays:
     def objective(params):
         outputs = merge(graphdef, params)(clip, masks)
         loss, metrics = task.score(outputs, targets)
-        return loss, (outputs, metrics)
+        contrast = task.comparison(task.compared_by(outputs))[1]  # as a term, even where its weight is 0
+        return loss, (outputs, metrics, contrast)
 
-    (loss, (outputs, metrics)), grads = jax.jit(jax.value_and_grad(objective, has_aux=True))(params)
+    (loss, (outputs, metrics, contrast)), grads = jax.jit(jax.value_and_grad(objective, has_aux=True))(params)
     logits = contrast_logits(
         outputs.video_levels, outputs.audio_levels, config.contrast.temperature, "global", 0
     )[:, 0]
@@ -137,7 +138,7 @@ def _pretraining(prefix: str, info: dict, arrays: Arrays) -> Arrays:
             "logits_per_audio": logits.swapaxes(1, 2),
             "loss_video": metrics["loss_video"],
             "loss_audio": metrics["loss_audio"],
-            "loss_hcmcl": metrics.get("loss_contrast", 0.0),
+            "loss_hcmcl": contrast.get("loss_contrast", 0.0),
             "loss_total": loss,
             "loss_ce": by_direction.reshape(-1),
             "loss_video_frame0": first,

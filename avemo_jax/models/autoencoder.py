@@ -58,7 +58,6 @@ class Autoencoder(StreamEncoder):
         learned = model.learned_temperature
         self.scale = nnx.Param(jnp.log(1 / jnp.float32(learned))) if learned else None
         self.scale_bias = nnx.Param(jnp.float32(model.learned_bias)) if learned else None
-        self.compares = model.compares
 
     def __call__(self, clip: Clip, masks: Masks, keys: Array | None = None) -> Outputs:
         """Encodes the visible tokens and predicts the masked ones."""
@@ -70,12 +69,12 @@ class Autoencoder(StreamEncoder):
             if self.registers:
                 registers = jnp.concatenate([encoded[name][:, : self.registers] for name in names], axis=1)
             predicted |= self.decoders[decoder](parts, registers)
-        levels = {name: self.level(one, name) for name, one in alone.items()} if self.compares else {}
+        levels = {name: self.level(one, name) for name, one in alone.items()}
         return Outputs(
             video_prediction=predicted.get("video"),
             audio_prediction=predicted.get("audio"),
-            video_levels=levels.get("video"),
-            audio_levels=levels.get("audio"),
+            video_levels=levels.get("video") if len(levels) == 2 else None,
+            audio_levels=levels.get("audio") if len(levels) == 2 else None,
             scale=self._scale(len(clip.video)),
         )
 

@@ -44,6 +44,9 @@ class Pretrain:
             raise UserError(f"mask.repeats is {config.mask.repeats}: every clip needs at least one mask")
         if config.target.kind not in TARGETS:
             raise UserError(f"target.kind is '{config.target.kind}', not one of {', '.join(TARGETS)}")
+        if self.learns_from_average != ("teacher_layers" in config.model):
+            what = "latents" if "teacher_layers" in config.model else "patches"
+            raise UserError(f"target.kind is '{config.target.kind}', and {config.method} predicts {what}")
         if self.learns_from_average and not config.ema.decay:
             raise UserError("target.kind=latents learns from a moving average: ema.decay must not be 0")
         model = config.model
@@ -51,6 +54,10 @@ class Pretrain:
         self.video_grid = frontend.video_grid(model.frames, model.image_size)
         self.audio_grid = frontend.audio_grid(model.audio_frames, model.mel_bins)
         self.grids = frontend.token_grids(model)
+        if config.contrast.weight and (len(self.grids) < 2 or self.learns_from_average):
+            raise UserError(
+                f"contrast.weight is {config.contrast.weight}, and {config.method} gives no pair of vectors to compare"
+            )
         if config.mask.complementary and (len(self.grids) < 2 or config.mask.choices):
             raise UserError("mask.complementary needs both modalities, and knows no mask.choices")
 
@@ -76,13 +83,25 @@ class Pretrain:
     @property
     def compares_whole_batch(self) -> bool:
         """Whether microbatches are to be contrasted as one batch; the three functions below are then asked."""
-        return self.config.contrast.cached and self.config.model.get("compares", True)
+        return self.config.contrast.cached and bool(self.config.contrast.weight)
 
     def embeddings(self, model: nnx.Module, batch: Batch, key: Array) -> Embeddings:
         """What these clips are compared by."""
         return self._at_some_ratio(
-            lambda choice: self._compared_by(self._predict(model, batch, key, None, choice)[0]), key
+            lambda choice: self.compared_by(self._predict(model, batch, key, None, choice)[0]), key
         )
+
+    def compared_by(self, outputs: Outputs) -> Embeddings:
+        """What clips are compared by, of a model's outputs."""
+        copies = self.config.mask.repeats
+
+        def by_clip(levels: Array | None) -> Array:
+            assert levels is not None  # who has nothing to compare is not asked
+            count, clips_and_copies, dim = levels.shape
+            return jnp.moveaxis(levels.reshape(count, clips_and_copies // copies, copies, dim), 0, 2)
+
+        scale = None if outputs.scale is None else outputs.scale.reshape(-1, copies, 2)
+        return by_clip(outputs.video_levels), by_clip(outputs.audio_levels), scale
 
     def comparison(self, embeddings: Embeddings) -> tuple[Array, dict[str, Array]]:
         """λ Σ L_contrast of all clips of a batch, and its terms."""
@@ -117,7 +136,7 @@ class Pretrain:
         def pulled(choice: int) -> tuple[Array, dict[str, Array]]:
             outputs, targets = self._predict(model, batch, key, None, choice)
             loss, terms = self._reconstruction(outputs, targets)
-            along = optax.tree.vdot(self._compared_by(outputs), pull)
+            along = optax.tree.vdot(self.compared_by(outputs), pull)
             return loss + along - jax.lax.stop_gradient(along), terms
 
         return self._at_some_ratio(pulled, key)
@@ -146,9 +165,9 @@ class Pretrain:
     def score(self, outputs: Outputs, targets: Targets) -> tuple[Array, dict[str, Array]]:
         """The loss L_video + L_audio + λ Σ L_contrast (Sun et al. 2024), of what the method has, and its terms."""
         reconstruction, metrics = self._reconstruction(outputs, targets)
-        if outputs.video_levels is None:
+        if outputs.video_levels is None or not self.config.contrast.weight:
             return reconstruction, metrics
-        alignment, more = self.comparison(self._compared_by(outputs))
+        alignment, more = self.comparison(self.compared_by(outputs))
         return reconstruction + alignment, metrics | more
 
     def figures(self, model: nnx.Module, batch: Batch, key: Array) -> dict[str, np.ndarray]:
@@ -208,17 +227,6 @@ class Pretrain:
             audio_weight=target.audio_weight,
             cross_weight=target.cross_weight,
         )
-
-    def _compared_by(self, outputs: Outputs) -> Embeddings:
-        copies = self.config.mask.repeats
-
-        def by_clip(levels: Array | None) -> Array:
-            assert levels is not None  # who has nothing to compare is not asked
-            count, clips_and_copies, dim = levels.shape
-            return jnp.moveaxis(levels.reshape(count, clips_and_copies // copies, copies, dim), 0, 2)
-
-        scale = None if outputs.scale is None else outputs.scale.reshape(-1, copies, 2)
-        return by_clip(outputs.video_levels), by_clip(outputs.audio_levels), scale
 
 
 def _filled(config: ConfigDict) -> ConfigDict:

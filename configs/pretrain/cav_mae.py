@@ -19,7 +19,7 @@ def get_config(arg: str = "base") -> ConfigDict:
     size, _ = parse_argument(arg, SIZES, variants=())
     config = stream_pretraining("cav_mae", size, SIZES[size], joint_depth=1)
     model = config.model
-    model.joint_alone = model.joint_norms = model.modality_tokens = model.compares = True
+    model.joint_alone = model.joint_norms = model.modality_tokens = True
     model.positions = "grid"
     model.decoder, model.decoder_modality_tokens = "joint", True
     if size != "demo":

@@ -16,6 +16,10 @@ SIZES = {
     "large": (1024, 16, 24, 384, 12),
     "huge": (1280, 16, 32, 384, 12),
 }
+_OF_AUTOENCODERS = (
+    *("decoder", "decoder_own_entry", "decoder_embed_bias", "decoder_modality_tokens"),
+    *("learned_temperature", "learned_bias"),
+)
 
 
 def get_config(arg: str = "large") -> ConfigDict:
@@ -23,7 +27,7 @@ def get_config(arg: str = "large") -> ConfigDict:
     config = stream_pretraining("mjepa", size, SIZES[size])
     model = config.model
     config.assembly = "jepa"
-    for key in [key for key in model if key.startswith("decoder_") and key not in _PREDICTOR]:
+    for key in _OF_AUTOENCODERS:
         del model[key]
     model.update(weights="shared", modality_tokens=True, positions="grid", teacher_layers=1, crosses=True)
     if size != "demo":
@@ -35,6 +39,3 @@ def get_config(arg: str = "large") -> ConfigDict:
     config.data.audio_gain = True
     config.batch_size, config.epochs = 512, 100
     return demo_sized(config) if size == "demo" else config
-
-
-_PREDICTOR = ("decoder_dim", "decoder_heads", "decoder_depth")

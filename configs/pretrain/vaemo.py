@@ -23,7 +23,8 @@ def get_config(arg: str = "base") -> ConfigDict:
     config = stream_pretraining("vaemo", size, SIZES[size], joint_depth=2)
     model = config.model
     model.weights, model.decoder, model.decoder_modality_tokens = "shared", "joint", True
-    model.modality_tokens = model.joint_alone = model.compares = True
+    model.modality_tokens = model.joint_alone = True
+    config.contrast.weight = 0.0025
     config.data.audio_gain = True
     config.batch_size, config.epochs = 160, 100
     return demo_sized(config) if size == "demo" else config

@@ -1,0 +1,253 @@
+"""The methods beside HiCMAE: each one's loss beside the same in NumPy, and what every method has in common."""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+
+from avemo_jax import frontend, models
+from avemo_jax.config import load_config
+from avemo_jax.errors import UserError
+from avemo_jax.models.params import flatten, merge, split
+from avemo_jax.tasks import clips, make_task
+from avemo_jax.training import mesh as mesh_lib
+from avemo_jax.training.gradients import loss_and_grads
+from avemo_jax.training.optimizer import decay_mask
+from input_pipeline.video import IMAGENET_MEAN, IMAGENET_STD
+from tests.models import numpy_streams as plain
+from tests.tasks.small import batch, fresh
+
+METHODS = ("video_mae", "audio_mae", "av_mae", "cav_mae", "vaemo", "mjepa")
+SIZES = (
+    *("model.dim=16", "model.heads=2", "model.depth=2", "model.decoder_dim=8", "model.decoder_heads=2"),
+    *("model.decoder_depth=1", "model.image_size=32", "model.frames=4", "model.audio_frames=32"),
+    *("model.mel_bins=32", "mask.repeats=1", "mask.video_ratio=0.5", "mask.audio_ratio=0.5"),
+)
+QUICKLY = {"xla_backend_optimization_level": 0}  # run once: compiling is what takes time
+
+
+@functools.cache
+def task(method, *overrides, count=3):
+    return make_task(load_config(f"{method}:demo", [*SIZES, f"batch_size={count}", *overrides]))
+
+
+@functools.cache
+def seen(made):
+    """(model with parameters that are not their neutral start, clip, masks, outputs, targets)."""
+
+    @functools.partial(jax.jit, compiler_options=QUICKLY)
+    def compute(model, of, key):
+        clip, masks = made.view(of, clips.clip_keys(key, of))
+        teacher = model if made.learns_from_average else None
+        return clip, masks, model(clip, masks), made.targets(clip, masks, teacher)
+
+    graphdef, params = split(fresh(made))
+    rng = np.random.default_rng(0)
+    noisy = jax.tree.map(lambda x: x + 0.2 * rng.standard_normal(x.shape).astype(np.float32), params)
+    model = merge(graphdef, noisy)
+    return model, *jax.tree.map(np.asarray, compute(model, batch(3), jax.random.key(1)))
+
+
+def net_and_patches(made):
+    model, clip, masks, outputs, targets = seen(made)
+    net = plain.Net(flatten(split(model)[1]), made.config.model, made.grids)
+    patches = {name: np.asarray(frontend.patchify(clip, name), np.float64) for name in made.grids}
+    return net, patches, masks, outputs, targets
+
+
+def near(ours, expected):
+    np.testing.assert_allclose(ours, expected, rtol=0, atol=2e-5 * max(1.0, np.abs(expected).max()))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", METHODS[:-1])
+def test_an_autoencoder_predicts_what_its_equations_say(method):
+    made = task(method)
+    net, patches, masks, outputs, _ = net_and_patches(made)
+    model = made.config.model
+    for clip in range(3):
+        split_of = {
+            name: (getattr(masks, name).visible[clip], getattr(masks, name).masked[clip])
+            for name in made.grids
+        }
+        tokens, means, _ = plain.encoded(
+            net, {n: x[clip] for n, x in patches.items()}, {n: of[0] for n, of in split_of.items()}
+        )
+        registers = {name: x[: model.registers] for name, x in tokens.items()}
+        tokens = {name: x[model.registers :] for name, x in tokens.items()}
+        together = [tuple(made.grids)] if model.decoder == "joint" else [(name,) for name in made.grids]
+        for names in together:
+            path = "decoders/" + "_".join(names if model.decoder == "separate" else made.grids)
+            predicted = plain.decoded(
+                net,
+                path,
+                model.decoder_depth,
+                model.positions,
+                {name: tokens[name] for name in names},
+                {name: split_of[name] for name in names},
+                np.concatenate([registers[name] for name in names]) if model.registers else None,
+            )
+            for name in names:
+                near(getattr(outputs, f"{name}_prediction")[clip], predicted[name])
+        if len(made.grids) == 2:
+            near(outputs.video_levels[0, clip], means["video"])
+            near(outputs.audio_levels[0, clip], means["audio"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", METHODS[:-1])
+def test_an_autoencoder_s_loss_is_what_its_equations_say(method):
+    made = task(method)
+    _, patches, masks, outputs, targets = net_and_patches(made)
+    target, contrast = made.config.target, made.config.contrast
+    total = 0.0
+    if "video" in made.grids:
+        colours = np.tile(IMAGENET_STD, 512), np.tile(IMAGENET_MEAN, 512)
+        pixels = patches["video"] * colours[0] + colours[1]
+        errors = []
+        for clip, place in enumerate(masks.video.masked):
+            wanted = pixels[clip]
+            if target.normalize_video:
+                wanted = plain.standardised(wanted, 3 if target.per_colour else 1)
+            if target.frame_difference:  # a patch is two frames, one behind the other
+                wanted = np.concatenate([wanted[:, :768], wanted[:, 768:] - wanted[:, :768]], axis=1)
+            near(targets.video[clip], wanted[place])
+            errors.append(((outputs.video_prediction[clip] - wanted[place]) ** 2).mean())
+        assert not target.frame_difference or method == "vaemo"
+        total += target.video_weight * np.mean(errors)
+    if "audio" in made.grids:
+        errors = []
+        for clip, place in enumerate(masks.audio.masked):
+            wanted = patches["audio"][clip]
+            wanted = plain.standardised(wanted, 1) if target.normalize_audio else wanted
+            errors.append(((outputs.audio_prediction[clip] - wanted[place]) ** 2).mean())
+        total += target.audio_weight * np.mean(errors)
+    if contrast.weight:
+        assert method in ("cav_mae", "vaemo")
+        pair = outputs.video_levels[0], outputs.audio_levels[0]
+        total += contrast.weight * plain.info_nce(*pair, contrast.temperature, contrast.direction)
+    loss, terms = made.score(outputs, targets)
+    assert float(loss) == pytest.approx(total, rel=1e-5)
+    assert ("loss_contrast" in terms) == bool(contrast.weight)
+
+
+@pytest.mark.slow
+def test_mjepa_predicts_the_teacher_s_tokens_within_and_across_modalities():
+    made = task("mjepa")
+    net, patches, masks, outputs, targets = net_and_patches(made)
+    model, total = made.config.model, 0.0
+    other = {"video": "audio", "audio": "video"}
+    for clip in range(3):
+        of = {name: x[clip] for name, x in patches.items()}
+        parts = {n: (getattr(masks, n).visible[clip], getattr(masks, n).masked[clip]) for n in made.grids}
+        tokens, _, _ = plain.encoded(net, of, {name: part[0] for name, part in parts.items()})
+        for name in made.grids:
+            every = np.arange(len(of[name]))
+            layers, _, _ = plain.alone(net, name, of[name], every)
+            wanted = np.mean([plain.norm(x) for x in layers[-model.teacher_layers :]], axis=0)[parts[name][1]]
+            near(getattr(targets, name)[clip], wanted)
+            for seen_one in made.grids:
+                said = plain.decoded(
+                    net,
+                    "predictor",
+                    model.decoder_depth,
+                    model.positions,
+                    {seen_one: tokens[seen_one]},
+                    parts,
+                )[name]
+                field = f"{name}_prediction" if seen_one == name else f"{name}_from_{other[name]}"
+                near(getattr(outputs, field)[clip], said)
+                total += np.abs(said - wanted).mean() / 3
+    assert float(made.score(outputs, targets)[0]) == pytest.approx(total, rel=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", METHODS)
+def test_every_parameter_learns_and_on_eight_devices_as_on_one(method):
+    made = task(method, "accumulate=1", count=8)
+    of, found = batch(8), []
+    graphdef, params = split(fresh(made))
+    for devices in (1, 8):
+        mesh = mesh_lib.make_mesh(
+            {"replica": 1, "data": -1, "fsdp": min(2, devices), "tensor": min(2, devices)},
+            jax.devices()[:devices],
+        )
+        placed = jax.device_put(of, mesh_lib.batch_shardings(of, mesh))
+        spread = jax.device_put(params, mesh_lib.shardings(params, mesh))
+        run = jax.jit(
+            lambda p, of, key, mesh=mesh: loss_and_grads(made, graphdef, p, of, key, mesh, p),
+            compiler_options=QUICKLY,
+        )
+        (loss, _), grads = run(spread, placed, jax.random.key(1))
+        found.append((float(loss), jax.tree.map(np.asarray, flatten(grads))))
+    assert found[1][0] == pytest.approx(found[0][0], rel=1e-5)
+    for path, grad in found[0][1].items():
+        assert np.abs(grad).max() > 0, path
+        np.testing.assert_allclose(
+            found[1][1][path], grad, atol=1e-6 + 1e-4 * np.abs(grad).max(), err_msg=path
+        )
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_matrices_of_every_method_have_a_rule_and_tokens_do_not_decay(method):
+    made = make_task(load_config(f"{method}:base"))
+    params = jax.eval_shape(lambda: split(made.init_model(jax.random.key(0)))[1])
+    mesh = mesh_lib.make_mesh({"replica": 1, "data": 2, "fsdp": 2, "tensor": 2})
+    small = ("bias", "scale", "registers")
+    whole = [
+        row.path
+        for row in mesh_lib.placements(params, mesh)
+        if len(row.shape) > 1 and not row.path.endswith(small) and not any(row.spec)
+    ]
+    assert not whole, f"matrices without a rule: {whole}"
+    decays = flatten(decay_mask(params, decay_audio_mask_token=False))
+    assert all(path.endswith(("kernel", "qkv")) for path, does in decays.items() if does)
+
+
+@pytest.mark.parametrize(
+    "method, override, words",
+    [
+        ("video_mae", "model.joint_depth=1", "only video to join"),
+        ("cav_mae", "model.joint_depth=0", "need joint layers"),
+        ("av_mae", "model.weights=tied", "not one of separate, shared"),
+        ("av_mae", "model.modalities=audio,video", "not video, audio or video,audio"),
+        ("av_mae", "model.decoder=none", "not one of separate, shared, joint"),
+        ("cav_mae", "model.dim=20", "multiples of 8"),
+    ],
+)
+def test_values_that_make_no_model_are_refused_in_one_line(method, override, words):
+    made = make_task(load_config(f"{method}:demo", [override]))
+    with pytest.raises(UserError, match=words) as caught:
+        jax.eval_shape(lambda: split(made.init_model(jax.random.key(0)))[1])
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "method, override, words",
+    [
+        ("mjepa", "ema.decay=0.0", "ema.decay must not be 0"),
+        ("audio_mae", "mask.complementary=True", "needs both modalities"),
+        ("video_mae", "contrast.weight=1.0", "contrast.weight"),
+        ("mjepa", "contrast.weight=1.0", "contrast.weight"),
+        ("cav_mae", "target.kind=words", "not one of patches, latents"),
+        ("cav_mae", "target.kind=latents", "predicts patches"),
+    ],
+)
+def test_values_that_make_no_task_are_refused_in_one_line(method, override, words):
+    extra = ["ema.decay=0.9"] if "latents" in override else []
+    with pytest.raises(UserError, match=words) as caught:
+        make_task(load_config(f"{method}:demo", [override, *extra]))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_method_without_a_classifier_says_so():
+    config = load_config("cav_mae:demo")
+    with config.unlocked():
+        config.task = "finetune"
+    with pytest.raises(
+        UserError, match="method 'cav_mae' has no model for task 'finetune': it has one for pretrain"
+    ):
+        models.build(config, jax.random.key(0))
