@@ -8,7 +8,7 @@ from jax.sharding import PartitionSpec as P
 from scipy.special import logsumexp
 
 from avemo_jax.errors import UserError
-from avemo_jax.objectives.contrastive import _chunk_size, hierarchical_contrast
+from avemo_jax.objectives.contrastive import _chunk_size, hierarchical_contrast, pairwise_contrast
 from avemo_jax.training import mesh as mesh_lib
 
 RNG = np.random.default_rng(0)
@@ -43,7 +43,95 @@ def test_matching_pairs_are_found_when_the_modalities_agree():
     assert float(metrics["contrast_accuracy"]) == 1.0
 
 
-@pytest.mark.parametrize("options", [{"negatives": "local", "group_size": 3}, {"negatives": "near"}])
+def numpy_siglip(first, second, temperature, bias, same):
+    """The definition (Zhai et al. 2023), pair by pair; only pairs of the same group are pairs at all."""
+    total = 0.0
+    for one, v in enumerate(np.float64(first)):
+        for other, a in enumerate(np.float64(second)):
+            if same[one] == same[other]:
+                sign = 1 if one == other else -1
+                logit = v @ a / np.linalg.norm(v) / np.linalg.norm(a) / temperature + bias
+                total += np.log1p(np.exp(-sign * logit))
+    return total / len(first)
+
+
+def numpy_within(first, second, temperature, same):
+    """(forward, backward) InfoNCE over the clips of one's own group."""
+    first, second = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in np.float64([first, second]))
+    logits = first @ second.T / temperature
+    forward = [logsumexp(logits[i, same == same[i]]) - logits[i, i] for i in range(len(logits))]
+    backward = [logsumexp(logits[same == same[i], i]) - logits[i, i] for i in range(len(logits))]
+    return np.mean(forward), np.mean(backward)
+
+
+NOBODY, SPEAKERS = np.zeros(8, np.int32), np.array([3, 3, 1, 1, 3, 0, 1, 3], np.int32)
+
+
+@pytest.mark.parametrize("chunk", [0, 2])
+@pytest.mark.parametrize("same", [NOBODY, SPEAKERS], ids=["all", "of their own speaker"])
+def test_each_direction_of_infonce_is_its_own_softmax(same, chunk):
+    forward, backward = np.sum(
+        [numpy_within(v, a, 0.2, same) for v, a in zip(VIDEO, AUDIO, strict=True)], axis=0
+    )
+    assert abs(forward - backward) > 0.01
+    wanted = {"forward": forward, "backward": backward, "both": (forward + backward) / 2}
+    for direction, expected in wanted.items():
+        options = {"within": same} if same.any() else {}
+        loss, _ = hierarchical_contrast(
+            VIDEO, AUDIO, temperature=0.2, direction=direction, chunk=chunk, **options
+        )
+        assert float(loss) == pytest.approx(expected, rel=1e-5), direction
+
+
+@pytest.mark.parametrize("chunk", [0, 2])
+@pytest.mark.parametrize("same", [NOBODY, SPEAKERS], ids=["all", "of their own speaker"])
+def test_siglip_judges_every_pair_by_itself(same, chunk):
+    expected = sum(numpy_siglip(v, a, 0.3, -2.0, same) for v, a in zip(VIDEO, AUDIO, strict=True))
+    options = {"within": same} if same.any() else {}
+    loss, _ = hierarchical_contrast(
+        VIDEO, AUDIO, temperature=0.3, bias=-2.0, kind="siglip", chunk=chunk, **options
+    )
+    assert float(loss) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["infonce", "siglip"])
+def test_a_learned_temperature_and_bias_have_gradients_which_differences_confirm(kind):
+    def loss(temperature, bias, chunk=0):
+        return hierarchical_contrast(
+            VIDEO, AUDIO, temperature=temperature, bias=bias, kind=kind, chunk=chunk
+        )[0]
+
+    slopes = jax.grad(loss, argnums=(0, 1))(0.5, -1.0)
+    chunked = jax.grad(lambda t, b: loss(t, b, chunk=4), argnums=(0, 1))(0.5, -1.0)
+    np.testing.assert_allclose(chunked, slopes, rtol=1e-5, atol=1e-6)
+    by_hand = (float(loss(0.505, -1.0)) - float(loss(0.495, -1.0))) / 0.01
+    assert float(slopes[0]) == pytest.approx(by_hand, rel=1e-2)
+    by_hand = (float(loss(0.5, -0.99)) - float(loss(0.5, -1.01))) / 0.02
+    assert float(slopes[1]) == pytest.approx(by_hand, rel=1e-2, abs=1e-6)
+    assert (abs(float(slopes[1])) > 0.01) == (kind == "siglip")
+
+
+def test_several_modalities_are_compared_two_at_a_time():
+    vectors = {"video": VIDEO[0], "audio": AUDIO[0], "text": VIDEO[1]}
+    pairs = [("video", "audio"), ("video", "text"), ("audio", "text")]
+    each = [numpy_contrast(vectors[a][None], vectors[b][None], 0.1) for a, b in pairs]
+    loss, terms = pairwise_contrast(vectors, temperature=0.1)
+    assert float(loss) == pytest.approx(sum(each), rel=1e-5)
+    assert float(terms["loss_contrast_video_text"]) == pytest.approx(each[1], rel=1e-5)
+    loss, terms = pairwise_contrast(vectors, pairs[2:], temperature=0.1)
+    assert float(loss) == pytest.approx(each[2], rel=1e-5)
+    assert set(terms) == {"loss_contrast_audio_text", "contrast_accuracy_audio_text"}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"negatives": "local", "group_size": 3},
+        {"negatives": "near"},
+        {"kind": "triplet"},
+        {"direction": "left"},
+    ],
+)
 def test_settings_that_cannot_work_are_refused(options):
     with pytest.raises(UserError, match="contrast"):
         hierarchical_contrast(VIDEO, AUDIO, temperature=0.07, **options)
@@ -66,7 +154,16 @@ def loss_and_gradients(devices, chunk, **options):
 
 
 @pytest.mark.parametrize("devices", [1, 8])
-@pytest.mark.parametrize("options", [{}, {"negatives": "local", "group_size": 48}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"negatives": "local", "group_size": 48},
+        {"kind": "siglip", "bias": -5.0},
+        {"direction": "backward", "within": np.arange(96, dtype=np.int32) // 7},
+    ],
+    ids=["global", "local", "siglip", "within groups"],
+)
 def test_in_chunks_the_loss_and_its_gradient_are_those_of_all_at_once(devices, options):
     (loss, metrics), gradients = loss_and_gradients(devices, chunk=0, **options)
     (chunked, chunked_metrics), chunked_gradients = loss_and_gradients(devices, chunk=16, **options)
