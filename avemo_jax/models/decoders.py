@@ -141,7 +141,7 @@ class TokenDecoder(nnx.Module):
         self.head = nnx.Dict(
             {name: Linear(dim, stream.size, init=glorot(1), rngs=rngs) for name, stream in streams.items()}
         )
-        self.grids = {name: stream.grid for name, stream in streams.items()}
+        self.grids = tuple((name, stream.grid) for name, stream in streams.items())  # with a hash
         self.dim, self.depth, self.positions, self.remat_policy = dim, depth, positions, remat_policy
 
     def __call__(self, parts: dict[str, Part], registers: Array | None = None) -> dict[str, Array]:
@@ -149,11 +149,11 @@ class TokenDecoder(nnx.Module):
 
         `registers` are further encoded tokens [B, R, C], which have no positions (projected as the first modality).
         """
-        pieces, masked = [], {}
+        pieces, masked, grids = [], {}, dict(self.grids)
         for name, part in parts.items():
             entry = name if name in self.embed else "all"
             like = next(p.tokens for p in parts.values() if p.tokens is not None)
-            offset = jnp.asarray(positions_of(self.positions, self.grids[name], self.dim))
+            offset = jnp.asarray(positions_of(self.positions, grids[name], self.dim))
             if name in self.modality_token:
                 offset = offset + self.modality_token[name]
             offset = offset.astype(like.dtype)

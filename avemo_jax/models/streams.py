@@ -106,7 +106,7 @@ class StreamEncoder(nnx.Module):
         attention: Choice = PLAIN,
         rngs: nnx.Rngs,
     ):
-        self.grids = token_grids(model)
+        self._grids = tuple(token_grids(model).items())  # what a module keeps must have a hash
         self.modalities = tuple(self.grids)
         self.depth, self.joint_depth, self.joint_alone = model.depth, model.joint_depth, model.joint_alone
         self.registers, self.drop_path, self.remat_policy = model.registers, model.drop_path, remat_policy
@@ -137,6 +137,11 @@ class StreamEncoder(nnx.Module):
         self.joint = stacked(make_joint, self.joint_depth, rngs) if self.joint_depth else None
         self.joint_norm = LayerNorm(model.dim) if self.joint_depth else None
         self.joint_paths = paths
+
+    @property
+    def grids(self) -> dict[str, tuple[int, ...]]:
+        """Tokens of each modality."""
+        return dict(self._grids)
 
     def alone(
         self, clip: Clip, modality: str, visible: Array | None = None, keys: Array | None = None
