@@ -11,6 +11,7 @@ import pytest
 from avemo_jax import frontend, models
 from avemo_jax.config import load_config
 from avemo_jax.errors import UserError
+from avemo_jax.evaluation import features
 from avemo_jax.models.params import flatten, merge, split
 from avemo_jax.tasks import clips, make_task
 from avemo_jax.training import mesh as mesh_lib
@@ -251,3 +252,81 @@ def test_a_method_without_a_classifier_says_so():
         UserError, match="method 'cav_mae' has no model for task 'finetune': it has one for pretrain"
     ):
         models.build(config, jax.random.key(0))
+
+
+@pytest.mark.parametrize("method", ("hicmae", *METHODS))
+def test_a_model_gives_all_features_that_are_promised_of_it_and_no_others(method):
+    made = make_task(load_config(f"{method}:demo"))
+    model = made.config.model
+    clip = jax.eval_shape(lambda of: clips.seen(of, made.config, None), made.batch_shapes())
+    promised = (*features.names(model), *features.sequences(model))
+
+    def pooled(clip):
+        encoder = made.init_model(jax.random.key(0))
+        weights = features.layer_weights({}, model)
+        found = encoder.encode(clip)
+        for name in ("cat4", "fused", "video", "audio"):
+            if name not in promised:
+                with pytest.raises(KeyError):
+                    features.pool(found, weights, [name], model)
+        return features.pool(found, weights, promised, model)
+
+    shapes = {name: of.shape[1:] for name, of in jax.eval_shape(pooled, clip).items()}
+    assert set(shapes) == set(promised)
+    assert features.default(model) == promised[: len(features.default(model))]
+    for modality in ("video", "audio"):
+        assert (modality in shapes) == (modality in made.grids)
+        if modality in made.grids:
+            count = int(np.prod(made.grids[modality]))
+            assert shapes[f"{modality}_tokens"] == (1, count, model.dim)  # registers are not among them
+            layers = sum(name.startswith(f"{modality}_layer_") for name in shapes)
+            assert shapes[f"{modality}_layers"] == (1, layers, model.dim)
+    assert ("cat4" in shapes) == (method in ("hicmae", "av_mae", "cav_mae", "vaemo"))
+
+
+def shapes_of(made, key=0, choice=-1):
+    _, masks = jax.eval_shape(
+        lambda of: made.view(of, clips.clip_keys(jax.random.key(key), of), choice), batch(3)
+    )
+    return [None if mask is None else (mask.visible.shape[1], mask.masked.shape[1]) for mask in masks]
+
+
+def test_masks_of_the_config_are_drawn_and_some_hidden_tokens_are_not_decoded():
+    made = task("cav_mae", "mask.video=time", "mask.audio=frequency", "mask.decoded=0.5")
+    assert shapes_of(made) == [(4, 2), (2, 1)]
+    chosen = task("cav_mae", "mask.choices=((0.25,0.5),(0.75,0.25))")
+    assert [shapes_of(chosen, choice=choice) for choice in (0, 1)] == [[(6, 2), (2, 2)], [(2, 6), (3, 1)]]
+    assert shapes_of(task("audio_mae")) == [None, (2, 2)]
+    together = task("cav_mae", "mask.complementary=True")
+    assert shapes_of(together) == [(4, 4), (2, 2)]
+
+
+@pytest.mark.slow
+def test_a_step_has_the_loss_of_the_ratios_that_it_drew():
+    made = task("audio_mae", "mask.choices=((0.5,0.25),(0.5,0.75))")
+    model, of = fresh(made), batch(3)
+    each = [task("audio_mae", f"mask.audio_ratio={ratio}") for ratio in (0.25, 0.75)]
+
+    @functools.partial(jax.jit, compiler_options=QUICKLY)
+    def losses(key):
+        return [one.loss(model, of, key)[0] for one in (made, *each)]
+
+    found = np.array([losses(jax.random.key(number)) for number in range(12)])
+    assert (np.abs(found[:, :1] - found[:, 1:]) < 1e-6).any(1).all()
+    which = np.abs(found[:, :1] - found[:, 1:]).argmin(1)
+    assert 0 < which.sum() < 12
+
+
+@pytest.mark.parametrize(
+    "override, words",
+    [
+        ("mask.audio=tube", "mask.audio is 'tube', not one of random, time, frequency"),
+        ("target.error=l3", "target.error is 'l3', not one of mse, l1, smooth_l1"),
+        ("contrast.kind=triplet", "contrast.kind is 'triplet'"),
+    ],
+)
+def test_values_that_only_the_step_knows_are_refused_in_one_line(override, words):
+    made = task("cav_mae", override)
+    shapes = jax.eval_shape(made.init_model, jax.random.key(0))
+    with pytest.raises(UserError, match=words):
+        jax.eval_shape(made.loss, shapes, made.batch_shapes(), jax.random.key(0))
