@@ -109,3 +109,25 @@ def test_a_method_learns_from_real_clips_and_is_probed(method, prepared_folder, 
         assert "no feature 'video'; there are audio, audio_rows, audio_layer_0 … audio_layer_1" in line
         assert main(["evaluate", *words, "--suite", "retrieval", "--out", str(tmp_path / "suites")]) == 2
         assert "looks at one of them only" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["cav_mae", "mjepa"])
+def test_a_method_is_planned_and_moves_no_activations(method, tmp_path):
+    """`mjepa` holds the average of its parameters too."""
+    words = [f"--config.{word}" for word in (*SMALL, "mesh.fsdp=4", "batch_size=16")]
+    out = tmp_path / "plan.json"
+    assert (
+        main(["plan", "--config", f"{method}:demo", *words, "--topology", "cpu:8", "--json", str(out)]) == 0
+    )
+    plan = json.loads(out.read_text())
+    assert plan["fits"] and plan["replicated"] == []
+    assert {row["purpose"] for row in plan["collectives"]} <= {
+        "parameters",
+        "gradients",
+        "contrast",
+        "scalar",
+    }
+    assert plan["hardware_flops_per_step_per_chip"] * 8 == pytest.approx(
+        plan["model_flops_per_step"], rel=0.05
+    )

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from avemo_jax.batch import Outputs, Targets
+from avemo_jax.config import load_config
 from avemo_jax.errors import UserError
 from avemo_jax.objectives.contrastive import hierarchical_contrast
-from avemo_jax.tasks import clips
+from avemo_jax.tasks import clips, make_task
 from tests.tasks.small import batch, fresh, task
 
 CLIPS = 3
@@ -90,3 +91,19 @@ def test_what_the_device_cuts_out_of_whole_frames_is_learnt_from_as_if_the_host_
 def test_no_mask_at_all_is_refused():
     with pytest.raises(UserError, match="at least one mask"):
         task("mask.repeats=0")
+
+
+def test_a_run_of_an_earlier_version_has_the_values_that_it_could_not_say():
+    config = load_config("hicmae:demo", ["mask.video_ratio=0.75"])
+    with config.unlocked():
+        for section, key in [
+            ("mask", "video"),
+            ("mask", "choices"),
+            ("target", "kind"),
+            ("contrast", "kind"),
+        ]:
+            del config[section][key]
+    filled = make_task(config).config
+    assert (filled.mask.video, filled.target.kind, filled.contrast.kind) == ("tube", "patches", "infonce")
+    assert filled.mask.video_ratio == 0.75 and filled.contrast.group_size == 16
+    assert "kind" not in config.target  # what was read stays as it was
