@@ -135,7 +135,7 @@ def retrieval_rows(
     """
     if len(frontend.token_grids(config.model)) < 2:
         raise UserError(
-            f"suite retrieval finds a clip's sound by its picture, and {config.method} looks at one of them"
+            f"suite retrieval finds a clip's sound by its picture, and {config.method} looks at one of them only"
         )
     last = layer_count(config.model) - 1
     layers = tuple(dict.fromkeys(config.model.get("skip_layers", (last,))))
