@@ -19,6 +19,8 @@ def get_config(arg: str = "base") -> ConfigDict:
     size, _ = parse_argument(arg, SIZES, variants=())
     config = stream_pretraining("video_mae", size, SIZES[size], modalities=("video",))
     config.model.decoder_embed_bias = False
+    if size in ("large", "huge"):
+        config.model.decoder_depth = 12
     config.target.frame_difference = False
     config.optimizer.learning_rate = 1.5e-4
     config.batch_size, config.epochs = 2048, 800
