@@ -30,6 +30,7 @@ VERBS = {
     "launch": "run a command as several processes: local, slurm, gke, tpu-vm",
     "probe": "linear probes on a frozen checkpoint, beside their baselines",
     "evaluate": "calibration, fairness, modality conflict, retrieval",
+    "compare": "pretraining methods under one budget, judged alike: one table, one page",
     "features": "what a checkpoint makes of every clip, as a table: Parquet or NumPy",
     "report": "what a run did, or several side by side, as one page to mail",
     "inspect": "clips as the model sees them before training, as one page",

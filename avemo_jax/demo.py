@@ -1,7 +1,7 @@
 """The stages of `avemo demo`: which clips, which commands, and which of them are done already.
 
-Every stage is an ordinary `avemo` command in a process of its own, so what is tried here is what is used
-later; there is no second way to prepare, train, probe, export or report. Not here: what those commands do.
+Every stage is an ordinary `avemo` command (see `stages`), so what is tried here is what is used later. Not here: what
+those commands do, and how they are run.
 """
 
 from __future__ import annotations
@@ -9,20 +9,16 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
-import json
 import os
-import shlex
-import signal
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from avemo_jax import stages as stages_lib
 from avemo_jax.config import load_config
 from avemo_jax.doctor.packages import lacking_of_extra
 from avemo_jax.errors import UserError
-from avemo_jax.training.manifest import write_durably
+from avemo_jax.stages import Stage, words
 from input_pipeline.manifests import Row, read_manifest
 
 NOTE = "demo.json"  # in the work directory: the commands that are done, and for which clips
@@ -41,7 +37,6 @@ _MOST_FILES = 200
 _LONGEST_S = 10
 
 _MADE = "made"  # in place of a digest: the clips that the demo makes
-_REFUSED = 2  # the exit code of bad input
 
 
 class Clips(NamedTuple):
@@ -50,19 +45,6 @@ class Clips(NamedTuple):
     manifest: Path
     root: Path
     made: bool = False
-
-
-class Stage(NamedTuple):
-    """One command. result: what is there when it is done; may_refuse: bad input does not end the demo."""
-
-    title: str
-    words: list[str]
-    result: Path
-    may_refuse: bool = False
-
-    @property
-    def command(self) -> str:
-        return shlex.join(["avemo", *self.words])
 
 
 def check_packages() -> None:
@@ -105,11 +87,11 @@ def plan(workdir: Path, clips: Clips, steps: int) -> list[Stage]:
     data, run = workdir / "data", workdir / "run"
     stages = []
     if clips.made:
-        generate = _words("generate", "--out", clips.root)
+        generate = words("generate", "--out", clips.root)
         generate += ["--clips", str(_MADE_CLIPS), "--speakers", str(_MADE_SPEAKERS)]
         stages.append(Stage(f"{_MADE_CLIPS} clips of drawn faces that speak", generate, clips.manifest))
     workers = ["--workers", str(os.cpu_count() or 1)]
-    prepare = _words("prepare", "--manifest", clips.manifest, "--root", clips.root, "--out", data, *workers)
+    prepare = words("prepare", "--manifest", clips.manifest, "--root", clips.root, "--out", data, *workers)
     stages.append(Stage("video files → records", prepare, data / "dataset_info.json"))
 
     settings = {
@@ -120,7 +102,7 @@ def plan(workdir: Path, clips: Clips, steps: int) -> list[Stage]:
         "log.every_steps": max(1, steps // 30),
         "log.samples_every_steps": steps,
     }
-    train = _words("train", "--config", CONFIG, "--workdir", run)
+    train = words("train", "--config", CONFIG, "--workdir", run)
     train += [f"--config.{key}={value}" for key, value in settings.items()]
     size = load_config(CONFIG).batch_size
     title = f"pretraining on {steps * size:,} clips: {steps} steps of {size}"
@@ -129,7 +111,7 @@ def plan(workdir: Path, clips: Clips, steps: int) -> list[Stage]:
     if chosen := _MADE_PROBE if clips.made else choose_probe(read_manifest(clips.manifest)):
         label = chosen[chosen.index("--label") + 1]
         out = run / f"probe_{label}"
-        probe = _words("probe", "--checkpoint", run, "--data", data, *chosen, *_BRIEF, "--out", out)
+        probe = words("probe", "--checkpoint", run, "--data", data, *chosen, *_BRIEF, "--out", out)
         title = f"a linear probe of {label} on frozen features, beside random networks and plain statistics"
         stages.append(Stage(title, probe, out / "rows.json", may_refuse=True))
 
@@ -143,9 +125,9 @@ def plan(workdir: Path, clips: Clips, steps: int) -> list[Stage]:
             "a folder for transformers, compared in a process without JAX",
         ),
     ):
-        export = _words("export", "--checkpoint", run, "--format", form, "--out", out, "--verify")
+        export = words("export", "--checkpoint", run, "--format", form, "--out", out, "--verify")
         stages.append(Stage(title, export, result))
-    stages.append(Stage("all of it on one page", _words("report", run), run / "report.html"))
+    stages.append(Stage("all of it on one page", words("report", run), run / "report.html"))
     return stages
 
 
@@ -172,27 +154,10 @@ def choose_probe(rows: Sequence[Row]) -> list[str]:
 
 
 def run(stages: Sequence[Stage], clips: Clips, workdir: Path) -> int:
-    """Runs what is not done yet; returns the exit code of the first command that failed, or 0.
-
-    A stage is done when the note in `workdir` says so, and says it of all stages up to it.
-    """
-    done = _note(workdir).get("done", [])
-    for number, stage in enumerate(stages):
-        print(f"\n[{number + 1}/{len(stages)}] {stage.title}\n$ {stage.command}", flush=True)
-        before = [earlier.command for earlier in stages[:number]]
-        if done[: number + 1] == [*before, stage.command] and stage.result.exists():
-            print("done already")
-            continue
-        done = done[:number] if done[:number] == before else []
-        _write_note(workdir, clips, done)
-        code = _call(stage.words)
-        if code == _REFUSED and stage.may_refuse:
-            print("not done, for the reason above: left out")
-        elif code:
-            return code
-        done.append(stage.command)
-        _write_note(workdir, clips, done)
-    return 0
+    """Runs what is not done yet; returns the exit code of the first command that failed, or 0."""
+    # What tells these clips from others; those that the demo makes follow from the command that makes them.
+    digest = _MADE if clips.made else _digest(clips.manifest.read_bytes())
+    return stages_lib.run(stages, workdir / NOTE, {"clips": digest})
 
 
 def closing(workdir: Path, stages: Sequence[Stage]) -> str:
@@ -213,20 +178,6 @@ def closing(workdir: Path, stages: Sequence[Stage]) -> str:
     return "\n".join(lines)
 
 
-def _call(words: Sequence[str]) -> int:
-    """Runs `avemo` with these words; SIGTERM reaches it too, and it does not outlive an interrupted demo."""
-    with subprocess.Popen([sys.executable, "-m", "avemo_jax", *words]) as child:
-        before = signal.signal(signal.SIGTERM, lambda number, _: child.send_signal(number))
-        try:
-            code = child.wait()
-        finally:
-            signal.signal(signal.SIGTERM, before)
-            if child.poll() is None:
-                child.terminate()
-                child.wait()
-    return 128 - code if code < 0 else code
-
-
 def _list_folder(folder: Path) -> str:
     """A manifest of the media files in a folder."""
     found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in MEDIA and path.is_file())
@@ -245,33 +196,9 @@ def _list_folder(folder: Path) -> str:
 
 def _refuse_others(workdir: Path, digest: str) -> None:
     """Raises a UserError where `workdir` holds a demo of other clips than those of `digest`."""
-    if (noted := _note(workdir)) and noted["clips"] != digest:
+    if (noted := stages_lib.read_note(workdir / NOTE)) and noted["clips"] != digest:
         raise UserError(f"{workdir} holds a demo of other clips: choose another --workdir, or delete it")
-
-
-def _note(workdir: Path) -> dict[str, Any]:
-    """{"clips": their digest, "done": commands}, or nothing."""
-    try:
-        return json.loads((workdir / NOTE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-
-
-def _write_note(workdir: Path, clips: Clips, done: Sequence[str]) -> None:
-    # What tells these clips from others; those that the demo makes follow from the command that makes them.
-    digest = _MADE if clips.made else _digest(clips.manifest.read_bytes())
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        write_durably(workdir / NOTE, json.dumps({"clips": digest, "done": list(done)}, indent=1))
-    except OSError as error:
-        raise UserError(
-            f"{workdir} cannot be written ({error.strerror}): choose another --workdir"
-        ) from error
 
 
 def _digest(manifest: bytes) -> str:
     return hashlib.sha256(manifest).hexdigest()
-
-
-def _words(*words: str | os.PathLike) -> list[str]:
-    return [os.fspath(word) for word in words]

@@ -12,7 +12,8 @@ ROOT = Path(__file__).parent.parent
 LAYERS = [
     {"cli"},
     {"commands"},
-    {"tasks", "parity", "demo", "doctor", "planning", "report"},
+    {"comparing", "demo"},
+    {"tasks", "parity", "doctor", "planning", "report", "stages"},
     {"models", "objectives", "evaluation", "training", "convert"},
     {"augmentation", "frontend", "masking", "resizing"},
     {"batch", "config", "errors", "files", "paths", "platforms", "provenance", "sharding"},

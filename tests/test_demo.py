@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from avemo_jax import demo
+from avemo_jax import demo, stages
 from avemo_jax.config import load_config
-from avemo_jax.demo import Clips, Stage
+from avemo_jax.demo import Clips
 from avemo_jax.errors import UserError
+from avemo_jax.stages import Stage
 from input_pipeline.manifests import Row, read_manifest
 from input_pipeline.talking_faces import generate
 from tests import real_clips
@@ -109,7 +110,7 @@ def played(tmp_path, monkeypatch):
     """Three stages that only write their results; `calls` lists those that ran, `codes` makes one fail."""
     calls, codes = [], {}
     (tmp_path / "m.csv").write_text("path\na.mp4\n")
-    stages = [Stage(name, [name], tmp_path / f"{name}.out", may_refuse=name == "b") for name in "abc"]
+    planned = [Stage(name, [name], tmp_path / f"{name}.out", may_refuse=name == "b") for name in "abc"]
 
     def call(words):
         calls.append(words[0])
@@ -117,13 +118,13 @@ def played(tmp_path, monkeypatch):
             (tmp_path / f"{words[0]}.out").touch()
         return codes.get(words[0], 0)
 
-    monkeypatch.setattr(demo, "_call", call)
+    monkeypatch.setattr(stages, "_call", call)
 
     def play():
         calls.clear()
-        return demo.run(stages, Clips(tmp_path / "m.csv", tmp_path), tmp_path), "".join(calls)
+        return demo.run(planned, Clips(tmp_path / "m.csv", tmp_path), tmp_path), "".join(calls)
 
-    play.stages, play.codes, play.folder = stages, codes, tmp_path
+    play.stages, play.codes, play.folder = planned, codes, tmp_path
     return play
 
 

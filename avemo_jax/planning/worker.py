@@ -69,7 +69,7 @@ def examine(config: ConfigDict, topology: Topology, program: str = "") -> Facts:
     with config.unlocked():
         config.dtype = compute_dtype(config, devices[0].platform).name
     traced, state = trace_step(config, mesh)
-    plain = trace_step(_as_written(config), mesh)[0]
+    plain = trace_step(as_written(config), mesh)[0]
 
     began = time.monotonic()
     compiled, text, refusal = None, "", ""
@@ -227,7 +227,7 @@ def _replicated(state: state_lib.TrainState, mesh: Mesh) -> list[str]:
     ]
 
 
-def _as_written(config: ConfigDict) -> ConfigDict:
+def as_written(config: ConfigDict) -> ConfigDict:
     """The same step with nothing computed twice and nothing inside kernels."""
     plain = config.copy_and_resolve_references()
     with plain.unlocked():
