@@ -55,7 +55,9 @@ def table(found: Row) -> str:
     parts = []
     for label in dict.fromkeys(row["label"] for row in found["probes"]):
         rows = [row for row in found["probes"] if row["label"] == label]
-        lines: list[tuple[str, ...]] = [("method", "feature", "UAR", "", "random weights", "", "against the first", "", "p")]
+        lines: list[tuple[str, ...]] = [
+            ("method", "feature", "UAR", "", "random weights", "", "against the first", "", "p")
+        ]
         lines += [_words(row) for row in rows]
         title = f"{label}: {rows[0]['n']} clips tested, chance {100 * rows[0]['chance']:.1f} %"
         parts.append(f"{title}\n{aligned(lines, left=(0, 1, 3, 5, 7))}")

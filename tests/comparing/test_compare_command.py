@@ -1,0 +1,124 @@
+"""`avemo compare`: each method gets the same budget by the ordinary commands, and what they leave is one table."""
+
+import json
+
+import pytest
+
+from avemo_jax.cli import main
+from avemo_jax.comparing import methods as methods_lib
+from avemo_jax.comparing import scores
+from avemo_jax.comparing.methods import Budget, read_budget
+from avemo_jax.errors import UserError
+from avemo_jax.evaluation import predicted
+from avemo_jax.evaluation.paired import paired_tests
+from tests.evaluation import synthetic
+
+# Of methods with skip layers, and of those without.
+SMALL = [one for one in synthetic.TINY if not one.startswith("model.skip_layers")] + ["batch_size=8"]
+OURS = [one for one in SMALL if not one.startswith(("model.fusion_depth", "model.decoder_depth"))]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    path = tmp_path_factory.mktemp("compare") / "data"
+    synthetic.write_folder(path)
+    return path
+
+
+def compare(out, data, *words):
+    flags = ("--data", data, "--out", out, "--label", "tone", "shade", "--protocol", "folds")
+    return main(["compare", *map(str, (*flags, *words))])
+
+
+def test_a_budget_is_clips_or_flops_and_becomes_the_nearest_number_of_steps():
+    assert read_budget("30400") == Budget(30400, "clips") == read_budget("30,400 clips")
+    assert read_budget("2e15flops") == Budget(2e15, "flops")
+    assert Budget(100, "clips").steps(batch_size=32, flops=7) == 3
+    assert Budget(1e6, "flops").steps(batch_size=32, flops=300_000) == 3
+    assert Budget(1, "clips").steps(batch_size=32, flops=7) == 1
+    for wrong in ("", "many", "-3", "0", "3 epochs", "1.2.3"):
+        with pytest.raises(UserError, match="--budget is"):
+            read_budget(wrong)
+
+
+def test_a_config_with_its_overrides_and_name_is_one_word(data):
+    budget = Budget(16, "clips")
+    texts = (f"hicmae:demo {' '.join(synthetic.TINY)}", f"alone=audio_mae:demo {' '.join(OURS)} seed=3")
+    first, second = methods_lib.read_methods(texts, ["batch_size=8"], str(data), budget)
+    assert first.name.startswith("hicmae_demo_model.dim_16") and second.name == "alone"
+    assert second.config.seed == 3 and second.config.batch_size == 8 == first.config.batch_size
+    assert first.steps == second.steps == 2 and first.clips == 16
+    # Matrix products of a step: three of forward and backward, two FLOPs each, at least once over all parameters.
+    assert first.flops > 2 * 3 * 2 * first.counted.parameters
+    assert first.flops == 2 * first.counted.flops > second.flops
+
+
+@pytest.mark.parametrize(
+    "words, hint",
+    [
+        (("--configs", "hicmea:demo", "--budget", "8"), "no config"),
+        (("--configs", "hicmae:demo modle.dim=3", "--budget", "8"), "model.dim"),
+        (("--configs", "finetune/crema_d:demo", "--budget", "8"), "only pretraining"),
+        (("--configs", "../x=hicmae:demo", "--budget", "8"), "is the name of a folder"),
+        (("--configs", "a=hicmae:demo", "a=hicmae:demo", "--budget", "8"), "two are called a"),
+        (("--configs", "hicmae:demo", "--budget", "none"), "--budget"),
+        (("--configs", "hicmae:demo", "--budget", "8", "--random_seeds", "0"), "--random_seeds"),
+        (("--configs", "hicmae:demo", "--budget", "8", "--data", "nowhere"), "no prepared folder"),
+    ],
+)
+def test_bad_input_is_one_line_and_nothing_is_begun(data, tmp_path, capsys, words, hint):
+    assert compare(tmp_path / "out", data, *words) == 2
+    said = capsys.readouterr().err.strip()
+    assert hint in said and "\n" not in said
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_methods_are_trained_probed_and_searched_alike_and_stand_in_one_table(data, tmp_path, capfd):
+    out = tmp_path / "out"
+    words = (
+        *(
+            "--configs",
+            f"both=hicmae:demo {' '.join(synthetic.TINY)}",
+            f"sound=audio_mae:demo {' '.join(OURS)}",
+        ),
+        *("--set", "batch_size=8", "--budget", "16clips"),
+    )
+    assert compare(out, data, *words) == 0
+    printed = capfd.readouterr().out
+    found = json.loads((out / "comparison.json").read_text())
+    assert [(m["name"], m["steps"], m["clips"]) for m in found["methods"]] == [
+        ("both", 2, 16),
+        ("sound", 2, 16),
+    ]
+    assert scores.table(found) in printed and (out / "table.txt").read_text() in printed
+    assert [row["method"] for row in found["retrieval"]] == ["both"]  # the other has no picture to ask with
+
+    for label in ("tone", "shade"):
+        rows = {(row["method"], row["kind"]): row for row in found["probes"] if row["label"] == label}
+        assert ("", "log_mel") in rows and ("both", "video_cells") in rows
+        one, other = (rows[name, "whole"] for name in ("both", "sound"))
+        assert (one["feature"], other["feature"]) == ("cat4", "audio")
+        assert one["uar_difference"] is None
+        assert other["uar_difference"] == pytest.approx(other["uar"] - one["uar"], abs=1e-9)
+        assert other["random_uar"] is not None and 0 <= other["p_permutation"] <= 1
+        # Paired by the same clips, whatever the order in the two files.
+        both, sound = (
+            next(
+                model
+                for model in predicted.read(out / name / f"probe_{label}" / "predictions.csv")
+                if (model.model["feature"], model.model["weights"]) == (feature, "checkpoint")
+            )
+            for name, feature in (("both", "cat4"), ("sound", "audio"))
+        )
+        assert (both.clip_id == sound.clip_id).all()
+        tested = paired_tests(sound.label, sound.guess, both.guess, sound.speaker, len(sound.classes))
+        assert other["p_permutation"] == tested["p_permutation"]
+    page = (out / "comparison.html").read_text()
+    assert "2 methods compared" in page and "training FLOPs" in page
+
+    assert compare(out, data, *words) == 0
+    assert capfd.readouterr().out.count("done already") == 7
+    # Another budget is more steps of the same runs.
+    assert compare(out, data, *words[:-1], "24clips") == 0
+    assert "resuming at step 2 of 3" in capfd.readouterr().out
