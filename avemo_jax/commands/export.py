@@ -3,7 +3,10 @@
 hicmae-pretrain and hicmae-finetune write a .pth as the reference does (weights under 'model'); which of
 the two fits depends on what was trained. HiCMAE's fine-tuning takes a pretraining file as it is. safetensors
 writes the same names without pickle. huggingface writes a folder with weights, code, preparation of video
-files and a model card, which transformers' AutoModel loads where there is no JAX. --verify loads what was
+files and a model card, which transformers loads where there is no JAX; of a fine-tuned run also the names of its
+outputs, and a temperature and thresholds from its development clips. Of a fine-tuned run's work directory the weights
+that it chose are taken. onnx and stablehlo write the model as one graph, for any number of clips, which is run and
+compared before it is kept. --verify loads what was
 written into PyTorch and compares it with this model; what differs is not kept.
 """
 
@@ -25,12 +28,13 @@ EXAMPLE = "avemo export --checkpoint runs/base --format hicmae-pretrain --out hi
 
 _TASKS = {"hicmae-pretrain": "pretrain", "hicmae-finetune": "finetune"}
 _FOLDER = "huggingface"
+_GRAPHS = ("onnx", "stablehlo")
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--checkpoint", required=True, metavar="D", help="work directory, or one step's folder")
-    add("--format", required=True, choices=[*_TASKS, "safetensors", _FOLDER])
+    add("--format", required=True, choices=[*_TASKS, "safetensors", _FOLDER, *_GRAPHS])
     add(
         "--out",
         required=True,
@@ -39,7 +43,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         help="file or folder to write; replaces an old one, and says so",
     )
     add(
-        "--verify", action="store_true", help="compare with PyTorch; needs avemo_jax[torch], or [huggingface]"
+        "--verify",
+        action="store_true",
+        help="compare with PyTorch; needs avemo_jax[torch], or [huggingface]; graphs are always compared",
     )
     add("--json", metavar="FILE", help="also write the differences to this file")
     add(
@@ -62,16 +68,21 @@ def results_folder(args: argparse.Namespace) -> Path:
 def run(args: argparse.Namespace) -> int:
     from avemo_jax.convert import weight_files
     from avemo_jax.convert.hicmae import check_method
+    from avemo_jax.evaluation.choosing import result_of
     from avemo_jax.training.checkpoint_files import load_params
 
     _refuse_idle_flags(args)
     if args.format == _FOLDER:
         return _write_folder(args)
+    if args.format in _GRAPHS:
+        return _write_graph(args)
     if args.verify or args.format != "safetensors":
         weight_files.import_torch()
-    config, params, step = load_params(args.checkpoint)
+    chosen, selection = result_of(args.checkpoint)
+    config, params, step = load_params(chosen)
     check_method(config)
     _refuse_other_task(args.format, config.task)
+    _tell_choice(selection)
     return _write_file(args, config, params, step)
 
 
@@ -112,7 +123,23 @@ def _write_folder(args: argparse.Namespace) -> int:
         compare=compare if args.verify else None,
         clip=args.clip,
     )
+    _tell_choice(written.selection)
     print(f"clips are prepared {written.preparation}")
+    if written.decision:
+        thresholds = " and thresholds" if written.decision["thresholds"] else ""
+        print(
+            f"probabilities have a temperature of {written.decision['temperature']:.3g}{thresholds}, fitted on "
+            f"{written.decision['clips']} development clips"
+        )
+    _tell_written(args.out, written.state, written.step, written.replaced)
+    return 0
+
+
+def _write_graph(args: argparse.Namespace) -> int:
+    from avemo_jax.convert.graphs.exporting import export
+
+    written = export(args.checkpoint, args.format, Path(args.out), lambda rows: _tell(rows, args.json))
+    _tell_choice(written.selection)
     _tell_written(args.out, written.state, written.step, written.replaced)
     return 0
 
@@ -139,6 +166,11 @@ def _refuse_other_task(wanted: str, task: str) -> None:
     raise UserError("the checkpoint is a classifier and has no decoders: use --format hicmae-finetune")
 
 
+def _tell_choice(selection: str) -> None:
+    if selection:
+        print(f"weights: {selection}")
+
+
 def _tell(differences: Sequence[Difference], report: str | None) -> None:
     """Prints and reports the comparison; raises a UserError when one output differs."""
     from avemo_jax.errors import UserError
@@ -152,7 +184,7 @@ def _tell(differences: Sequence[Difference], report: str | None) -> None:
         Path(report).write_text(json.dumps({"differences": rows}, indent=2) + "\n", encoding="utf-8")
     if not all(row.ok for row in differences):
         raise UserError(
-            "PyTorch computes something else from these weights; nothing was written", exit_code=1
+            "what was exported computes something else from these weights; nothing was written", exit_code=1
         )
 
 

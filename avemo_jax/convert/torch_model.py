@@ -184,6 +184,21 @@ def video_cells(features: Features, height: int, width: int) -> Tensor:
     return cells.permute(0, 2, 3, 1).flatten(1)
 
 
+def vectors(features: Features, bands: int, cells: int) -> dict[str, Tensor]:
+    """Every vector of a clip by name: `cat4` [B, 4C], its four parts, `audio_rows` and `video_cells`.
+
+    bands: mel bins / 16; cells: of a frame's side, pixels / 16.
+    """
+    vector = pooled(features)
+    four = zip(("video", "audio", "fused_video", "fused_audio"), vector.chunk(4, dim=-1), strict=True)
+    return {
+        "cat4": vector,
+        **dict(four),
+        "audio_rows": audio_rows(features, bands),
+        "video_cells": video_cells(features, cells, cells),
+    }
+
+
 def _mixed(layers: list[Tensor], weights: Tensor | None) -> Tensor:
     """Softmax-weighted mean of the layers' mean tokens: L times [B, N, C] → [B, C]."""
     means = torch.stack([layer.mean(1) for layer in layers])

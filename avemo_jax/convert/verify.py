@@ -17,6 +17,7 @@ from avemo_jax import frontend, masking, models
 from avemo_jax.batch import Clip, Masks
 from avemo_jax.convert.hicmae import StateDict
 from avemo_jax.convert.weight_files import import_torch
+from avemo_jax.evaluation import features
 from avemo_jax.models.params import Params, merge, split
 
 LIMIT = 2e-5  # times max(1, largest output): float32 rounding through some thirty layers
@@ -89,6 +90,22 @@ def model_in_float32(config: ConfigDict) -> Callable[[Params], Any]:
     config.dtype = "float32"
     graphdef = split(jax.eval_shape(lambda: models.build(config, jax.random.key(0))))[0]
     return partial(merge, graphdef)
+
+
+def named_outputs(model: Any, clip: Clip, config: ConfigDict) -> dict[str, jax.Array]:
+    """All that exported models return for whole clips, under their names: vectors and tokens of an encoder, logits and
+    feature of a classifier."""
+    if config.task == "finetune":
+        return dict(zip(("logits", "feature"), model(clip), strict=True))
+    tokens = model.encode(clip)
+    weights = features.layer_weights({}, config.model)
+    return {
+        **features.pool(tokens, weights, features.default(config.model), config.model),
+        "video_hidden_states": tokens.video_layers,
+        "audio_hidden_states": tokens.audio_layers,
+        "fused_video_tokens": tokens.fused_video,
+        "fused_audio_tokens": tokens.fused_audio,
+    }
 
 
 def difference(name: str, ours: Any, theirs: np.ndarray, limit: float = LIMIT) -> Difference:

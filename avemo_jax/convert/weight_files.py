@@ -69,14 +69,14 @@ def write_pth(
     """
     torch = import_torch()
     model = OrderedDict((name, torch.tensor(array)) for name, array in state.items())
-    _write_whole(Path(path), state, lambda part: torch.save({"model": model, **beside}, part), check)
+    write_whole(Path(path), state, lambda part: torch.save({"model": model, **beside}, part), check)
 
 
 def write_safetensors(
     path: str | Path, state: Mapping[str, np.ndarray], metadata: Mapping[str, str], check: Check | None = None
 ) -> None:
     """Writes a safetensors file with this metadata; `path` and `check` as in `write_pth`."""
-    _write_whole(
+    write_whole(
         Path(path), state, lambda part: safetensors.numpy.save_file(dict(state), part, dict(metadata)), check
     )
 
@@ -235,10 +235,11 @@ def _without_wrapper(state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return state
 
 
-def _write_whole(
+def write_whole(
     path: Path, state: Mapping[str, np.ndarray], write: Callable[[Path], None], check: Check | None
 ) -> None:
-    """Writes beside `path` and renames at the end, so that `path` is never half a file."""
+    """Writes beside `path` and renames at the end, so that `path` is never half a file; raises a UserError where it
+    cannot be written. `state` is what is in it, for that message; `check` as in `write_pth`."""
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -64,9 +64,12 @@ def brier(probabilities: np.ndarray, labels: np.ndarray) -> float:
 
 
 def cross_entropy(probabilities: np.ndarray, labels: np.ndarray) -> float:
-    """Mean −log of the true class's probability, which counts as a millionth at least."""
-    chances = np.asarray(probabilities, np.float64)[np.arange(len(labels)), labels]
-    return float(-np.log(np.maximum(chances, _LEAST)).mean())
+    """Mean −log of the true class's probability, which counts as a millionth at least; where the truth is shares of
+    classes, float [N, K], the mean of −log weighted by them."""
+    logs = -np.log(np.maximum(np.asarray(probabilities, np.float64), _LEAST))
+    if np.ndim(labels) == 2:
+        return float((labels * logs).sum(1).mean())
+    return float(logs[np.arange(len(labels)), labels].mean())
 
 
 def tempered(probabilities: np.ndarray, temperature: float | np.ndarray) -> np.ndarray:
@@ -77,7 +80,8 @@ def tempered(probabilities: np.ndarray, temperature: float | np.ndarray) -> np.n
 
 
 def fit_temperature(probabilities: np.ndarray, labels: np.ndarray) -> float:
-    """The temperature, from 0.02 to 50, with the least cross-entropy on these clips (Guo et al. 2017)."""
+    """The temperature, from 0.02 to 50, with the least cross-entropy on these clips (Guo et al. 2017); labels are
+    int [N], or shares float [N, K]."""
     found = optimize.minimize_scalar(
         lambda log: cross_entropy(tempered(probabilities, np.exp(log)), labels),
         bounds=_RANGE,

@@ -41,10 +41,10 @@ def table(target: Target, rows: Sequence[Row], left_out: dict[str, int]) -> str:
         numbers = []
         for place, name in enumerate(main):
             low, high = row["ci95" if place == 0 else f"{name}_ci95"]
-            numbers.append(f"{_shown(name, row[name])} [{_shown(name, low)}, {_shown(name, high)}]")
+            numbers.append(f"{shown(name, row[name])} [{shown(name, low)}, {shown(name, high)}]")
             spread = row.get(f"fold_{name}_std")
             if spread is not None:
-                numbers[-1] += f", folds {_shown(name, row[f'fold_{name}_mean'])} ± {_shown(name, spread)}"
+                numbers[-1] += f", folds {shown(name, row[f'fold_{name}_mean'])} ± {shown(name, spread)}"
         cells.append([f"{row['selection']}{step}", row["modalities"].replace("_", " + "), *numbers])
     lines.append(aligned(cells, left=range(len(cells[0]))))
     lines.append("")
@@ -117,5 +117,6 @@ def plain(value: Any) -> Any:
     return value
 
 
-def _shown(name: str, value: float) -> str:
+def shown(name: str, value: float) -> str:
+    """A score as it is shown: in per cent, or in its own unit."""
     return f"{value:.3f}" if name in IN_OWN_UNIT else f"{100 * value:.1f}"

@@ -14,15 +14,14 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from avemo_jax.errors import UserError
+from avemo_jax.evaluation import decisions
+from avemo_jax.evaluation.choosing import DEVELOPMENT, LAST, TEST, choices
 from avemo_jax.evaluation.outcomes import LOWER_IS_BETTER, Row, judged, main_scores, scores_of
 from avemo_jax.evaluation.partition import Partition, make_partition
 from avemo_jax.evaluation.views import BOTH, MODALITIES, Viewer
 from avemo_jax.models.params import Params
-from avemo_jax.training.checkpoint_files import FOLDER, load_params, step_name
-from avemo_jax.training.watching import BEST, LOOKS, Watch, best_of, read_looks
-
-DEVELOPMENT, LAST, TEST = "development", "last", "test"
-LEGACY = "legacy: best on the test clips"  # how a choice is called that test clips had a say in
+from avemo_jax.training.checkpoint_files import load_params
+from avemo_jax.training.watching import Watch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,7 +94,8 @@ def make_watch(
 
 
 def test(config: ConfigDict, partition: Partition, workdir: Path, mesh: Mesh) -> list[Outcome]:
-    """Outcomes on the test clips, of the chosen weights first and then of the last ones.
+    """Outcomes on the test clips, of the chosen weights first and then of the last ones. Where there are development
+    clips, a row's `decision` is what `decisions.fit` makes of them, with `test`, its scores on the test clips.
 
     Raises:
       UserError: the run has no checkpoint, or no test clip can be read.
@@ -130,6 +130,13 @@ def test(config: ConfigDict, partition: Partition, workdir: Path, mesh: Mesh) ->
                 "seed": config.seed,
                 **judged(partition.target, predicted, truth, clips.speaker),
             }
+            if modalities == BOTH:
+                decision = _decision(viewer, placed, partition)
+                if decision:
+                    decision["test"] = decisions.judged(
+                        decision, partition.target, predicted, truth, clips.speaker
+                    )
+                row["decision"] = decision
             fold = np.full(len(rows), partition.fold)
             outcomes.append(Outcome(row, fold, clips.clip_id, clips.speaker, truth, predicted))
     return outcomes
@@ -150,6 +157,7 @@ def pooled(partition: Partition, folds: list[list[Outcome]]) -> list[Outcome]:
             values = [outcome.row[name] for outcome in same]
             scores[f"fold_{name}_mean"] = float(np.mean(values))
             scores[f"fold_{name}_std"] = float(np.std(values, ddof=1)) if len(values) > 1 else None
+        row.pop("decision", None)  # each fold has its own
         row |= {"fold": "all", "step": None, "n_train": None, "n_development": None, **scores}
         row["unreadable"] = sum(outcome.row["unreadable"] for outcome in same)
         row["folds"] = [outcome.row for outcome in same]
@@ -157,18 +165,16 @@ def pooled(partition: Partition, folds: list[list[Outcome]]) -> list[Outcome]:
     return together
 
 
-def choices(config: ConfigDict, workdir: Path) -> list[tuple[str, Path]]:
-    """(how they were chosen, checkpoint) of the weights to test, the chosen ones first."""
-    last = (LAST, workdir)
-    if config.select.by == LAST:
-        return [last]
-    prefix = config.select.by
-    sign = -1.0 if config.select.score in LOWER_IS_BETTER else 1.0
-    step = best_of(read_looks(workdir / LOOKS), f"{prefix}_{config.select.score}", sign)
-    if step is None:
-        raise UserError(f"{workdir / LOOKS}: no look has a {prefix}_{config.select.score} to choose by")
-    name = LEGACY if config.select.by == TEST else "best on the development clips"
-    return [(name, workdir / BEST / FOLDER / step_name(step)), last]
+def _decision(viewer: Viewer, placed: Params, partition: Partition) -> Row | None:
+    """What is fitted on the development clips; None where there are none to read."""
+    if not len(partition.development) or partition.target.rule == "values":
+        return None
+    read, predicted = viewer.merged(placed, partition.positions(partition.development))
+    rows = rows_at(partition, read)
+    found = decisions.fit(partition.target, predicted, partition.targets[rows])
+    if found:
+        found["speakers"] = len(np.unique(partition.clips.speaker[rows]))
+    return found
 
 
 def rows_at(partition: Partition, positions: np.ndarray) -> np.ndarray:

@@ -15,6 +15,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from avemo_jax.errors import UserError
+from avemo_jax.evaluation.choosing import choices
 from avemo_jax.evaluation.corruptions import CORRUPTIONS, corrupt
 from avemo_jax.evaluation.intervals import bootstrap_scores
 from avemo_jax.evaluation.outcomes import judged, main_scores, scores_of
@@ -53,7 +54,7 @@ def rows(
         config.data.path, config.data.paths = data, ()
     partition = finetuning.partition_of(config)
     assert partition  # since there is a protocol
-    selection, folder = finetuning.choices(config, workdir)[0]
+    selection, folder = choices(config, workdir)[0]
     _, params, step = load_params(folder)
     viewer = Viewer(config, partition.target, mesh)
     placed, positions = viewer.placed(params), partition.positions(partition.test)

@@ -33,6 +33,7 @@ from avemo_jax.training import manifest, staging
 from avemo_jax.training.mesh import named_leaves
 
 FOLDER = "checkpoints"
+BEST = "best"  # of a run that is looked at while it lasts: the folder of the best weights' own checkpoints
 ARRAYS = "arrays"
 RECORD = "checkpoint.json"
 AVERAGED = "averaged"  # the part with the moving average of parameters, in runs that keep one
@@ -97,10 +98,12 @@ def load_params(path: str | Path, *, say: Callable[[str], None] = print) -> tupl
 
 
 def run_folder(path: str | Path) -> Path:
-    """The work directory of what `load_params` takes: itself, its checkpoints folder or one step's folder."""
+    """The work directory of what `load_params` takes: itself, its checkpoints folder or one step's folder; or the same
+    of its best weights."""
     path = paths.absolute(path)
     inside = path.parent if (path / ARRAYS).is_dir() else path
-    return inside.parent if inside.name == FOLDER else inside
+    folder = inside.parent if inside.name == FOLDER else inside
+    return folder.parent if folder.name == BEST and (folder.parent / FOLDER).is_dir() else folder
 
 
 def save_params(workdir: str | Path, config: ConfigDict, params: Params, step: int = 0) -> Path:

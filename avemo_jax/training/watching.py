@@ -17,12 +17,12 @@ import jax
 
 from avemo_jax import paths
 from avemo_jax.models.params import Params
+from avemo_jax.training.checkpoint_files import BEST as BEST
 from avemo_jax.training.checkpoints import Checkpoints, Record
 from avemo_jax.training.manifest import write_durably
 from avemo_jax.training.state import TrainState
 
 LOOKS = "looks.jsonl"
-BEST = "best"  # a folder with checkpoints of its own
 
 Scores = Mapping[str, float]
 

@@ -30,6 +30,7 @@ from input_pipeline.talking_faces.drawing import EXPRESSIONS, Expression, Face, 
 from input_pipeline.talking_faces.speech import RATE, SENTENCES, VOICES, Delivery, deliver, lips, speak
 
 MANIFEST = "manifest.csv"
+MADE_BY = "avemo generate"  # so that records, and who learns from them, tell that nobody was filmed
 EMOTIONS = tuple(EXPRESSIONS)
 
 _VERB = "generate"  # and the name of the folder of notes
@@ -212,7 +213,7 @@ def _make_clip(job):
         "clip_id": path.stem,
         "split": "test" if speaker.fold == _FOLDS - 1 else "train",
     }
-    row |= {"text": text, **f, "frames": frames, **speaker._asdict()}
+    row |= {"text": text, "made_by": MADE_BY, **f, "frames": frames, **speaker._asdict()}
     for part in ("own", "face"):
         row |= {f"{part}_{name}": value for name, value in row.pop(part)._asdict().items()}
     return row

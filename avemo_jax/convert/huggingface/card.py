@@ -14,6 +14,8 @@ from ml_collections import ConfigDict
 
 from avemo_jax import __version__
 from avemo_jax.convert.huggingface.facts import Facts, ProbeRows
+from avemo_jax.convert.huggingface.folder import rule_of
+from avemo_jax.convert.huggingface.tested import outputs_in_words, raw_outputs, test_of, told_in_words
 from avemo_jax.convert.huggingface.verify import SAME_FILE, SAME_TENSORS, Verified
 from avemo_jax.convert.verify import Difference
 from avemo_jax.errors import UserError
@@ -69,8 +71,9 @@ def write_card(
         _outputs(config),
         _input(config, stored),
         _training(config, facts),
+        test_of(config, facts) if facts.outcomes else "",
         *(_probe(rows) for rows in facts.probes),
-        _limits(config, stored),
+        _limits(config, facts, stored),
         _files(license_name, verified),
     ]
     return "\n\n".join(part.strip() for part in parts if part) + "\n"
@@ -78,6 +81,8 @@ def write_card(
 
 def _metadata(config: ConfigDict, license_name: str) -> str:
     pipeline = "feature-extraction" if config.task == "pretrain" else "video-classification"
+    if config.task == "finetune" and rule_of(config) == "values":
+        pipeline = "other"  # the Hub has no name for numbers from videos
     tags = ["audio-visual", "emotion-recognition", "hicmae", "avemo_jax"]
     names = {"license": license_name, "library_name": "transformers", "pipeline_tag": pipeline}
     lines = ["---", *(f"{name}: {value}" for name, value in names.items()), "tags:"]
@@ -98,28 +103,45 @@ def _what(config: ConfigDict, facts: Facts, parameters: int) -> str:
             "pretraining are not in this folder."
         )
     else:
-        names = ", ".join(f"`{name}`" for name in config.data.classes)
-        title = f"HiCMAE {config.size}, audio-visual classifier of `{config.data.label}`"
+        kind, meaning = outputs_in_words(config)
+        title = f"HiCMAE {config.size}, audio-visual {kind}"
         text = (
-            f"Clips of a speaking face → one of {config.model.classes} classes ({names}). HiCMAE's encoders, their "
-            f"fusion and a linear head, {size}; the method is {_PAPER}."
+            f"Clips of a speaking face → {meaning}. HiCMAE's encoders, their fusion and a linear head, {size}; the "
+            f"method is {_PAPER}."
         )
-    if facts.step:
-        origin = (
-            f"Trained with avemo_jax for {facts.step:,} steps, see below. "
-            "If training began from other weights, that is not recorded."
+    return f"# {title}\n\n{text}\n\n{_origin(config, facts)}"
+
+
+def _origin(config: ConfigDict, facts: Facts) -> str:
+    if not facts.step:
+        return "The weights were not trained in this run (step 0): how they came about is not recorded."
+    text = f"Trained with avemo_jax for {facts.step:,} steps, see below. "
+    if facts.began_from:
+        began = facts.began_from
+        text += (
+            f"The encoders and their fusion began with those of a pretraining run, whose newest checkpoint is now of "
+            f"{began.step:,} steps of {began.batch_size} clips."
         )
+    elif config.get("init", {}).get("checkpoint"):
+        text += "It began with the weights of another run, which is no longer there to be described."
     else:
-        origin = "The weights were not trained in this run (step 0): how they came about is not recorded."
-    return f"# {title}\n\n{text}\n\n{origin}"
+        text += "If training began from other weights, that is not recorded."
+    if facts.made_by:
+        text += f"\n\n{_drawn(facts)}"
+    return text
+
+
+def _drawn(facts: Facts) -> str:
+    before = ""
+    if facts.began_from and facts.began_from.made_by:
+        before = " So were those of the pretraining run."
+    return (
+        f"**Its clips were drawn and spoken by a program** (`{', '.join(facts.made_by)}`), no person was filmed: it "
+        f"shows that the machinery works, and knows nothing of real faces and voices.{before}"
+    )
 
 
 def _use(config: ConfigDict, stored: Stored) -> str:
-    result = (
-        "embedding = model(**inputs).cat4"
-        if config.task == "pretrain"
-        else "label = model.config.id2label[int(model(**inputs).logits[0].argmax())]"
-    )
     finder = ""
     if stored.options.crop == "face":
         finder = f"`{INSTALL}` for finding faces, "
@@ -127,13 +149,27 @@ def _use(config: ConfigDict, stored: Stored) -> str:
 
 `pip install torch transformers av pillow`, {finder}then, with FOLDER this folder or its name on the Hub:
 
-```python
+{_USE[config.task]}"""
+
+
+_USE = {
+    "pretrain": """```python
 from transformers import AutoFeatureExtractor, AutoModel
 extractor = AutoFeatureExtractor.from_pretrained("FOLDER", trust_remote_code=True)
 model = AutoModel.from_pretrained("FOLDER", trust_remote_code=True).eval()
 inputs = extractor(["clip.mp4"])
-{result}
-```"""
+embedding = model(**inputs).cat4
+```""",
+    "finetune": """```python
+from transformers import pipeline
+recognise = pipeline(model="FOLDER", trust_remote_code=True)
+told = recognise("clip.mp4")
+print(told)
+print(recognise.decide(told))
+```
+
+`AutoFeatureExtractor` and `AutoModelForVideoClassification` are there for the two halves of it.""",
+}
 
 
 def _outputs(config: ConfigDict) -> str:
@@ -152,13 +188,14 @@ def _outputs(config: ConfigDict) -> str:
     ]
     if config.task == "finetune":
         rows = [
-            ("logits", model.classes, "in the order of `config.id2label`"),
+            ("logits", model.classes, f"{raw_outputs(config)}, in the order of `config.id2label`"),
             ("feature", 4 * width, "the normed vector that the head reads"),
         ]
-    lines = ["| output | shape | |", "|---|---|---|"]
+    lines = ["| output of the model | shape | |", "|---|---|---|"]
     for names, shape, text in rows:
         lines.append(f"| {', '.join(f'`{name}`' for name in names.split(', '))} | [B, {shape}] | {text} |")
-    return "## Output\n\n" + "\n".join(lines)
+    told = f"{told_in_words(config)}\n\n" if config.task == "finetune" else ""
+    return f"## Output\n\n{told}" + "\n".join(lines)
 
 
 def _input(config: ConfigDict, stored: Stored) -> str:
@@ -193,6 +230,7 @@ def _training(config: ConfigDict, facts: Facts) -> str:
         return ""
     rows = {
         "clips": _clips(facts),
+        "drawn and spoken by": ", ".join(facts.made_by),
         "steps": f"{facts.step:,} of {config.batch_size} clips, {facts.step * config.batch_size:,} clips seen",
         "time in steps": _clock(facts.stepping_s),
         "devices": facts.devices,
@@ -210,6 +248,9 @@ def _clock(seconds: float | None) -> str:
 
 
 def _clips(facts: Facts) -> str:
+    if facts.outcomes:
+        row = facts.outcomes[0]
+        return f"{row['n_train']:,} to train, {row['n_development']:,} to choose by, {row['n']:,} to test"
     if facts.data is None:
         return ""
     hours = facts.data.sound_s and facts.data.sound_s / 3600
@@ -239,7 +280,7 @@ brackets hold the 95 % interval of the UAR from resampling {first["ci_unit"]}s. 
 ```"""
 
 
-def _limits(config: ConfigDict, stored: Stored) -> str:
+def _limits(config: ConfigDict, facts: Facts, stored: Stored) -> str:
     seconds = samples_for(config.model.audio_frames) / SAMPLE_RATE
     framing = "No face is looked for: the face should fill the picture as it did in the training data."
     if stored.options.crop == "face":
@@ -248,9 +289,17 @@ def _limits(config: ConfigDict, stored: Stored) -> str:
             f"in fewer than {100 * stored.options.min_face_share:g} % of the frames. Of several people it takes the "
             "one whose face is the largest for the longest."
         )
+    seen = "of a longer file the middle"
+    if config.task == "finetune":
+        seen = f"of a longer file {config.views.segments} views, evenly spread"
     lines = [
+        *(
+            ["Trained on drawn faces and a synthetic voice: not for real people at all."]
+            if facts.made_by
+            else []
+        ),
         framing,
-        f"It sees {seconds:.1f} s at a time: of a longer file the middle, unless parts of it are given.",
+        f"It sees {seconds:.1f} s at a time: {seen}, unless parts of it are given.",
         "Files need both picture and sound.",
         "What it learnt is bound to its training data. Other languages, speakers, cameras, or spontaneous instead "
         "of acted emotion may give worse results. Which languages and corpora those were is not recorded here.",

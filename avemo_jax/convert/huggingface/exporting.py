@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
@@ -14,6 +14,7 @@ from avemo_jax.convert.huggingface.card import Stored, check_license, write_card
 from avemo_jax.convert.huggingface.facts import gather
 from avemo_jax.convert.huggingface.verify import check_installed, verify
 from avemo_jax.convert.verify import Difference
+from avemo_jax.evaluation.choosing import result_of
 from avemo_jax.training.checkpoint_files import load_params
 from input_pipeline import blazeface
 from input_pipeline.errors import DataError
@@ -23,12 +24,15 @@ from input_pipeline.storing import ClipOptions
 
 
 class Exported(NamedTuple):
-    """What was written. preparation: where it is known from how clips are prepared, or why it is not known."""
+    """What was written. preparation: where it is known from how clips are prepared, or why it is not known; selection:
+    how the weights were chosen among those of a fine-tuning run; decision: what was fitted on development clips."""
 
     state: StateDict
     step: int
     replaced: bool
     preparation: str
+    selection: str
+    decision: Mapping[str, Any] | None
 
 
 def export(
@@ -42,7 +46,8 @@ def export(
     """Writes the folder `out` of a checkpoint.
 
     Args:
-      checkpoint: a work directory, its checkpoints folder or one step's folder.
+      checkpoint: a work directory, its checkpoints folder or one step's folder; of a fine-tuning run's work directory
+        the weights that the run chose are taken.
       license_name: of the weights, as the Hub calls it.
       compare: given the differences from the JAX model; raises to keep nothing. None does without a comparison.
       clip: a media file to compare on; None makes one.
@@ -55,9 +60,11 @@ def export(
         check_installed()
     out = out.resolve()
     replaced = folder.check_place(out)
-    config, params, step = load_params(checkpoint)
+    chosen, selection = result_of(checkpoint)
+    config, params, step = load_params(chosen)
     check_method(config)
-    state, facts = folder.weights(params, config), gather(checkpoint, config, step)
+    state, facts = folder.weights(params, config), gather(chosen, config, step)
+    decision = facts.decision
     stored, preparation = _stored(config)
     if compare and stored.options.crop == "face":
         blazeface.check_installed()
@@ -65,13 +72,13 @@ def export(
     def card(part: Path) -> str:
         verified = None
         if compare:
-            verified = verify(part, config, params, stored.options, clip)
+            verified = verify(part, config, params, stored.options, clip, decision)
             compare(verified.differences)
         parameters = sum(array.size for array in state.values())
         return write_card(config, facts, stored, parameters, license_name, verified)
 
-    folder.write_folder(out, config, stored.options, state, step, card)
-    return Exported(state, step, replaced, preparation)
+    folder.write_folder(out, config, stored.options, state, step, card, decision)
+    return Exported(state, step, replaced, preparation, selection, decision)
 
 
 def _stored(config: ConfigDict) -> tuple[Stored, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,13 +10,17 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from avemo_jax.errors import UserError
+from avemo_jax.evaluation.outcome_files import ROWS
 from avemo_jax.evaluation.runs import gather_run
-from avemo_jax.paths import to_path
+from avemo_jax.paths import plain_errors, to_path
 from avemo_jax.training.checkpoint_files import ARRAYS, FOLDER, read_record, run_folder, step_name
 from input_pipeline.errors import DataError
 from input_pipeline.mixtures import open_data
+from input_pipeline.records import open_records
 
-ProbeRows = list[dict[str, Any]]
+Row = dict[str, Any]
+ProbeRows = list[Row]
 
 
 @dataclass(frozen=True)
@@ -28,12 +33,25 @@ class Data:
 
 
 @dataclass(frozen=True)
+class BeganFrom:
+    """A pretraining run as its folder is now: its newest step, clips a step, and what made its clips."""
+
+    step: int
+    batch_size: int
+    made_by: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Facts:
     """A checkpoint's history.
 
     losses: name → value on the last logged batch, at `losses_step`; stepping_s: seconds in training steps;
       devices: what they ran on.
     probes: rows of each `rows.json` in the work directory that were computed from this step.
+    outcomes: rows of a fine-tuning run's test with the weights of this step, those with both modalities first; `folds`:
+      the row of all folds together, where this run is one of them.
+    began_from: the run whose encoders it began with, as far as it is there.
+    made_by: what made the clips of the data, by whom it is said in their records: nobody was filmed.
     """
 
     step: int
@@ -44,6 +62,15 @@ class Facts:
     stepping_s: float | None = None
     devices: str = ""
     probes: list[ProbeRows] = field(default_factory=list)
+    outcomes: list[Row] = field(default_factory=list)
+    folds: Row | None = None
+    began_from: BeganFrom | None = None
+    made_by: tuple[str, ...] = ()
+
+    @property
+    def decision(self) -> Row | None:
+        """What was fitted on development clips for these weights (see `evaluation.decisions`)."""
+        return next((row["decision"] for row in self.outcomes if row.get("decision")), None)
 
 
 def gather(checkpoint: str | Path, config: ConfigDict, step: int) -> Facts:
@@ -51,6 +78,8 @@ def gather(checkpoint: str | Path, config: ConfigDict, step: int) -> Facts:
     workdir, at = run_folder(checkpoint), to_path(checkpoint)
     record = read_record(at if (at / ARRAYS).is_dir() else workdir / FOLDER / step_name(step))
     run = gather_run(workdir)
+    outcomes = [row for row in _outcomes(workdir) if row["step"] == step]
+    selection = outcomes[0]["selection"] if outcomes else ""
     rows = [row for row in run.metrics if row["step"] <= step]
     last = rows[-1] if rows else {}
     return Facts(
@@ -62,7 +91,59 @@ def gather(checkpoint: str | Path, config: ConfigDict, step: int) -> Facts:
         stepping_s=_stepping_s(rows),
         devices=(run.time or {}).get("devices", ""),
         probes=[probe.rows for probe in run.probes if _steps_of(probe.rows) == {step}],
+        outcomes=[row for row in outcomes if row["selection"] == selection],
+        folds=next((row for row in _outcomes(workdir.parent) if outcomes and _is_of(outcomes[0], row)), None),
+        began_from=_began_from(config),
+        made_by=_made_by(config.data),
     )
+
+
+def _outcomes(workdir: Path) -> list[Row]:
+    """The rows of a fine-tuning run's test; none where there are none, or those of something else."""
+    try:
+        with plain_errors(workdir):
+            rows = json.loads((workdir / ROWS).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return []
+    needed = {"selection", "target", "step", "modalities", "split_hash", "outputs", "ci95"}
+    return [row for row in rows if isinstance(row, dict) and row.keys() >= needed]
+
+
+def _is_of(outcome: Row, row: Row) -> bool:
+    """Whether the row of several folds has this one among them."""
+    same = ("selection", "modalities", "split_hash")
+    return any(
+        fold["fold"] == outcome["fold"] and all(fold[name] == outcome[name] for name in same)
+        for fold in row.get("folds", ())
+    )
+
+
+def _began_from(config: ConfigDict) -> BeganFrom | None:
+    source = config.get("init", {}).get("checkpoint")
+    if not source:
+        return None
+    try:
+        run = gather_run(run_folder(source))
+    except UserError:
+        return None
+    step = run.checkpoint_step
+    if step is None or run.config.get("task") != "pretrain":
+        return None
+    data = ConfigDict(run.config.get("data", {}))
+    return BeganFrom(step, run.config["batch_size"], _made_by(data))
+
+
+def _made_by(data: ConfigDict) -> tuple[str, ...]:
+    """By the first record of each folder that can be read; empty unless all of them say so."""
+    makers = []
+    for path in (*data.get("paths", ()), data.get("path", "")):
+        if not path:
+            continue
+        try:
+            makers.append(open_records(path)[0].metadata.get("made_by", ""))
+        except (DataError, OSError):
+            return ()
+    return tuple(dict.fromkeys(makers)) if all(makers) else ()
 
 
 def _data(config: ConfigDict, clips: int | None) -> Data | None:

@@ -6,10 +6,11 @@ checksum: a folder is replaced only while it is exactly what was written.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,18 +24,27 @@ from avemo_jax.convert.weight_files import write_safetensors
 from avemo_jax.errors import UserError
 from avemo_jax.models.params import Params
 from avemo_jax.training import manifest
+from input_pipeline.errors import DataError
 from input_pipeline.storing import ClipOptions
+from input_pipeline.targets import target_of
 
 MODEL_TYPE = "avemo_hicmae"  # as in files/configuration_hicmae.py, which cannot be read without transformers
 CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
 WEIGHTS, CARD = "model.safetensors", "README.md"
 
-_CODE = tuple(
-    f"avemo_jax.convert.huggingface.files.{name}"
-    for name in ("configuration_hicmae", "modeling_hicmae", "feature_extraction_avemo")
-)
+_CODE = ("configuration_hicmae", "modeling_hicmae", "feature_extraction_avemo")
+_CODE_OF = {"pretrain": _CODE, "finetune": (*_CODE, "pipeline_avemo")}
 _CONFIG_CLASS = "configuration_hicmae.HiCMAEConfig"
 _EXTRACTOR = "feature_extraction_avemo.AvemoFeatureExtractor"
+_PIPELINES = {
+    "audio-visual-emotion": {
+        "impl": "pipeline_avemo.AvemoPipeline",
+        "pt": ["AutoModelForVideoClassification"],
+        "default": {},
+        "type": "multimodal",
+    }
+}
+_PROBLEMS = {"values": "regression", "multi_label": "multi_label_classification"}  # transformers' words
 _MODELS = {"pretrain": "HiCMAEModel", "finetune": "HiCMAEForVideoClassification"}
 _SIZES = ("dim", "heads", "depth", "fusion_depth", "frames", "image_size", "audio_frames", "mel_bins")
 
@@ -49,22 +59,54 @@ def weights(params: Params, config: ConfigDict) -> StateDict:
     return hicmae.shared_keys(state) if config.task == "pretrain" else state
 
 
-def model_config(config: ConfigDict) -> dict[str, Any]:
-    """`config.json`."""
+def model_config(config: ConfigDict, decision: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """`config.json`; `decision` is what was fitted on development clips (see `evaluation.decisions`)."""
     model = _MODELS[config.task]
     classes = {"AutoConfig": _CONFIG_CLASS, "AutoModel": f"modeling_hicmae.{model}"}
     values: dict[str, Any] = {"model_type": MODEL_TYPE, "architectures": [model], "dtype": "float32"}
     values |= {name: config.model[name] for name in _SIZES}
     if config.task == "finetune":
         classes["AutoModelForVideoClassification"] = classes["AutoModel"]
-        names = [str(name) for name in config.data.classes]
-        if len(names) != config.model.classes:  # transformers' word for classes without a name
-            names = [f"LABEL_{number}" for number in range(config.model.classes)]
+        names = output_names(config)
         values["id2label"] = {str(number): name for number, name in enumerate(names)}
         values["label2id"] = {name: number for number, name in enumerate(names)}
-        # Whatever else is done with the logits later has its place here.
-        values["head"] = {"activation": config.model.head_activation}
+        rule = rule_of(config)
+        if rule != "distribution":
+            values["problem_type"] = _PROBLEMS.get(rule, "single_label_classification")
+        values["custom_pipelines"] = _PIPELINES
+        values["head"] = _head(config.model.head_activation, rule, names, decision)
     return {"auto_map": classes, **values}
+
+
+def rule_of(config: ConfigDict) -> str:
+    """What a classifier's outputs are (`targets.RULES`)."""
+    return config.data.get("target", "class")
+
+
+def output_names(config: ConfigDict) -> list[str]:
+    """The names of a classifier's outputs, in order: classes or values."""
+    target = None
+    with contextlib.suppress(DataError):  # weights from elsewhere may name no classes
+        target = target_of(config.data)
+    names = list(target.names) if target else []
+    if len(names) != config.model.classes:  # transformers' word for outputs without a name
+        names = [f"LABEL_{number}" for number in range(config.model.classes)]
+    return names
+
+
+def _head(
+    activation: str, rule: str, names: Sequence[str], decision: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """What is done with the outputs: see `files/deciding.py`."""
+    head: dict[str, Any] = {"activation": activation, "predicts": rule, "temperature": None}
+    if rule == "multi_label":
+        head["thresholds"] = None
+    if decision:
+        head["temperature"] = decision["temperature"]
+        head["fitted_on"] = {"development_clips": decision["clips"], "speakers": decision["speakers"]}
+        if decision["thresholds"]:
+            head["thresholds"] = dict(zip(names, decision["thresholds"], strict=True))
+    return head
 
 
 def preprocessor_config(config: ConfigDict, options: ClipOptions) -> dict[str, Any]:
@@ -80,6 +122,7 @@ def preprocessor_config(config: ConfigDict, options: ClipOptions) -> dict[str, A
         **{name: config.model[name] for name in ("frames", "image_size", "audio_frames", "mel_bins")},
         "frame_stride": config.data.frame_stride,
         "crop": config.data.crop,
+        **({"segments": config.views.segments} if config.task == "finetune" else {}),
         "prepare": stored,
     }
 
@@ -113,6 +156,7 @@ def write_folder(
     state: StateDict,
     step: int,
     card: Callable[[Path], str],
+    decision: Mapping[str, Any] | None = None,
 ) -> None:
     """Writes the folder, or leaves what was there.
 
@@ -122,14 +166,15 @@ def write_folder(
       options: how clips are stored.
       state: from `weights`.
       step: of the run.
+      decision: see `model_config`.
       card: called with the folder when all but the card is in it; returns the card, or raises to keep nothing.
     """
     part, old = (out.with_name(f".{out.name}.{os.getpid()}.{kind}") for kind in ("part", "old"))
     replaces = check_place(out)
     about = {"written_by": f"avemo_jax {avemo_jax.__version__}", "step": str(step)}
     texts: Mapping[str, str] = {
-        **flatten(_CODE),
-        CONFIG: _json(model_config(config)),
+        **flatten([f"avemo_jax.convert.huggingface.files.{name}" for name in _CODE_OF[config.task]]),
+        CONFIG: _json(model_config(config, decision)),
         PREPROCESSOR: _json(preprocessor_config(config, options)),
     }
     try:

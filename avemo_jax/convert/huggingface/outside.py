@@ -12,6 +12,7 @@ import importlib.metadata
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 # Neither we nor what we stand on may be what makes the folder work.
 ABSENT = (
@@ -46,8 +47,17 @@ def main(folder: Path, work: Path, clip: Path) -> None:
             work / "tensors_outputs.npz", **run(**{name: torch.from_numpy(tensors[name]) for name in tensors})
         )
     inputs = extractor([clip])
+    told: dict[str, Any] = {}
+    if config.head:
+        import transformers
+
+        make: Any = transformers.pipeline
+        recognise = make(model=str(folder), trust_remote_code=True, device="cpu")
+        result = recognise(str(clip))
+        told = {"told": np.array([result[config.id2label[k]] for k in range(len(result))])[None]}
+        recognise.decide(result)
     made = {f"input {name}": tensor.numpy() for name, tensor in inputs.items()}
-    np.savez(work / "clip_outputs.npz", **made, **run(**inputs))
+    np.savez(work / "clip_outputs.npz", **made, **run(**inputs), **told)
     versions = {name: importlib.metadata.version(name) for name in VERSIONS_OF}
     (work / "versions.json").write_text(json.dumps(versions), encoding="utf-8")
 

@@ -22,18 +22,28 @@ from PIL import Image
 from avemo_jax import frontend
 from avemo_jax.batch import Clip
 from avemo_jax.convert.huggingface import outside
-from avemo_jax.convert.verify import Difference, as_torch, difference, model_in_float32, random_clips
+from avemo_jax.convert.huggingface.folder import output_names, rule_of
+from avemo_jax.convert.verify import (
+    Difference,
+    as_torch,
+    difference,
+    model_in_float32,
+    named_outputs,
+    random_clips,
+)
 from avemo_jax.convert.weight_files import import_torch
 from avemo_jax.errors import UserError
-from avemo_jax.evaluation import features
+from avemo_jax.evaluation import decisions
+from avemo_jax.evaluation.views import Merger
 from avemo_jax.models.params import Params
 from input_pipeline import records
 from input_pipeline.clips import make_record
-from input_pipeline.examples import Cut
+from input_pipeline.examples import Cut, Example
 from input_pipeline.manifests import Row
 from input_pipeline.storing import ClipOptions
 from input_pipeline.talking_faces.corpus import draw_speaker
 from input_pipeline.talking_faces.drawing import EXPRESSIONS, Moment, draw
+from input_pipeline.targets import Target
 from input_pipeline.writing import write_clip
 
 # Times max(1, largest output).
@@ -62,7 +72,12 @@ def check_installed() -> None:
 
 
 def verify(
-    folder: Path, config: ConfigDict, params: Params, options: ClipOptions, clip: Path | None = None
+    folder: Path,
+    config: ConfigDict,
+    params: Params,
+    options: ClipOptions,
+    clip: Path | None = None,
+    decision: Mapping[str, Any] | None = None,
 ) -> Verified:
     """Runs the folder and `params` on the same noise, and on the same media file, each by its own way.
 
@@ -72,6 +87,7 @@ def verify(
       params: ours.
       options: how clips are stored, as in the folder.
       clip: a media file with picture and sound; None makes one.
+      decision: of a classifier, what was fitted on development clips.
 
     Raises:
       UserError: the folder cannot be loaded, or the clip not be read.
@@ -84,13 +100,16 @@ def verify(
         noise = random_clips(config.model, np.random.default_rng(0))
         video, audio = as_torch(noise)
         np.savez(work / "tensors.npz", video=video, audio=audio)
-        from_file = _prepared(clip, config, options)
+        from_file, views = _prepared(clip, config, options)
         _run_outside(folder, work, clip)
         rebuild = model_in_float32(config)
-        run = jax.jit(lambda params, clip: _outputs(rebuild(params), clip, config))
+        run = jax.jit(lambda params, clip: named_outputs(rebuild(params), clip, config))
         with jax.default_matmul_precision("highest"):
             ours = run(params, noise)
             ours_from_file = run(params, from_file)
+            if config.task == "finetune":
+                outputs = np.concatenate([run(params, view)["logits"] for view in views])
+                ours_from_file["told"] = _told(outputs, config, decision)
         ours_from_file |= dict(zip(("input video", "input audio"), as_torch(from_file), strict=True))
         return Verified(
             _compare(ours, work / "tensors_outputs.npz", SAME_TENSORS),
@@ -99,32 +118,36 @@ def verify(
         )
 
 
-def _outputs(model: Any, clip: Clip, config: ConfigDict) -> dict[str, jax.Array]:
-    """All that the exported model returns, under its names."""
-    if config.task == "finetune":
-        return dict(zip(("logits", "feature"), model(clip), strict=True))
-    tokens = model.encode(clip)
-    weights = features.layer_weights({}, config.model)
-    return {
-        **features.pool(tokens, weights, features.default(config.model), config.model),
-        "video_hidden_states": tokens.video_layers,
-        "audio_hidden_states": tokens.audio_layers,
-        "fused_video_tokens": tokens.fused_video,
-        "fused_audio_tokens": tokens.fused_audio,
-    }
+def _told(outputs: np.ndarray, config: ConfigDict, decision: Mapping[str, Any] | None) -> np.ndarray:
+    """What evaluation makes of the outputs [V, K] for the views of one clip: [1, K]."""
+    names, rule = tuple(output_names(config)), rule_of(config)
+    target = Target(rule, names) if rule == "values" else Target(rule, ("label",), names)
+    merger = Merger(target, len(outputs))
+    for view in outputs:
+        merger.add(np.zeros(1, int), view[None])
+    told = merger.merged([0])[1]
+    return decisions.applied(dict(decision), target, told) if decision else told
 
 
-def _prepared(path: Path, config: ConfigDict, options: ClipOptions) -> Clip:
-    """The clip as evaluation sees it: through a record's bytes, cut at the centre view, normalised."""
+def _prepared(path: Path, config: ConfigDict, options: ClipOptions) -> tuple[Clip, list[Clip]]:
+    """The clip as evaluation sees it: through a record's bytes, cut at the centre view, normalised; and in the views
+    that a fine-tuned model is tested with."""
     outcome = make_record((path.parent, Row(path.name, path.name), options))
     if outcome.reason:
         raise UserError(f"{path}: {outcome.reason}; give another clip to compare on")
     model, data = config.model, config.data
     cut = Cut(model.frames, model.image_size, model.audio_frames, data.frame_stride, data.crop)
-    example = cut.centre(records.decode(outcome.data))
-    return frontend.to_clip(
-        {name: jnp.asarray(value)[None] for name, value in example.items()}, mels=model.mel_bins
-    )
+    record = records.decode(outcome.data)
+    segments = config.views.segments if config.task == "finetune" else 0
+
+    def normalised(example: Example) -> Clip:
+        return frontend.to_clip(
+            {name: jnp.asarray(value)[None] for name, value in example.items()}, mels=model.mel_bins
+        )
+
+    return normalised(cut.centre(record)), [
+        normalised(cut.segment(record, k, segments)) for k in range(segments)
+    ]
 
 
 def _compare(ours: Mapping[str, Any], path: Path, limit: float, prefix: str = "") -> list[Difference]:

@@ -2,7 +2,9 @@
 
 import json
 import shutil
+from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from avemo_jax.cli import main
@@ -10,8 +12,13 @@ from avemo_jax.config import load_config
 from avemo_jax.convert.huggingface import facts
 from avemo_jax.convert.huggingface.card import Stored, write_card
 from avemo_jax.convert.huggingface.facts import Data, Facts
+from avemo_jax.evaluation import decisions
+from avemo_jax.evaluation.choosing import LEGACY
+from avemo_jax.evaluation.outcome_files import shown
+from avemo_jax.evaluation.outcomes import judged, main_scores
 from avemo_jax.training.checkpoints import load_params
 from input_pipeline.storing import ClipOptions
+from input_pipeline.targets import target_of
 from tests.convert.small_models import run_export
 from tests.evaluation import synthetic
 
@@ -101,11 +108,77 @@ def test_the_folder_of_one_step_has_the_facts_of_its_run(place):
     assert whole.probes and whole.losses_step == 7
 
 
+CASES = [
+    ("class", ["data.classes=a,b"], "one of 2 classes (`a`, `b`)", "audio-visual classifier of `votes`"),
+    ("distribution", ["data.classes=a,b"], "how raters' votes would spread over 2 classes", "raters' votes"),
+    (
+        "multi_label",
+        ["data.classes=a,b"],
+        "which of 2 classes it shows, none to all",
+        "multi-label classifier",
+    ),
+    ("values", ["data.label=joy,fear"], "2 numbers (`joy`, `fear`)", "regressor of `joy`, `fear`"),
+]
+
+
+def facts_of(rule, overrides, development=True):
+    """The config of a fine-tuned model and the facts of its test, as `avemo finetune` would leave them."""
+    config = load_config(
+        "finetune/recipe:demo",
+        ["data.label=votes", f"data.target={rule}", *overrides, "model.classes=2", "data.protocol=folds"],
+    )
+    target, rng = target_of(config.data), np.random.default_rng(0)
+    truth = rng.integers(0, 2, 40) if target.is_class else rng.integers(0, 2, (40, 2)).astype(float)
+    predicted = rng.dirichlet(np.ones(2), 40)
+    if rule == "distribution":
+        truth = rng.dirichlet(np.ones(2), 40)
+    speakers = np.repeat(["s", "t", "u", "v"], 10)
+    row = {
+        "label": "votes", "target": rule, "split": "folds", "fold": "1", "split_hash": "f00d" * 16, "step": 3,
+        "selection": "best on the development clips", "modalities": "audio_video", "speaker_disjoint": True,
+        "n_train": 90, "n_development": 40, **judged(target, predicted, truth, speakers),
+    }  # fmt: skip
+    decision = decisions.fit(target, predicted, truth) if development else None
+    if decision:
+        decision["speakers"] = 4
+        decision["test"] = decisions.judged(decision, target, predicted, truth, speakers)
+    return config, Facts(3, versions={}, outcomes=[{**row, "decision": decision}]), row
+
+
+@pytest.mark.parametrize(("rule", "overrides", "meaning", "title"), CASES)
+def test_it_says_what_comes_out_and_how_well_it_did_by_what_is_predicted(rule, overrides, meaning, title):
+    config, known, row = facts_of(rule, overrides)
+    card = write_card(config, known, Stored(ClipOptions(), True), 10, "cc-by-4.0", None)
+    assert meaning in card and title in card.split("\n\n")[1] and "f00d" * 16 in card
+    assert "| clips | 90 to train, 40 to choose by, 40 to test |" in card
+    assert ("classes" in card.split("## Use")[0]) == (rule != "values")
+    test = card.split("## Test")[1].split("\n## ")[0]
+    for place, name in enumerate(main_scores(target_of(config.data))):
+        low, high = (shown(name, bound) for bound in row["ci95" if place == 0 else f"{name}_ci95"])
+        assert f"{shown(name, row[name])} [{low}, {high}]" in test
+    assert ("fitted on 40 development clips of 4 speakers" in test) == (rule != "values")
+    assert ("thresholds `a`" in test) == (rule == "multi_label")
+    config, known, _ = facts_of(rule, overrides, development=False)
+    card = write_card(config, known, Stored(ClipOptions(), True), 10, "cc-by-4.0", None)
+    assert ("not calibrated" in card) == (rule != "values")
+
+
+def test_a_legacy_choice_and_drawn_clips_are_said_and_nothing_of_that_otherwise():
+    config, known, row = facts_of("class", ["data.classes=a,b"])
+    stored = Stored(ClipOptions(), True)
+    plain_card = write_card(config, known, stored, 10, "unknown", None)
+    assert "says too much" not in plain_card and "drawn" not in plain_card
+    legacy = replace(known, outcomes=[{**row, "selection": LEGACY}], made_by=("avemo generate",))
+    card = write_card(config, legacy, stored, 10, "unknown", None)
+    assert "says too much" in card and "drawn and spoken by a program" in card.split("## Use")[0]
+    assert "not for real people at all" in card.split("## Limits")[1]
+
+
 def test_it_is_five_lines_to_a_vector_or_a_label(imported, tmp_path):
     task, _, run = imported
     card = card_of(run, tmp_path)
     code = card.split("```python\n")[1].split("```")[0].splitlines()
-    assert len(code) == 5 and ("cat4" if task == "pretrain" else "id2label") in code[-1]
+    assert len(code) == 5 and ("cat4" if task == "pretrain" else "recognise.decide(told)") in code[-1]
     compile("\n".join(code), "card", "exec")
 
 

@@ -63,7 +63,12 @@ def test_config_has_the_sizes_the_classes_and_where_the_code_is(exported):
     else:
         assert config["auto_map"]["AutoModelForVideoClassification"] == config["auto_map"]["AutoModel"]
         assert list(config["id2label"].values()) == ["ANG", "DIS", "FEA", "HAP", "NEU", "SAD"]
-        assert config["label2id"]["SAD"] == 5 and config["head"] == {"activation": ""}
+        assert config["label2id"]["SAD"] == 5
+        assert config["head"] == {"activation": "", "predicts": "class", "temperature": None}
+        assert config["problem_type"] == "single_label_classification"
+        assert [one["impl"] for one in config["custom_pipelines"].values()] == [
+            "pipeline_avemo.AvemoPipeline"
+        ]
     for place in config["auto_map"].values():
         file, _, name = place.partition(".")
         tree = ast.parse((out / f"{file}.py").read_text())
@@ -73,6 +78,28 @@ def test_config_has_the_sizes_the_classes_and_where_the_code_is(exported):
 def test_classes_without_names_get_the_usual_ones():
     config = load_config("finetune/crema_d:demo", ["data.classes="])
     assert folder.model_config(config)["id2label"] == {str(k): f"LABEL_{k}" for k in range(6)}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "labels", "problem"),
+    [
+        (["data.target=values", "data.label=valence,arousal"], ["valence", "arousal"], "regression"),
+        (["data.target=multi_label", "data.classes=a,b"], ["a", "b"], "multi_label_classification"),
+        (["data.target=distribution", "data.classes=a,b"], ["a", "b"], None),
+    ],
+)
+def test_outputs_have_their_names_in_order_and_what_they_are(overrides, labels, problem):
+    config = load_config("finetune/recipe:demo", ["data.label=votes", *overrides, "model.classes=2"])
+    decision = {"temperature": 1.5, "thresholds": [0.2, 0.7], "clips": 9, "speakers": 3}
+    written = folder.model_config(config, None if problem == "regression" else decision)
+    assert list(written["id2label"].values()) == labels and written.get("problem_type") == problem
+    head = written["head"]
+    assert head["predicts"] == config.data.target
+    if problem == "regression":
+        assert head["temperature"] is None
+    else:
+        assert head["temperature"] == 1.5 and head["thresholds"] == {"a": 0.2, "b": 0.7}
+        assert head["fitted_on"] == {"development_clips": 9, "speakers": 3}
 
 
 def test_the_model_type_is_that_of_the_config_class():
@@ -111,7 +138,8 @@ def test_the_files_that_transformers_opens_name_all_that_they_need(exported):
         tree = ast.parse((exported[-1] / name).read_text())
         return {f"{n.module}.py" for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and n.level}
 
-    for name in ("configuration_hicmae.py", "modeling_hicmae.py", "feature_extraction_avemo.py"):
+    opened = ["configuration_hicmae.py", "modeling_hicmae.py", "feature_extraction_avemo.py"]
+    for name in opened + ["pipeline_avemo.py"] * (exported[0] == "finetune"):
         for needed in named(name):
             assert named(needed) <= named(name), f"{needed}, which {name} needs"
 

@@ -1,5 +1,6 @@
 """The folder where it is meant to be used: a venv with torch and transformers, without JAX and without us."""
 
+import copy
 import json
 
 import jax
@@ -11,10 +12,13 @@ from avemo_jax import frontend
 from avemo_jax.batch import Clip
 from avemo_jax.convert import hicmae
 from avemo_jax.convert.verify import model_in_float32
-from avemo_jax.evaluation import extraction, features
+from avemo_jax.evaluation import decisions, extraction, features
+from avemo_jax.evaluation.views import Viewer
 from avemo_jax.training.checkpoints import load_params
+from avemo_jax.training.mesh import make_mesh
 from input_pipeline.loader import eval_batches
 from input_pipeline.records import open_records
+from input_pipeline.targets import Target
 from tests import real_clips
 from tests.convert.small_models import SIZES, run_export, run_import
 from tests.torch_only_venv import TorchOnlyVenv
@@ -50,7 +54,15 @@ inputs = extractor(files, start_s=starts, end_s=ends)
 with torch.inference_mode():
     outputs = model.eval()(**inputs)
 arrays = {f"input {name}": value.numpy() for name, value in inputs.items()}
-np.savez(out, **arrays, **{name: value.numpy() for name, value in outputs.items()})
+arrays |= {name: value.numpy() for name, value in outputs.items()}
+if kind is not AutoModel:  # a fine-tuned model, as somebody uses it
+    from transformers import pipeline
+    recognise = pipeline(model=folder, trust_remote_code=True)
+    told = [recognise(file, start_s=start, end_s=end) for file, start, end in zip(files, starts, ends)]
+    arrays["told"] = np.array([[one[name] for name in config.id2label.values()] for one in told])
+    assert [recognise.decide(one) for one in told] == [max(one, key=one.get) for one in told]
+    assert [*told[0].values()] == sorted(told[0].values(), reverse=True)
+np.savez(out, **arrays)
 
 # Saved by transformers and loaded again, it computes the same from the same file, under the same names.
 model.save_pretrained(out + ".again")
@@ -69,6 +81,11 @@ print(json.dumps(model.config.id2label))
 """
 
 
+CLASSES = ("ANG", "DIS", "FEA", "HAP", "NEU", "SAD")
+SCORED = {"before": {"ece": 0.1}, "after": {"ece": 0.05, "ece_ci95": [0.0, 0.1]}}
+DECISION = {"temperature": 0.6, "thresholds": None, "unseen": [], "clips": 9, "speakers": 3, "test": SCORED}
+
+
 @pytest.fixture(scope="module")
 def torch_only(tmp_path_factory):
     return TorchOnlyVenv(tmp_path_factory.mktemp("venv") / "venv")
@@ -80,6 +97,24 @@ def placed(imported, prepared_folder, tmp_path_factory):
     task, _, run = imported
     place = tmp_path_factory.mktemp("a place, (with) spaces")
     assert run_import(task, run.parent / "theirs.pth", place / "run", f"data.path={prepared_folder}") == 0
+    if task == "finetune":  # as if it were fine-tuned here, and calibrated
+        tested = {
+            "selection": "last",
+            "target": "class",
+            "step": 0,
+            "modalities": "audio_video",
+            "split": "folds",
+        }
+        tested |= dict.fromkeys(("split_hash", "fold", "unreadable"), "")
+        tested |= {"outputs": list(CLASSES), "n": 9, "speakers": 3, "n_train": 27, "n_development": 9}
+        tested |= {
+            "speaker_disjoint": True,
+            "ci_groups": 3,
+            "ci_unit": "speaker",
+            "uar": 0.5,
+            "ci95": [0.2, 0.8],
+        }
+        (place / "run" / "rows.json").write_text(json.dumps([{**tested, "decision": DECISION}]))
     out = place / "my.model-v1 (ä)"
     assert run_export(place / "run", "huggingface", out) == 0
     return task, place / "run", out
@@ -133,7 +168,7 @@ def test_from_raw_files_it_gives_what_prepare_and_our_evaluation_give(placed, us
         {name: jnp.asarray(batch[name][:count]) for name in names}, mels=SIZES["mel_bins"]
     )
     ours = our_outputs(task, model_in_float32(config)(params), clip)
-    assert ours.keys() | {"input video", "input audio"} == used[1].keys()
+    assert ours.keys() | {"input video", "input audio"} == used[1].keys() - {"told"}
     for name, array in ours.items():
         assert_near(array, used[1][name], 1e-3)
     if task == "pretrain":
@@ -144,6 +179,22 @@ def test_from_raw_files_it_gives_what_prepare_and_our_evaluation_give(placed, us
         for feature in features.default(config.model):
             matrix = found[extraction.Source(feature, "checkpoint", 0, "as_recorded")]
             assert_near(matrix, used[1][feature], 1e-3)
+
+
+def test_a_raw_file_is_told_as_our_test_says_after_the_temperature(placed, used):
+    task, run, _ = placed
+    if task == "pretrain":
+        return
+    config, params, _ = load_params(run)
+    config = copy.deepcopy(config)
+    with config.unlocked():
+        config.dtype, config.data.workers, config.views.batch_size = "float32", 0, 4
+    target = Target("class", ("emotion",), CLASSES)
+    viewer = Viewer(config, target, make_mesh(config.mesh, jax.devices()[:1]))
+    read, merged = viewer.merged(viewer.placed(params), range(len(used[1]["told"])))
+    assert len(read) == len(used[1]["told"])
+    assert_near(decisions.applied(DECISION, target, merged), used[1]["told"], 1e-3)
+    assert np.abs(merged - used[1]["told"]).max() > 1e-2  # it does something
 
 
 def test_from_the_same_tensors_it_gives_what_our_model_gives(placed, used):
@@ -190,11 +241,11 @@ def test_verify_compares_every_output_from_tensors_and_from_a_file(imported, tmp
     report = tmp_path / "report.json"
     assert run_export(run, "huggingface", tmp_path / "out", "--verify", "--json", str(report)) == 0
     rows = {row["name"]: row for row in json.loads(report.read_text())["differences"]}
-    outputs = {"logits", "feature"}
+    outputs, told = {"logits", "feature"}, {"told"}
     if task == "pretrain":
         outputs = {*features.default(load_params(run)[0].model), "fused_video_tokens", "fused_audio_tokens"}
-        outputs |= {"video_hidden_states", "audio_hidden_states"}
-    from_file = {f"from a file: {name}" for name in (*outputs, "input video", "input audio")}
+        outputs, told = outputs | {"video_hidden_states", "audio_hidden_states"}, set()
+    from_file = {f"from a file: {name}" for name in (*outputs, *told, "input video", "input audio")}
     assert rows.keys() == outputs | from_file and all(row["ok"] for row in rows.values())
     printed = capsys.readouterr().out
     assert all(f"{name} " in printed for name in rows)

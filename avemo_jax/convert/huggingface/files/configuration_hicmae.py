@@ -14,8 +14,13 @@ class HiCMAEConfig(PretrainedConfig):
       dim, heads, depth, fusion_depth: width, attention heads, layers of each encoder, layers of the fusion.
       frames, image_size: of a clip's video, pixels.
       audio_frames, mel_bins: of a clip's log-mel, 10 ms a frame.
-      head: what a classifier does after its linear layer: {"activation": "", "sigmoid", "relu" or "tanh"}.
-        None for an encoder. The names of the classes are in `id2label`.
+      head: of a classifier, whose outputs are named in `id2label`; None for an encoder.
+        activation: after the linear layer: "", "sigmoid", "relu" or "tanh".
+        predicts: class, plurality, majority (one class a clip), distribution (shares of raters' votes), multi_label
+          (several classes a clip) or values (numbers).
+        temperature: that probabilities are corrected by, fitted on development clips; None where none were held out.
+        thresholds: of multi_label, label → the probability from which it is said, likewise; None: one half.
+        fitted_on: how many clips and speakers those were.
     """
 
     model_type = "avemo_hicmae"

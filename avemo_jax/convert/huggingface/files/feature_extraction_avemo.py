@@ -48,6 +48,7 @@ class AvemoFeatureExtractor(FeatureExtractionMixin):
       audio_frames, mel_bins: of a clip's log-mel, 10 ms a frame.
       frame_stride: every how many frames one is taken.
       crop: "multi_scale": the largest square in the middle of a frame; "none": the whole frame, squeezed.
+      segments: views of a clip that a fine-tuned model was tested with, which its pipeline takes too.
       prepare: how clips were stored for training, see `ClipOptions`: crop, short_side, jpeg_quality, min_s,
         max_gap_s, min_face_share. With its crop "face" a face is found and cut out as for training, which needs
         two more packages; without them, or where no face is found, clips are refused.
@@ -64,6 +65,7 @@ class AvemoFeatureExtractor(FeatureExtractionMixin):
         mel_bins: int = 128,
         frame_stride: int = 4,
         crop: str = "multi_scale",
+        segments: int = 1,
         prepare: dict[str, Any] | None = None,
         **kwargs: Any,
     ):
@@ -71,6 +73,7 @@ class AvemoFeatureExtractor(FeatureExtractionMixin):
         self.frames, self.image_size = frames, image_size
         self.audio_frames, self.mel_bins = audio_frames, mel_bins
         self.frame_stride, self.crop, self.prepare = frame_stride, crop, prepare or {}
+        self.segments = segments
 
     def __call__(
         self,
@@ -82,6 +85,7 @@ class AvemoFeatureExtractor(FeatureExtractionMixin):
         fps: Any = None,
         waveform: Any = None,
         sampling_rate: int = SAMPLE_RATE,
+        segments: int | None = None,
         return_tensors: str | None = "pt",
     ) -> BatchFeature:
         """`video` float32 [B, 3, T, H, W] and `audio` float32 [B, 1, audio_frames, mel_bins].
@@ -95,6 +99,8 @@ class AvemoFeatureExtractor(FeatureExtractionMixin):
           waveform: with `frames`, its sound from the time of frame 0 on, one channel [S] at 16 kHz: int16, or
             float in [-1, 1), which is rounded to 16 bit; or a list.
           sampling_rate: of the waveforms; another than 16 kHz is refused.
+          segments: so many views of each clip instead, evenly spread over its time, as fine-tuned models are tested:
+            B is then clips times segments, a clip's views one behind the other.
           return_tensors: "pt", "np" or None (a NumPy array each).
 
         Raises:
@@ -120,7 +126,12 @@ class AvemoFeatureExtractor(FeatureExtractionMixin):
         if not records:
             raise ValueError("no clips were given")
         cut = Cut(self.frames, self.image_size, self.audio_frames, self.frame_stride, self.crop)
-        examples = [cut.centre(record) for record in records]
+        if segments is None:
+            examples = [cut.centre(record) for record in records]
+        else:
+            examples = [
+                self._segment(cut, record, k, segments) for record in records for k in range(segments)
+            ]
         video = normalise_video(np.stack([example["video"] for example in examples]))
         data = {
             "video": np.ascontiguousarray(video.transpose(0, 4, 1, 2, 3)),
@@ -152,6 +163,12 @@ class AvemoFeatureExtractor(FeatureExtractionMixin):
             return as_record(stored_arrays(frames, fps, sound, ClipOptions(**self.prepare)), str(number))
         except DataError as error:
             raise ValueError(f"clip {number}: {error}") from error
+
+    def _segment(self, cut: Cut, record: Record, segment: int, segments: int) -> Example:
+        try:
+            return cut.segment(record, segment, segments)
+        except (DataError, ValueError) as error:
+            raise ValueError(f"{record.clip_id}: {error}") from error
 
     def _log_mel(self, example: Example) -> np.ndarray:
         """float32 [audio_frames, mel_bins], normalised."""

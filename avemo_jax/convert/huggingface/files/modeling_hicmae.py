@@ -20,11 +20,9 @@ from avemo_jax.convert.torch_model import (
     PATCH,
     AudioVisualEncoder,
     Classifier,
-    audio_rows,
     classify,
     encode,
-    pooled,
-    video_cells,
+    vectors,
 )
 
 
@@ -116,18 +114,9 @@ class HiCMAEModel(_HiCMAEPreTrainedModel):
         self._check(video, audio)
         config = self.config
         features = encode(self, video, audio)
-        vector = pooled(features)
-        four = vector.chunk(4, dim=-1)
-        cells = config.image_size // PATCH
         wanted = config.output_hidden_states if output_hidden_states is None else output_hidden_states
         return HiCMAEOutput(
-            cat4=vector,
-            video=four[0],
-            audio=four[1],
-            fused_video=four[2],
-            fused_audio=four[3],
-            audio_rows=audio_rows(features, config.mel_bins // PATCH),
-            video_cells=video_cells(features, cells, cells),
+            **vectors(features, config.mel_bins // PATCH, config.image_size // PATCH),
             fused_video_tokens=features.fused_video,
             fused_audio_tokens=features.fused_audio,
             video_hidden_states=tuple(features.video_layers) if wanted else None,

@@ -1,0 +1,67 @@
+"""From a checkpoint to its graph's file: reads the run, writes, and keeps only what computes the same."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from avemo_jax.convert import hicmae
+from avemo_jax.convert.graphs import about, onnx_file, stablehlo_file, verify
+from avemo_jax.convert.hicmae import StateDict
+from avemo_jax.convert.huggingface.facts import gather
+from avemo_jax.convert.huggingface.folder import weights
+from avemo_jax.convert.verify import Difference
+from avemo_jax.convert.weight_files import write_whole
+from avemo_jax.evaluation.choosing import result_of
+from avemo_jax.files import write_file
+from avemo_jax.training.checkpoint_files import load_params
+
+FORMS = ("onnx", "stablehlo")
+
+
+class Exported(NamedTuple):
+    """What was written, and how the weights were chosen among those of a fine-tuning run."""
+
+    state: StateDict
+    step: int
+    replaced: bool
+    selection: str
+
+
+def export(
+    checkpoint: str, form: str, out: Path, compare: Callable[[Sequence[Difference]], None]
+) -> Exported:
+    """Writes the file `out`, and beside a StableHLO `out`.json with what an ONNX file has in its metadata.
+
+    Args:
+      checkpoint: as `load_params` takes it; of a fine-tuning run's work directory the weights that the run chose.
+      form: onnx or stablehlo.
+      out: replaced if it is there.
+      compare: given the differences from our model; raises to keep nothing.
+
+    Raises:
+      UserError: a missing package, bad input, or a graph that cannot be run.
+    """
+    if form == "onnx":
+        onnx_file.check_installed()
+    chosen, selection = result_of(checkpoint)
+    config, params, step = load_params(chosen)
+    hicmae.check_method(config)
+    state, replaced = weights(params, config), out.exists()
+    inputs = onnx_file.INPUTS if form == "onnx" else stablehlo_file.INPUTS
+    known = about.describe(config, step, inputs, gather(chosen, config, step).decision)
+    if form == "onnx":
+        onnx_file.check_size(state)
+
+    def write(part: Path) -> None:
+        if form == "onnx":
+            onnx_file.write(part, hicmae.to_reference(params), config, known)
+        else:
+            stablehlo_file.write(part, params, config)
+
+    write_whole(out, state, write, lambda part: compare(verify.verify(part, form, config, params)))
+    if form == "stablehlo":
+        write_file(out.with_name(f"{out.name}.json"), json.dumps(known, indent=2, ensure_ascii=False) + "\n")
+    return Exported(state, step, replaced, selection)

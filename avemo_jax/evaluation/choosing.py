@@ -1,0 +1,47 @@
+"""Which of a fine-tuning run's weights are its result: those of the best look, or the last ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from avemo_jax import paths
+from avemo_jax.config import from_json
+from avemo_jax.errors import UserError
+from avemo_jax.evaluation.outcomes import LOWER_IS_BETTER
+from avemo_jax.training.checkpoint_files import BEST, FOLDER, step_name
+from avemo_jax.training.watching import LOOKS, best_of, read_looks
+from avemo_jax.training.workdir import CONFIG
+
+DEVELOPMENT, LAST, TEST = "development", "last", "test"
+LEGACY = "legacy: best on the test clips"  # how a choice is called that test clips had a say in
+
+
+def choices(config: ConfigDict, workdir: Path) -> list[tuple[str, Path]]:
+    """(how they were chosen, checkpoint) of the weights to test, the chosen ones first."""
+    last = (LAST, workdir)
+    if config.select.by == LAST:
+        return [last]
+    prefix = config.select.by
+    sign = -1.0 if config.select.score in LOWER_IS_BETTER else 1.0
+    step = best_of(read_looks(workdir / LOOKS), f"{prefix}_{config.select.score}", sign)
+    if step is None:
+        raise UserError(f"{workdir / LOOKS}: no look has a {prefix}_{config.select.score} to choose by")
+    name = LEGACY if config.select.by == TEST else "best on the development clips"
+    return [(name, workdir / BEST / FOLDER / step_name(step)), last]
+
+
+def result_of(checkpoint: str | Path) -> tuple[Path, str]:
+    """The checkpoint that `load_params` is to take, and how it was chosen: of a fine-tuning run's work directory the
+    weights that the run chose; all else is what it is, and chosen by nobody ("")."""
+    folder = paths.absolute(checkpoint)
+    try:
+        with paths.plain_errors(folder):
+            config = from_json((folder / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return folder, ""
+    if config.get("task") != "finetune" or not read_looks(folder / LOOKS):
+        return folder, ""
+    selection, chosen = choices(config, folder)[0]
+    return chosen, selection
