@@ -22,9 +22,10 @@ from avemo_jax.convert.weight_files import import_torch
 from avemo_jax.errors import UserError
 from avemo_jax.frontend import PATCH
 
+# Not `video` and `audio`: an encoder has outputs of these names, and names in a graph are one's own.
 INPUTS = {
-    "video": "float32 [batch, 3, frames, image_size, image_size], ImageNet-normalised RGB",
-    "audio": "float32 [batch, 1, audio_frames, mel_bins], normalised log-mel",
+    "pixels": "float32 [batch, 3, frames, image_size, image_size], ImageNet-normalised RGB",
+    "log_mel": "float32 [batch, 1, audio_frames, mel_bins], normalised log-mel",
 }
 OPSET = 20  # the first with an exact GELU
 _LARGEST = 2_000_000_000  # bytes of one protobuf message

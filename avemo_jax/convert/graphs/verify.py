@@ -14,7 +14,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from avemo_jax import frontend
-from avemo_jax.convert.graphs import outside, stablehlo_file
+from avemo_jax.convert.graphs import onnx_file, outside, stablehlo_file
 from avemo_jax.convert.verify import Difference, as_torch, difference, model_in_float32, named_outputs
 from avemo_jax.errors import UserError
 from avemo_jax.models.params import Params
@@ -46,7 +46,7 @@ def verify(path: Path, form: str, config: ConfigDict, params: Params) -> list[Di
             clip = frontend.to_clip(jax.tree.map(jnp.asarray, batch), mels=config.model.mel_bins)
             inputs = batch
             if form == "onnx":
-                inputs = dict(zip(("video", "audio"), as_torch(clip), strict=True))
+                inputs = dict(zip(onnx_file.INPUTS, as_torch(clip), strict=True))
             np.savez(work / f"inputs_{number}.npz", **inputs)  # type: ignore[arg-type]  # they are arrays
             with jax.default_matmul_precision("highest"):
                 expected.append(jax.tree.map(np.asarray, run(params, clip)))
