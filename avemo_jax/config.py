@@ -285,6 +285,21 @@ def demo_sized(config: ConfigDict) -> ConfigDict:
     return config
 
 
+def resize_positions() -> ConfigDict:
+    """How a model with weights from clips of another size makes its position tables (`models.positions`), by modality:
+    regenerated, interpolated or extended; and that size, which is filled in from `init.checkpoint` where it is 0."""
+    return ConfigDict(
+        {
+            "video": "regenerated",
+            "audio": "regenerated",
+            "frames": 0,
+            "image_size": 0,
+            "audio_frames": 0,
+            "mel_bins": 0,
+        }
+    )
+
+
 def parse_argument(arg: str, sizes: Iterable[str], variants: Iterable[str]) -> tuple[str, bool]:
     """`"base"` → ("base", False); `"base,reference"` → ("base", True).
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from avemo_jax.commands import add_sizes
 from avemo_jax.paths import to_path
 
 EXAMPLE = "avemo features --checkpoint runs/first --data data/clips --out runs/first/features.parquet"
@@ -33,6 +34,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         choices=("centre", "all"),
         help="the window in the middle of each clip (default), or all that cover it, back to back",
     )
+    add_sizes(parser)
     add("--split", default="", help="only the clips of this split")
     add("--half", action="store_true", help="vectors and tokens as float16")
     add("--shard_clips", type=int, default=1000, help="clips of a shard (1000)")
@@ -51,6 +53,7 @@ def run(args: argparse.Namespace) -> int:
     from avemo_jax.errors import UserError
     from avemo_jax.evaluation import features, table_files
     from avemo_jax.evaluation.tables import TOKENS, Table, TableOptions
+    from avemo_jax.models.positions import resized, sizes_of
     from avemo_jax.training.checkpoints import load_params
 
     tokens = tuple(dict.fromkeys(filter(None, args.tokens.split(","))))
@@ -62,6 +65,8 @@ def run(args: argparse.Namespace) -> int:
     out = Path(args.out)
     files.check_place(results_folder(args))
     config, params, step = load_params(args.checkpoint)
+    if args.sizes:
+        resized(config.model, sizes_of(args.sizes), args.positions)
     options = TableOptions(
         features.select(args.features, config.model),
         tokens,
@@ -78,6 +83,7 @@ def run(args: argparse.Namespace) -> int:
         "method": config.method,
         "size": config.size,
         "data": str(args.data),
+        **({"sizes": args.sizes, "positions": args.positions} if args.sizes else {}),
     }
     rows = table_files.write(table, out, facts, shard_clips=args.shard_clips, host=_host(args.host))
     print(f"{rows} rows of {table.clips} clips: {out}")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from avemo_jax.commands import add_sizes
 from avemo_jax.paths import to_path
 
 EXAMPLE = "avemo probe --checkpoint runs/first --data data/clips --label emotion --out runs/first/probe"
@@ -56,6 +57,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         choices=("as_recorded", "normalised", "both"),
         help="normalised: every clip's sound at the same RMS, so that loudness is no cue",
     )
+    add_sizes(parser)
     add("--random_seeds", type=int, default=3, help="networks with random weights beside the checkpoint")
     add(
         "--views",
@@ -102,6 +104,8 @@ def run(args: argparse.Namespace) -> int:
         legacy=args.legacy,
         cache=args.cache,
         token_memory=args.token_memory,
+        sizes=args.sizes,
+        positions=args.positions,
         batch_size=args.batch_size,
         workers=args.workers,
         other=_other(args),

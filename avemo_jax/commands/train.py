@@ -71,12 +71,13 @@ def joined(config: ConfigDict) -> Iterator[Any]:
 def train_in(workdir: Path, config: ConfigDict, mesh: Any, partition: Any) -> int:
     """Trains to the last step, or until told to stop, on a partition's clips or on all; the exit code, 0 or 143."""
     from avemo_jax.tasks import finetuning
-    from avemo_jax.training import distributed, stopping
+    from avemo_jax.training import distributed, starting, stopping
     from avemo_jax.training import mesh as mesh_lib
     from avemo_jax.training.loop import train
 
     say = print if distributed.is_first() else lambda _: None
     of = {} if partition is None else {"positions": partition.positions(partition.train)}
+    starting.remember_sizes(config, workdir)
     task = make_task(config)
     watch = finetuning.make_watch(config, partition, workdir, mesh, say) if partition else None
     with contextlib.closing(make_loader(config, *mesh_lib.data_process(mesh), **of)) as loader:

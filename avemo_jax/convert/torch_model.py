@@ -11,6 +11,7 @@ Sizes: B clips, T frames, H × W pixels, N tokens, C width, D decoder width, L l
 from __future__ import annotations
 
 import functools
+import math
 from typing import Any, NamedTuple
 
 import torch
@@ -22,6 +23,8 @@ VIDEO_PATCH = TUBELET * PATCH * PATCH * 3  # numbers in a video patch, ordered (
 AUDIO_PATCH = PATCH * PATCH  # numbers in an audio patch, ordered (time, mel)
 EPSILON = 1e-6  # of every layer norm
 
+# modality → rule, grid and known grid, see `resized_table`; None where clips have the size that was trained on.
+Resizing = dict[str, dict[str, Any]]
 LayerNorm = functools.partial(nn.LayerNorm, eps=EPSILON)
 
 
@@ -51,10 +54,18 @@ class Features(NamedTuple):
 class AudioVisualEncoder(nn.Module):
     """The part that pretraining hands on: a video encoder, an audio encoder and their fusion."""
 
-    def __init__(self, *, dim: int = 512, heads: int = 8, depth: int = 10, fusion_depth: int = 2):
+    def __init__(
+        self,
+        *,
+        dim: int = 512,
+        heads: int = 8,
+        depth: int = 10,
+        fusion_depth: int = 2,
+        positions: Resizing | None = None,
+    ):
         super().__init__()
-        self.encoder = Encoder(VideoPatches(dim), dim, heads, depth)
-        self.encoder_audio = Encoder(AudioPatches(dim), dim, heads, depth)
+        self.encoder = Encoder(VideoPatches(dim), dim, heads, depth, positions, "video")
+        self.encoder_audio = Encoder(AudioPatches(dim), dim, heads, depth, positions, "audio")
         self.encoder_fusion = Fusion(dim, heads, fusion_depth)
 
     def forward(self, video: Tensor, audio: Tensor) -> Features:
@@ -76,6 +87,7 @@ class PretrainingModel(nn.Module):
         decoder_heads: int = 6,
         decoder_depth: int = 4,
         skip_layers: tuple[int, ...] = (3, 6, 9),
+        positions: Resizing | None = None,
     ):
         super().__init__()
         if len(skip_layers) != decoder_depth - 1:
@@ -85,10 +97,10 @@ class PretrainingModel(nn.Module):
         self.skip_layers = skip_layers
         self.mask_token = nn.Parameter(torch.zeros(1, 1, decoder_dim))
         self.mask_token_audio = nn.Parameter(torch.zeros(1, 1, decoder_dim))
-        self.encoder = Encoder(VideoPatches(dim), dim, heads, depth)
+        self.encoder = Encoder(VideoPatches(dim), dim, heads, depth, positions, "video")
         self.decoder = Decoder(decoder_dim, decoder_heads, decoder_depth, VIDEO_PATCH)
         self.encoder_to_decoder = nn.Linear(dim, decoder_dim, bias=False)
-        self.encoder_audio = Encoder(AudioPatches(dim), dim, heads, depth)
+        self.encoder_audio = Encoder(AudioPatches(dim), dim, heads, depth, positions, "audio")
         self.decoder_audio = Decoder(decoder_dim, decoder_heads, decoder_depth, AUDIO_PATCH)
         self.encoder_to_decoder_audio = nn.Linear(dim, decoder_dim, bias=False)
         self.encoder_fusion = Fusion(dim, heads, fusion_depth)
@@ -122,8 +134,9 @@ class Classifier(AudioVisualEncoder):
         fusion_depth: int = 2,
         classes: int = 6,
         head_activation: str = "",
+        positions: Resizing | None = None,
     ):
-        super().__init__(dim=dim, heads=heads, depth=depth, fusion_depth=fusion_depth)
+        super().__init__(dim=dim, heads=heads, depth=depth, fusion_depth=fusion_depth, positions=positions)
         self.video_layer_weights = nn.Parameter(torch.full((depth,), 1 / depth))
         self.audio_layer_weights = nn.Parameter(torch.full((depth,), 1 / depth))
         self.fc_norm = LayerNorm(4 * dim)
@@ -231,8 +244,17 @@ class AudioPatches(nn.Module):
 class Encoder(nn.Module):
     """One modality: patches + fixed positions, transformer blocks, one norm that serves every layer."""
 
-    def __init__(self, patch_embed: nn.Module, dim: int, heads: int, depth: int):
+    def __init__(
+        self,
+        patch_embed: nn.Module,
+        dim: int,
+        heads: int,
+        depth: int,
+        positions: Resizing | None = None,
+        modality: str = "",
+    ):
         super().__init__()
+        self.resizing = (positions or {}).get(modality)
         self.patch_embed = patch_embed
         self.blocks = nn.ModuleList(Block(dim, heads) for _ in range(depth))
         self.norm = LayerNorm(dim)
@@ -240,7 +262,7 @@ class Encoder(nn.Module):
     def forward(self, signal: Tensor, mask: Tensor | None = None) -> list[Tensor]:
         """The normed output of every layer, each [B, N visible, C]."""
         x = self.patch_embed(signal)
-        x = x + position_table(x)
+        x = x + (resized_table(x, **self.resizing) if self.resizing else position_table(x))
         if mask is not None:
             x = _take(x, ~mask)
         layers = []
@@ -387,6 +409,26 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor:
 def _take(x: Tensor, chosen: Tensor) -> Tensor:
     """The chosen tokens of each clip, in order: [B, N, C], boolean [B, N] → [B, K, C]."""
     return x[chosen].unflatten(0, (len(x), -1))
+
+
+def resized_table(like: Tensor, rule: str, grid: list[int], known: list[int]) -> Tensor:
+    """The table for tokens [B, N, C] of clips of another size than those that the weights were trained on: [1, N, C].
+
+    Args:
+      rule: regenerated, the formula; interpolated, the table of the known grid stretched linearly over the new one;
+        extended, so within a frame, and gone on with in time.
+      grid: N as tokens along time (and height) and width or frequency.
+      known: likewise, of the clips that the weights were trained on.
+    """
+    if rule == "regenerated" or list(grid) == list(known):
+        return position_table(like)
+    if rule == "extended":
+        known = [grid[0], *known[1:]]
+    dim = like.shape[-1]
+    table = position_table(torch.zeros(1, math.prod(known), dim, dtype=torch.float64))
+    table = table.reshape(1, *known, dim).movedim(-1, 1)
+    mode = "trilinear" if len(grid) == 3 else "bilinear"
+    return F.interpolate(table, list(grid), mode=mode).movedim(1, -1).reshape(1, -1, dim).to(like)
 
 
 def position_table(like: Tensor) -> Tensor:

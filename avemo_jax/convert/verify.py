@@ -19,6 +19,7 @@ from avemo_jax.convert.hicmae import StateDict
 from avemo_jax.convert.weight_files import import_torch
 from avemo_jax.evaluation import features
 from avemo_jax.models.params import Params, merge, split
+from avemo_jax.models.positions import in_words
 
 LIMIT = 2e-5  # times max(1, largest output): float32 rounding through some thirty layers
 _CLIPS = 2
@@ -124,12 +125,13 @@ def torch_twin(config: ConfigDict):
     from avemo_jax.convert import torch_model
 
     model = config.model
+    resizing: dict[str, Any] = {"positions": in_words(model) or None}
     names = ["dim", "heads", "depth", "fusion_depth"]
     if config.task == "pretrain":
         names += ["decoder_dim", "decoder_heads", "decoder_depth", "skip_layers"]
-        return torch_model.PretrainingModel(**{name: model[name] for name in names})
+        return torch_model.PretrainingModel(**{name: model[name] for name in names}, **resizing)
     names += ["classes", "head_activation"]
-    return torch_model.Classifier(**{name: model[name] for name in names})
+    return torch_model.Classifier(**{name: model[name] for name in names}, **resizing)
 
 
 def _random_mask(rng: np.random.Generator, tokens: int, ratio: float) -> np.ndarray:

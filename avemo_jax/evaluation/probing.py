@@ -17,6 +17,7 @@ from avemo_jax.evaluation.judging import Judged, judge
 from avemo_jax.evaluation.labelled import read_labelled
 from avemo_jax.evaluation.paired import Earlier
 from avemo_jax.evaluation.protocols import LabelledClips, Splits, make_splits
+from avemo_jax.models.positions import resized, sizes_of
 from avemo_jax.training.checkpoints import load_params
 from input_pipeline.progress import Progress
 
@@ -32,7 +33,8 @@ class ProbeOptions:
     none when empty. classes: all of the label's when empty. random_seeds: how many randomly initialised networks
     stand beside the checkpoint. views: `cached` trains on the centre view, `augmented` on `views_per_clip` random
     ones. cache: folder of features, none when empty. token_memory: GiB. legacy: rows whose setting is chosen on
-    the test clips too. other: the corpus to test on, all of it, where it is not the one to train on.
+    the test clips too. sizes, positions: of clips of another size than in training, see `models.positions`. other: the
+    corpus to test on, all of it, where it is not the one to train on.
     """
 
     label: str
@@ -51,6 +53,8 @@ class ProbeOptions:
     legacy: bool = False
     cache: str = ""
     token_memory: float = 4.0
+    sizes: str = ""
+    positions: str = "extended"
     batch_size: int = 32
     workers: int = 0
     other: cross_corpus.Other | None = None
@@ -86,6 +90,8 @@ def run(
     chosen = heads.select(options.heads)
     _check(options)
     config, params, step = load_params(checkpoint, say=say)
+    if options.sizes:
+        resized(config.model, sizes_of(options.sizes), options.positions)
     wanted = _features(options, chosen, config)
     clips, left_out, splits, folders = divided(data, options)
     if against is not None:
@@ -118,6 +124,8 @@ def run(
         one.row.update(label=options.label, views=options.views)
         if options.other:
             one.row.update(trained_on=data, tested_on=options.other.data)
+        if options.sizes:
+            one.row.update(sizes=options.sizes, positions=options.positions)
         one.row.update(step=step if one.row["weights"] == "checkpoint" else None)
     return ProbeResult(step, clips, splits, left_out, judged)
 

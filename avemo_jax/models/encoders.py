@@ -27,6 +27,7 @@ from avemo_jax.models.layers import (
     stacked,
     torch_uniform,
 )
+from avemo_jax.models.positions import Positions
 
 
 class Encodes(Protocol):
@@ -55,6 +56,7 @@ class Encoder(nnx.Module):
         remat_policy: str = "none",
         attention: Choice = PLAIN,
         init=glorot,
+        positions: Positions | None = None,
         rngs: nnx.Rngs,
     ):
         uniform = torch_uniform(patch_dim)
@@ -64,6 +66,7 @@ class Encoder(nnx.Module):
         )
         self.norm = LayerNorm(dim)
         self.depth, self.drop_path, self.remat_policy = depth, drop_path, remat_policy
+        self.position_table = positions.table if positions else position_table
 
     def __call__(self, patches: Array, visible: Array | None = None, keys: Array | None = None) -> Array:
         """The raw output of every layer: [B, N, P] → [L, B, N visible, C].
@@ -73,7 +76,9 @@ class Encoder(nnx.Module):
           visible: int32 [B, N visible], the tokens to keep; None keeps all.
           keys: one key a clip for drop path; None turns it off.
         """
-        positions = jnp.asarray(position_table(patches.shape[1], self.norm.scale.shape[-1]), patches.dtype)
+        positions = jnp.asarray(
+            self.position_table(patches.shape[1], self.norm.scale.shape[-1]), patches.dtype
+        )
         if visible is None:
             tokens = self.patch_embed(patches) + positions
         else:

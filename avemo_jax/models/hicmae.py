@@ -22,6 +22,7 @@ from avemo_jax.models.attention import PLAIN, Choice
 from avemo_jax.models.decoders import SkipDecoder
 from avemo_jax.models.encoders import Encoder, Fusion, fold_keys
 from avemo_jax.models.layers import LayerNorm, Linear, glorot, torch_uniform
+from avemo_jax.models.positions import audio_positions, video_positions
 
 HEAD_ACTIVATIONS = {"": lambda x: x, "sigmoid": jax.nn.sigmoid, "relu": jax.nn.relu, "tanh": jnp.tanh}
 
@@ -50,8 +51,10 @@ class AudioVisualEncoder(nnx.Module):
             "remat_policy": remat_policy,
             "attention": attention,
         }
-        self.video = Encoder(patch_dim=VIDEO_PATCH, depth=model.depth, init=init, rngs=rngs, **shared)
-        self.audio = Encoder(patch_dim=AUDIO_PATCH, depth=model.depth, init=init, rngs=rngs, **shared)
+        video, audio = video_positions(model), audio_positions(model)
+        of_both = {"depth": model.depth, "init": init, "rngs": rngs, **shared}
+        self.video = Encoder(patch_dim=VIDEO_PATCH, positions=video, **of_both)
+        self.audio = Encoder(patch_dim=AUDIO_PATCH, positions=audio, **of_both)
         self.fusion = Fusion(depth=model.fusion_depth, rngs=rngs, **shared)
         self.dtype = jnp.dtype(dtype)
 

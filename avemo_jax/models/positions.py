@@ -9,13 +9,14 @@ grid, each modality has one of three rules:
                the whole; the tokens of a longer clip come closer in time than any that the weights saw.
   extended     of the two: stretched within a frame (or over frequency), gone on with in time.
 
-With the grid that the weights were trained on, all three are the same table, to the bit. Not here: the formula (layers).
+With the grid that the weights were trained on, all three are the same table, to the bit. Not here: the formula.
 """
 
 from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -70,7 +71,7 @@ def audio_positions(model: ConfigDict) -> Positions:
     )
 
 
-def in_words(model: ConfigDict) -> dict[str, object]:
+def in_words(model: ConfigDict) -> dict[str, dict[str, Any]]:
     """What an exported model has to know, as JSON values: for each modality the rule, its grid and the known one; empty
     where every table follows from the formula."""
     made = {"video": video_positions(model), "audio": audio_positions(model)}
@@ -80,16 +81,6 @@ def in_words(model: ConfigDict) -> dict[str, object]:
         name: {"rule": one.rule, "grid": list(one.grid), "known": list(one.known)}
         for name, one in made.items()
     }
-
-
-def remember_sizes(model: ConfigDict, trained: ConfigDict) -> None:
-    """Fills the sizes of `model.resize_positions` that are 0 from the model that the weights were trained in, which may
-    itself have had another's."""
-    if KEY not in model:
-        return
-    known = _known(trained)
-    for name in SIZES:
-        model[KEY][name] = model[KEY][name] or known[name]
 
 
 def resized(model: ConfigDict, sizes: dict[str, int], rule: str) -> None:
@@ -151,5 +142,3 @@ def sizes_of(text: str) -> dict[str, int]:
             raise UserError(f"size '{word}': give {'=N, '.join(SIZES)}=N, separated by commas")
         found[name] = int(value)
     return found
-
-

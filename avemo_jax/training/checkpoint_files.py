@@ -97,6 +97,21 @@ def load_params(path: str | Path, *, say: Callable[[str], None] = print) -> tupl
     return from_json(json.dumps(record.config)), params, record.step
 
 
+def newest_config(path: str | Path) -> dict[str, Any]:
+    """The resolved config of what `load_params` takes, without its arrays.
+
+    Raises:
+      UserError: there is no finished checkpoint.
+    """
+    path = paths.absolute(path)
+    folder = path / FOLDER if (path / FOLDER).is_dir() else path
+    candidates = [folder] if (folder / ARRAYS).is_dir() else list(reversed(step_folders(folder)))
+    for candidate in candidates:
+        if manifest.is_finished(candidate):
+            return read_record(candidate).config
+    raise UserError(f"no usable checkpoint in {path}")
+
+
 def run_folder(path: str | Path) -> Path:
     """The work directory of what `load_params` takes: itself, its checkpoints folder or one step's folder; or the same
     of its best weights."""

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from avemo_jax import paths
 from avemo_jax.models.params import Params
 from avemo_jax.training import checkpoint_files as files
 from avemo_jax.training import mesh as mesh_lib
+from avemo_jax.training.workdir import CONFIG
 
-_SHAPES = ("frames", "image_size", "audio_frames", "mel_bins")  # of clips: parameters do not show them
+# Of clips: parameters do not show them.
+_SHAPES = {"frames": "video", "image_size": "video", "audio_frames": "audio", "mel_bins": "audio"}
+_RESIZING = "resize_positions"
 
 
 def handed_on(shapes: Params, config: ConfigDict, parts: Sequence[str], say: Callable[[str], None]) -> Params:
@@ -38,13 +44,40 @@ def handed_on(shapes: Params, config: ConfigDict, parts: Sequence[str], say: Cal
     )
     rest = ", ".join(sorted(name for name in shapes if name not in parts))
     say(f"{', '.join(parts)} from {source}, step {step}{f'; fresh: {rest}' if rest else ''}")
-    for name in _SHAPES:
+    rules = {
+        modality: config.get("model", {}).get(_RESIZING, {}).get(modality) for modality in ("video", "audio")
+    }
+    for name, modality in _SHAPES.items():
         theirs, ours = (of.get("model", {}).get(name) for of in (made_with, config))
         if theirs != ours:
             say(
-                f"note: it was trained with model.{name}={theirs}, this run has {ours}: positions mean other places"
+                f"note: it was trained with model.{name}={theirs}, this run has {ours}: positions of {modality} are "
+                f"{rules[modality] or 'regenerated'} (model.{_RESIZING}.{modality})"
             )
     return given
+
+
+def remember_sizes(config: ConfigDict, workdir: Path) -> None:
+    """Fills in what `model.resize_positions` leaves open of the size that the weights were trained at: as this run was
+    begun, or else from `init.checkpoint`.
+
+    Raises:
+      UserError: there is no such checkpoint.
+    """
+    resizing = config.get("model", {}).get(_RESIZING, {})
+    rules = {resizing.get(modality, "regenerated") for modality in ("video", "audio")}
+    if not config.init.checkpoint or rules == {"regenerated"}:
+        return
+    try:
+        with paths.plain_errors(workdir):
+            begun = json.loads((workdir / CONFIG).read_text(encoding="utf-8"))
+        known = begun["model"][_RESIZING]
+    except (OSError, ValueError, KeyError):
+        trained = files.newest_config(config.init.checkpoint)["model"]
+        known = {name: trained.get(_RESIZING, {}).get(name) or trained[name] for name in _SHAPES}
+    with config.unlocked():
+        for name in _SHAPES:
+            resizing[name] = resizing[name] or known[name]
 
 
 def placed(params: Params, mesh: Mesh) -> Params:

@@ -10,7 +10,14 @@ from typing import IO, Protocol
 from ml_collections import ConfigDict
 
 from avemo_jax import paths
-from avemo_jax.config import from_json, keys_of, pretrain_defaults, run_defaults, to_json
+from avemo_jax.config import (
+    from_json,
+    keys_of,
+    pretrain_defaults,
+    resize_positions,
+    run_defaults,
+    to_json,
+)
 from avemo_jax.errors import UserError
 from avemo_jax.training.lease import Lease
 from avemo_jax.training.manifest import write_durably
@@ -104,8 +111,9 @@ def check_config(workdir: Path, config: ConfigDict) -> None:
         ) from error
     now = _flat(config)
     # What a key that there was not yet would have said then: its default.
-    defaults = ConfigDict({**run_defaults(), **pretrain_defaults()})
-    before = {key: value for key, value in _flat(defaults).items() if key in now} | before
+    defaults = _flat(ConfigDict({**run_defaults(), **pretrain_defaults()}))
+    defaults |= {f"model.resize_positions.{key}": value for key, value in _flat(resize_positions()).items()}
+    before = {key: value for key, value in defaults.items() if key in now} | before
     differing = [
         f"{key} was {before.get(key)!r} and is {now.get(key)!r}"
         for key in sorted(before.keys() | now.keys())

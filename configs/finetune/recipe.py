@@ -7,7 +7,7 @@ what was meant (docs/oddities.md). The corpora beside this file are this recipe 
 
 from ml_collections import ConfigDict
 
-from avemo_jax.config import parse_argument, run_defaults
+from avemo_jax.config import parse_argument, resize_positions, run_defaults
 
 # width, heads, encoder depth
 SIZES = {
@@ -37,6 +37,7 @@ def get_config(arg: str = "base") -> ConfigDict:
             "image_size": 96 if size == "demo" else 160,
             "audio_frames": 256,
             "mel_bins": 128,
+            "resize_positions": resize_positions(),
             "classes": 0,  # outputs
             "head_activation": "",
         }

@@ -6,7 +6,7 @@ default here is what was meant (docs/oddities.md).
 
 from ml_collections import ConfigDict
 
-from avemo_jax.config import demo_sized, parse_argument, pretrain_defaults, run_defaults
+from avemo_jax.config import demo_sized, parse_argument, pretrain_defaults, resize_positions, run_defaults
 
 # width, heads, encoder depth, decoder width, decoder heads, encoder layers with contrast and skips
 SIZES = {
@@ -40,6 +40,7 @@ def get_config(arg: str = "base") -> ConfigDict:
             "image_size": 160,
             "audio_frames": 256,
             "mel_bins": 128,
+            "resize_positions": resize_positions(),
         }
     )
     config.update(pretrain_defaults())

@@ -21,6 +21,7 @@ from avemo_jax.convert.hicmae import StateDict
 from avemo_jax.convert.weight_files import import_torch
 from avemo_jax.errors import UserError
 from avemo_jax.frontend import PATCH
+from avemo_jax.models.positions import in_words
 
 # Not `video` and `audio`: an encoder has outputs of these names, and names in a graph are one's own.
 INPUTS = {
@@ -106,7 +107,7 @@ def _module(state: StateDict, config: ConfigDict) -> Any:
             return tuple(made[name] for name in names)
 
     pretrained = config.task == "pretrain"
-    model = Encoder(**sizes) if pretrained else torch_twin(config)
+    model = Encoder(**sizes, positions=in_words(config.model) or None) if pretrained else torch_twin(config)
     kept = hicmae.shared_keys(state) if pretrained else state
     model.load_state_dict({name: torch.tensor(array) for name, array in kept.items()}, strict=True)
     return model.eval()

@@ -23,6 +23,7 @@ from avemo_jax.convert.huggingface.bundle import flatten
 from avemo_jax.convert.weight_files import write_safetensors
 from avemo_jax.errors import UserError
 from avemo_jax.models.params import Params
+from avemo_jax.models.positions import in_words
 from avemo_jax.training import manifest
 from input_pipeline.errors import DataError
 from input_pipeline.storing import ClipOptions
@@ -65,6 +66,8 @@ def model_config(config: ConfigDict, decision: Mapping[str, Any] | None = None) 
     classes = {"AutoConfig": _CONFIG_CLASS, "AutoModel": f"modeling_hicmae.{model}"}
     values: dict[str, Any] = {"model_type": MODEL_TYPE, "architectures": [model], "dtype": "float32"}
     values |= {name: config.model[name] for name in _SIZES}
+    if positions := in_words(config.model):
+        values["positions"] = positions
     if config.task == "finetune":
         classes["AutoModelForVideoClassification"] = classes["AutoModel"]
         names = output_names(config)

@@ -14,6 +14,8 @@ class HiCMAEConfig(PretrainedConfig):
       dim, heads, depth, fusion_depth: width, attention heads, layers of each encoder, layers of the fusion.
       frames, image_size: of a clip's video, pixels.
       audio_frames, mel_bins: of a clip's log-mel, 10 ms a frame.
+      positions: of a model whose clips have another size than those that its weights were trained on: for `video` and
+        `audio` the rule, the grid of tokens and the known one (see `resized_table` in torch_model.py).
       head: of a classifier, whose outputs are named in `id2label`; None for an encoder.
         activation: after the linear layer: "", "sigmoid", "relu" or "tanh".
         predicts: class, plurality, majority (one class a clip), distribution (shares of raters' votes), multi_label
@@ -36,11 +38,12 @@ class HiCMAEConfig(PretrainedConfig):
         image_size: int = 160,
         audio_frames: int = 256,
         mel_bins: int = 128,
+        positions: dict[str, Any] | None = None,
         head: dict[str, Any] | None = None,
         **kwargs: Any,
     ):
         self.dim, self.heads, self.depth, self.fusion_depth = dim, heads, depth, fusion_depth
         self.frames, self.image_size = frames, image_size
         self.audio_frames, self.mel_bins = audio_frames, mel_bins
-        self.head = head
+        self.positions, self.head = positions, head
         super().__init__(**kwargs)

@@ -141,4 +141,4 @@ class HiCMAEForVideoClassification(_HiCMAEPreTrainedModel):
 
 
 def _sizes(config: HiCMAEConfig) -> dict[str, Any]:
-    return {name: getattr(config, name) for name in ("dim", "heads", "depth", "fusion_depth")}
+    return {name: getattr(config, name) for name in ("dim", "heads", "depth", "fusion_depth", "positions")}
