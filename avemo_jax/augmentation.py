@@ -190,10 +190,12 @@ def volume_gain(keys: jax.Array) -> jax.Array:
 def drop_modalities(batch: Batch, keys: Array, *, video: float, audio: float) -> Batch:
     """Some clips without their picture or their sound, as the input pipeline gives a clip that has none.
 
-    video, audio: the probability that a clip goes without it; together at most 1, as never both are gone.
+    video, audio: the probability that a clip goes without it; together at most 1, as never both are gone: nor is what
+    a clip has alone.
     """
     drawn = jax.vmap(jax.random.uniform)(keys)
-    no_video, no_audio = drawn < video, drawn >= 1 - audio
+    no_video = (drawn < video) & (batch["waveform_length"] > 0)
+    no_audio = (drawn >= 1 - audio) & (batch["video"] > 0).any((1, 2, 3, 4))
     return without(batch, no_video, no_audio)
 
 

@@ -41,6 +41,7 @@ class Cut:
 
     whole: height and width of stored frames, of which random examples then keep all, with the `box` to cut and whether
       to `flip`; the device cuts. Empty: they are cut here.
+    allow_missing: whether a record without picture, or without sound, gives an example too, with zeros for it.
     """
 
     frames: int
@@ -52,6 +53,7 @@ class Cut:
     whole: tuple[int, ...] = ()
     target: Target | None = None
     rand_augment: RandAugment | None = None
+    allow_missing: bool = False
 
     def __post_init__(self):
         if self.crop not in ("multi_scale", "none"):
@@ -65,7 +67,9 @@ class Cut:
 
     def train(self, record: Record, rng: np.random.Generator) -> Example:
         """A random example: by the sampling rules of pretraining, or of fine-tuning when there is a target."""
-        need_both(record)
+        self.check_streams(record)
+        if not record.frames:
+            return self._unseen(record, int(rng.integers(max(1, len(record.audio) - self._samples + 1))))
         count, frames, stride = len(record.frames), self.frames, self.frame_stride
         if self.target:
             start = int(rng.integers(finetune_starts(count, frames, stride)))
@@ -98,15 +102,17 @@ class Cut:
             sound = pretrain_sound(indices, count, stride, record.fps)
             example, seconds = self._fixed(record, indices, sound), (start / record.fps, stride / record.fps)
         else:
-            wanted = samples_for(self.audio_frames)
-            sound = (max(0, (len(record.audio) - wanted) // 2), wanted)
+            sound = (max(0, (len(record.audio) - self._samples) // 2), self._samples)
             example, seconds = self._arrays(record, [], sound, None), (0.0, 0.0)
         times = zip(TIMES, (*seconds, sound[0] / SAMPLE_RATE), strict=True)
         return example | {name: np.float32(value) for name, value in times}
 
     def segment(self, record: Record, segment: int, segments: int) -> Example:
-        """One of the reference's test views."""
-        need_both(record)
+        """One of the reference's test views; of a clip without pictures, a part of its sound at the same distances."""
+        self.check_streams(record)
+        if not record.frames:
+            spare = max(0, len(record.audio) - self._samples)
+            return self._unseen(record, segment * spare // max(1, segments - 1))
         indices = test_frames(len(record.frames), segment, segments, self.frames, self.frame_stride)
         sound = _relative_sound(record, indices[0], indices[-1] + self.frame_stride)
         return self._fixed(record, indices, sound)
@@ -140,6 +146,25 @@ class Cut:
             "waveform_mean": np.float32(0),
             **label,
         }
+
+    def check_streams(self, record: Record) -> None:
+        """Raises DataError when the record lacks what an example needs."""
+        if not record.frames and not len(record.audio):
+            raise DataError("neither picture nor sound")
+        if not self.allow_missing:
+            need_both(record)
+
+    @property
+    def _samples(self) -> int:
+        return samples_for(self.audio_frames)
+
+    def _unseen(self, record: Record, first: int) -> Example:
+        """Of a clip without pictures: black frames, and the sound from a sample on."""
+        sound = first, self._samples
+        if not self.whole:
+            return self._arrays(record, [], sound, None)
+        black = np.zeros((self.frames, *self.whole, 3), np.uint8)
+        return self._uncut(record, black, sound, None, False)
 
     def _fixed(self, record, indices, sound):
         pictures = record.pictures(indices)

@@ -21,7 +21,7 @@ import numpy as np
 from absl import flags
 
 from input_pipeline.errors import DataError
-from input_pipeline.examples import TIMES, Cut, Example, need_both
+from input_pipeline.examples import TIMES, Cut, Example
 from input_pipeline.mixtures import Mixture, open_data
 from input_pipeline.orders import Chosen, Draw
 from input_pipeline.processes import start_worker
@@ -128,7 +128,8 @@ class Loader:
     def _account(self, reported):
         for position in np.unique(reported[reported >= 0]).tolist():
             if position not in self.unreadable:
-                (name,), reason = self.clip_ids([position]), _reason(self._records, position)
+                (name,) = self.clip_ids([position])
+                reason = _reason(self._records, position, self._cut)
                 self.unreadable[position] = reason
                 _log.warning("clip %s is unreadable, another takes its place: %s", name, reason)
         if len(self.unreadable) > self._max_unreadable:
@@ -158,7 +159,7 @@ def make_loader(
     data: an object with `path`, `frame_stride`, `crop`, `flip`, `workers`, `prefetch`; for fine-tuning also
       `label`, `classes` and `target` (see `targets.Target`), and `rand_augment`; `split` limits it to one split;
       `paths` instead of `path` for several folders, `weights` and `balance` of them (see `orders.Draw`);
-      `device_crop` where the device is to cut and resize.
+      `device_crop` where the device is to cut and resize; `allow_missing` where clips may lack picture or sound.
     batch_size: of the global batch; this process gives rows [index · B / count, (index + 1) · B / count).
     max_unreadable_share: of the clips; when more are unreadable (one always may be), iterating raises
       DataError.
@@ -175,6 +176,7 @@ def make_loader(
         whole=tuple(getattr(data, "device_crop", ())),
         target=target_of(data),
         rand_augment=rand_augment_of(data),
+        allow_missing=getattr(data, "allow_missing", False),
     )
     _check_first(records, cut)
     return Loader(
@@ -209,6 +211,7 @@ def eval_batches(
     split: str = "",
     positions: Sequence[int] | None = None,
     starts: Sequence[int] | None = None,
+    allow_missing: bool = False,
     process_index: int = 0,
     process_count: int = 1,
     workers: int = 0,
@@ -220,6 +223,7 @@ def eval_batches(
     starts: the first frame of each, instead of `view`; batches then have the `examples.TIMES` too, float32 [B].
     view: "center": the middle of the clip; "segment": the reference's test view `segment` = (index, count);
       "random": time and crop as in training, drawn from `draw` and the clip's position alone.
+    allow_missing: as in training; the middle of a clip does without either in any case.
     crop: that of training; "multi_scale" gives the largest square in the middle, "none" the whole frame.
     The last batch is filled up with rows that are not valid (position −1); an unreadable record is not valid
     either.
@@ -228,7 +232,7 @@ def eval_batches(
     if view not in ("center", "segment", "random"):
         raise DataError(f"view {view!r}: there are 'center', 'segment' and 'random'")
     records = open_records(path, split)
-    cut = Cut(frames, image_size, audio_frames, frame_stride, crop)
+    cut = Cut(frames, image_size, audio_frames, frame_stride, crop, allow_missing=allow_missing)
     drawn = draw if view == "random" else None
     chosen = segment if view == "segment" else None
     if positions is None:
@@ -239,7 +243,7 @@ def eval_batches(
     for batch in _batches(rows, batch_size // process_count, 0, workers, prefetch):
         for position in batch["position"][~batch["valid"] & (batch["position"] >= 0)].tolist():
             (name,) = _names(records, [position])
-            _log.warning("clip %s is unreadable: %s", name, _reason(records, position))
+            _log.warning("clip %s is unreadable: %s", name, _reason(records, position, cut))
         yield batch
 
 
@@ -403,10 +407,10 @@ def _names(records, positions):
     return [ids[position - records.first_position] for position in positions]
 
 
-def _reason(records, position):
+def _reason(records, position, cut):
     try:
         record = records[position - records.first_position]
-        need_both(record)
+        cut.check_streams(record)
         record.pictures(range(len(record.frames)))
     except (DataError, OSError, ValueError) as error:
         return str(error)

@@ -210,6 +210,13 @@ class Records:
             return [int(row["frames"]) for row in self._listed]
         return [len(record.frames) if record else 0 for record in map(self._whole, range(len(self)))]
 
+    @functools.cached_property
+    def sample_counts(self) -> list[int]:
+        """Samples of sound of every index, likewise."""
+        if self._listed is not None:
+            return [int(row["samples"]) for row in self._listed]
+        return [len(record.audio) if record else 0 for record in map(self._whole, range(len(self)))]
+
     def _whole(self, index: int) -> Record | None:
         try:
             return self[index]

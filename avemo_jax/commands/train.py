@@ -78,6 +78,8 @@ def train_in(workdir: Path, config: ConfigDict, mesh: Any, partition: Any) -> in
     say = print if distributed.is_first() else lambda _: None
     of = {} if partition is None else {"positions": partition.positions(partition.train)}
     starting.remember_sizes(config, workdir)
+    if partition and (missing := finetuning.missing_in_words(config, partition)):
+        say(missing)
     task = make_task(config)
     watch = finetuning.make_watch(config, partition, workdir, mesh, say) if partition else None
     with contextlib.closing(make_loader(config, *mesh_lib.data_process(mesh), **of)) as loader:

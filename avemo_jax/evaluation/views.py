@@ -105,6 +105,7 @@ class Viewer:
             view="segment",
             segment=(segment, self._config.views.segments),
             positions=positions,
+            allow_missing=data.get("allow_missing", False),
             process_index=index,
             process_count=count,
             workers=0 if few else data.workers,

@@ -30,10 +30,11 @@ TINY = [
 ]
 
 
-def write_folder(path) -> None:
+def write_folder(path, lacking=lambda number: "") -> None:
     """48 clips of four speakers. Labels: `tone` (pitch of the sound), `level` (its loudness), `shade` (of the
     picture), `rating` (a number), `rare` (value "b" for one speaker only), `half` (empty for every other
-    clip), `constant`. Metadata: `fold`, blank for the last speaker."""
+    clip), `constant`. Metadata: `fold`, blank for the last speaker. `lacking` says of a clip's number what it has not:
+    "picture", "sound" or "", nothing."""
     rng = np.random.default_rng(0)
     encoded, clips = [], []
     for number in range(SPEAKERS * CLIPS_EACH):
@@ -63,6 +64,10 @@ def write_folder(path) -> None:
             },
             metadata={"fold": str(number % 5 % 3) if speaker < SPEAKERS - 1 else ""},
         )
+        if lacking(number) == "picture":
+            record.frames = []
+        if lacking(number) == "sound":
+            record.audio = record.audio[:0]
         encoded.append(records.encode(record))
         clips.append(
             {

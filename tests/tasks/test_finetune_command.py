@@ -181,3 +181,20 @@ def test_bad_input_is_one_line_and_nothing_is_trained(place, tmp_path, capsys, o
 def test_a_config_of_pretraining_is_refused(tmp_path, capsys):
     assert main(["finetune", "--config", "hicmae:demo", "--workdir", str(tmp_path)]) == 2
     assert "takes one of finetune/" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_clips_that_lack_a_stream_are_counted_and_used_where_asked(tmp_path, capsys):
+    lacking = lambda number: {1: "sound", 2: "picture"}.get(number % 12, "")  # noqa: E731
+    synthetic.write_folder(tmp_path / "data", lacking)
+    synthetic.write_checkpoint(tmp_path / "run")
+    short = ("total_steps=2", *SHADE[:3], "data.max_unreadable_share=0.5")
+    for allowed, tested in (("false", 10), ("true", 12)):
+        run = tmp_path / allowed
+        assert main(words(tmp_path, run, *short, f"data.allow_missing={allowed}")) == 0
+        said = capsys.readouterr().out
+        assert "2 without picture and 2 without sound among 24 train clips" in said
+        assert "1 without picture and 1 without sound among 12 test clips" in said
+        assert ("used with black frames or silence" in said) == (allowed == "true")
+        assert [row["n"] for row in rows_of(run)] == [tested] * 2
+        assert rows_of(run)[0]["unreadable"] == 12 - tested
