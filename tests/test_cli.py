@@ -86,7 +86,7 @@ def test_a_verb_like_no_other_is_answered_with_all_of_them(capsys):
         ("launch nowhere -- train", "no launcher 'nowhere'"),
         ("probe --checkpoint nowhere --data nowhere --label face --out new", "no usable checkpoint in"),
         ("export --checkpoint nowhere --format safetensors --out new", "no usable checkpoint in"),
-        ("export --checkpoint nowhere --format onnx --out new", "invalid choice: 'onnx'"),
+        ("export --checkpoint nowhere --format tflite --out new", "invalid choice: 'tflite'"),
         ("import --from hicmae --weights nowhere.pth --config hicmae:tiny --out new", "nowhere.pth"),
         ("parity --fixture nowhere", "nowhere_info.json"),
         ("demo --clips nowhere", "nowhere: no such folder"),

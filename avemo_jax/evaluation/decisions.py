@@ -35,9 +35,9 @@ def fit(target: Target, predicted: np.ndarray, truth: np.ndarray) -> Row | None:
       has, whose threshold is one half; `clips`.
     """
     count = len(target.names)
-    if target.rule == "values" or not len(truth):
+    if target.kind == "values" or not len(truth):
         return None
-    if target.rule == "multi_label":
+    if target.kind == "multi_label":
         shares = np.stack([truth, 1 - truth], -1).reshape(-1, 2)
         chances = np.stack([predicted, 1 - predicted], -1).reshape(-1, 2)
     else:
@@ -46,7 +46,7 @@ def fit(target: Target, predicted: np.ndarray, truth: np.ndarray) -> Row | None:
     doubtful = (len(truth) * shares + 1 / shares.shape[1]) / (len(truth) + 1)
     temperature = round(calibration.fit_temperature(chances, doubtful), _DIGITS)
     row: Row = {"temperature": temperature, "thresholds": None, "unseen": [], "clips": len(truth)}
-    if target.rule == "multi_label":
+    if target.kind == "multi_label":
         tempered = applied(row, target, predicted)
         present = truth > 0.5
         row["thresholds"] = [
@@ -58,7 +58,7 @@ def fit(target: Target, predicted: np.ndarray, truth: np.ndarray) -> Row | None:
 
 def applied(decision: Row, target: Target, predicted: np.ndarray) -> np.ndarray:
     """Merged probabilities float [M, K] after the temperature."""
-    if target.rule == "multi_label":
+    if target.kind == "multi_label":
         pairs = np.stack([predicted, 1 - predicted], -1).reshape(-1, 2)
         return calibration.tempered(pairs, decision["temperature"])[:, 0].reshape(predicted.shape)
     return calibration.tempered(predicted, decision["temperature"])
@@ -77,7 +77,7 @@ def judged(
         if target.is_class:
             known = calibration.scores(values[rows], truth[rows])
             return {name: known[name] for name in ("ece", "brier", "cross_entropy")}
-        if target.rule == "distribution":
+        if target.kind == "distribution":
             return {
                 "kl": float(metrics.kl_divergence(truth[rows], values[rows]).mean()),
                 "js": float(metrics.jensen_shannon(truth[rows], values[rows]).mean()),

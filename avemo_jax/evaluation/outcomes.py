@@ -24,7 +24,7 @@ MAIN_SCORES = {  # the scores of each rule that have intervals, the first of the
 
 def main_scores(target: Target) -> tuple[str, ...]:
     """The scores that are shown, with intervals."""
-    return MAIN_SCORES[target.rule]
+    return MAIN_SCORES[target.kind]
 
 
 def scores_of(target: Target, predicted: np.ndarray, truth: np.ndarray) -> dict[str, float]:
@@ -40,7 +40,7 @@ def scores_of(target: Target, predicted: np.ndarray, truth: np.ndarray) -> dict[
       several classes: see `metrics.multi_label_scores`.
       values: `ccc`, `pcc`, `mae`, `mse`, `rmse`, the mean over values, and `ccc_NAME` and so on of each.
     """
-    if target.rule == "values":
+    if target.kind == "values":
         each = metrics.regression_scores(predicted, truth)
         scores = {name: float(np.mean(values)) for name, values in each.items()}
         for name, values in each.items():
@@ -48,11 +48,11 @@ def scores_of(target: Target, predicted: np.ndarray, truth: np.ndarray) -> dict[
                 f"{name}_{value}": float(number) for value, number in zip(target.names, values, strict=True)
             }
         return scores
-    if target.rule == "multi_label":
+    if target.kind == "multi_label":
         return metrics.multi_label_scores(predicted, truth)
     scores = {}
     classes = truth
-    if target.rule == "distribution":
+    if target.kind == "distribution":
         scores = {
             "js": float(metrics.jensen_shannon(truth, predicted).mean()),
             "kl": float(metrics.kl_divergence(truth, predicted).mean()),

@@ -50,7 +50,17 @@ class Partition:
         """Training clips of each class, or the sum of their shares; of each class that a clip may have among others."""
         if self.target.is_class:
             return tuple(np.bincount(self.targets[self.train], minlength=len(self.target.names)).tolist())
-        return tuple(self.targets[self.train].sum(0).tolist())
+        return tuple(self.truth(self.train).sum(0).tolist())
+
+    @property
+    def together(self) -> tuple[float, ...]:
+        """Training clips that have both of two classes, K · K numbers by row; on the diagonal, those that have it."""
+        present = (self.truth(self.train) > 0).astype(np.float64)
+        return tuple((present.T @ present).ravel().tolist())
+
+    def truth(self, rows: np.ndarray) -> np.ndarray:
+        """What predictions for these rows are judged by, int [M] or float [M, K]."""
+        return self.target.summary(self.targets[rows])
 
 
 def make_partition(data: ConfigDict) -> Partition | None:

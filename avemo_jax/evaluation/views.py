@@ -151,9 +151,13 @@ class Merger:
 
 def probabilities(outputs: np.ndarray, target: Target) -> np.ndarray:
     """A view's outputs [M, K] as what is averaged: see `Viewer.merged`."""
-    if target.rule == "values":
+    if target.kind == "values":
         return outputs
-    if target.rule == "multi_label":
+    if target.raters:  # each one's opinion, and then the mean of all
+        each = outputs.reshape(len(outputs), len(target.raters), -1)
+        raised = np.exp(each - each.max(-1, keepdims=True))
+        return (raised / raised.sum(-1, keepdims=True)).mean(1)
+    if target.kind == "multi_label":
         return 1 / (1 + np.exp(-outputs))
     shifted = np.exp(outputs - outputs.max(-1, keepdims=True))
     return shifted / shifted.sum(-1, keepdims=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import jax
@@ -55,6 +56,47 @@ def binary_cross_entropy(logits: Array, target: Array, *, class_weights: Array |
     return -terms.mean()
 
 
+def rater_cross_entropy(logits: Array, target: Array, *, class_weights: Array | None = None) -> Array:
+    """Mean cross-entropy of each rater's outputs with that rater's choice, over the choices that were made (multi-
+    annotator heads, Davani et al. 2022).
+
+    Args:
+      logits: float32 [B, R · K], a rater's classes side by side.
+      target: float32 [B, R, K], zeros for a rater who did not see the clip.
+      class_weights: [K]; the mean is then the weighted one.
+    """
+    logs = jax.nn.log_softmax(logits.reshape(target.shape))
+    weighted = target if class_weights is None else target * class_weights
+    return -jnp.sum(weighted * logs) / jnp.maximum(weighted.sum(), 1e-12)
+
+
+def unlikely_together(counts: Sequence[float]) -> Array:
+    """How unlikely two classes are in one clip, [K, K], symmetric, 0 to 1, 0 on the diagonal.
+
+    1 − the mean of P(j | i) and P(i | j) among the training clips; with a class that no clip has, 1.
+
+    Args:
+      counts: K · K numbers of clips that have both classes, row by row; on the diagonal, those that have the one.
+    """
+    size = math.isqrt(len(counts))
+    both = jnp.asarray(counts, jnp.float32).reshape(size, size)
+    given = both / jnp.maximum(jnp.diag(both), 1e-12)[:, None]
+    return (1 - (given + given.T) / 2) * (1 - jnp.eye(size))
+
+
+def co_occurrence_penalty(chances: Array, unlikely: Array) -> Array:
+    """Mean over clips and pairs of classes of p_i p_j · unlikely_ij: what a model pays for classes that it gives
+    together and that hardly ever are (a penalty matrix, after Chou 2024).
+
+    Args:
+      chances: float32 [B, K], of each class.
+      unlikely: [K, K], see `unlikely_together`.
+    """
+    size = unlikely.shape[0]
+    pairs = jnp.einsum("bi,ij,bj->b", chances, unlikely, chances, precision=jax.lax.Precision.HIGHEST)
+    return pairs.mean() / (size * (size - 1))
+
+
 def mean_squared_error(prediction: Array, target: Array) -> Array:
     """Mean over clips and outputs, [B, K] each."""
     return jnp.mean(jnp.square(prediction - target))
@@ -99,6 +141,7 @@ CLASS_LOSSES: dict[str, Callable[..., Array]] = {
     "cross_entropy": cross_entropy,
     "kl": kl_divergence,
     "binary_cross_entropy": binary_cross_entropy,
+    "raters": rater_cross_entropy,
 }
 VALUE_LOSSES: dict[str, Callable[[Array, Array], Array]] = {
     "mse": mean_squared_error,

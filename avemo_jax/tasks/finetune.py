@@ -17,8 +17,10 @@ from avemo_jax.objectives.supervised import (
     CLASS_LOSSES,
     VALUE_LOSSES,
     balanced_weights,
+    co_occurrence_penalty,
     log_priors,
     soft_targets,
+    unlikely_together,
 )
 from avemo_jax.tasks import clips
 from avemo_jax.tasks.pictures import input_grid
@@ -32,6 +34,8 @@ LOSSES = {
     **dict.fromkeys(("class", "plurality", "majority"), _CLASS),
     "distribution": _VOTES,
     "multi_label": ("binary_cross_entropy",),
+    "affect": _VOTES,
+    "raters": ("raters",),
     "values": tuple(VALUE_LOSSES),
 }
 
@@ -69,9 +73,18 @@ class Finetune:
             adjusted = outputs + config.loss.logit_adjustment * log_priors(counts)
         weights = balanced_weights(counts) if config.loss.class_weights else None
         loss = CLASS_LOSSES[config.loss.kind](adjusted, target, class_weights=weights)
-        if self.target.rule == "multi_label":
-            return loss, {"accuracy": jnp.mean((outputs > 0) == (target > 0.5))}
-        return loss, {"accuracy": jnp.mean(outputs.argmax(-1) == target.argmax(-1))}
+        terms = {}
+        if config.loss.co_occurrence:
+            several = self.target.kind == "multi_label"
+            chances = jax.nn.sigmoid(outputs) if several else jax.nn.softmax(outputs)
+            terms["penalty"] = co_occurrence_penalty(chances, unlikely_together(config.loss.together))
+            loss += config.loss.co_occurrence * terms["penalty"]
+        if self.target.kind == "multi_label":
+            return loss, terms | {"accuracy": jnp.mean((outputs > 0) == (target > 0.5))}
+        if self.target.raters:
+            right = outputs.reshape(target.shape).argmax(-1) == target.argmax(-1)
+            return loss, {"accuracy": jnp.sum(right * target.sum(-1)) / jnp.maximum(target.sum(), 1e-12)}
+        return loss, terms | {"accuracy": jnp.mean(outputs.argmax(-1) == target.argmax(-1))}
 
     def view(self, batch: Batch, keys: Array, key: Array) -> tuple[Clip, Array]:
         """The batch as the model sees it in this step, and what each clip is to be; `key` is the step's."""
@@ -128,23 +141,32 @@ def _checked(config: ConfigDict) -> Target:
         raise UserError("fine-tuning needs labels: set data.label, and data.classes for classes")
     kinds, loss, mixes, dropped = LOSSES[target.rule], config.loss, config.mix, config.drop_modality
     wrong = []
-    if len(target.names) != config.model.classes:
+    if target.outputs != config.model.classes:
         wrong.append(
-            f"model.classes is {config.model.classes}, and data.target={target.rule} has {len(target.names)} outputs "
-            f"({', '.join(target.names)})"
+            f"model.classes is {config.model.classes}, and data.target={target.rule} has {target.outputs} outputs "
+            f"({', '.join(target.names)}{f', for each of {len(target.raters)} raters' if target.raters else ''})"
         )
     if loss.kind not in kinds:
         wrong.append(f"loss.kind={loss.kind} is none for data.target={target.rule}: {', '.join(kinds)}")
     if loss.class_weights not in _WEIGHTS:
         wrong.append(f"loss.class_weights is '{loss.class_weights}', not balanced or empty")
     uses_counts = bool(loss.class_weights or loss.logit_adjustment)
-    if uses_counts and target.rule == "values":
+    if uses_counts and target.kind == "values":
         wrong.append("loss.class_weights and loss.logit_adjustment are for classes, and there are none")
     elif uses_counts and len(loss.class_counts) != len(target.names):
         wrong.append(
             f"loss.class_counts has {len(loss.class_counts)} numbers for {len(target.names)} classes: set "
             "data.protocol, which counts them, or give them"
         )
+    if loss.co_occurrence and (target.kind not in ("multi_label", "distribution") or target.raters):
+        wrong.append(f"loss.co_occurrence is for several classes a clip, and data.target is {target.rule}")
+    elif loss.co_occurrence and len(loss.together) != len(target.names) ** 2:
+        wrong.append(
+            f"loss.together has {len(loss.together)} numbers for {len(target.names)} × {len(target.names)} pairs of "
+            "classes: set data.protocol, which counts them, or give them"
+        )
+    if loss.logit_adjustment and target.raters:
+        wrong.append("loss.logit_adjustment is not for raters' own outputs")
     if mixes.modalities not in ("video", "both"):
         wrong.append(f"mix.modalities is '{mixes.modalities}', not video or both")
     if dropped.video < 0 or dropped.audio < 0 or dropped.video + dropped.audio > 1:

@@ -56,6 +56,9 @@ def partition_of(config: ConfigDict) -> Partition | None:
     if config.loss.class_weights or config.loss.logit_adjustment:
         with config.unlocked():
             config.loss.class_counts = partition.class_counts
+    if config.loss.get("co_occurrence"):
+        with config.unlocked():
+            config.loss.together = partition.together
     return partition
 
 
@@ -94,7 +97,9 @@ def make_watch(
     rows = partition.test if select.by == TEST else partition.development
     if not len(rows):
         return None
-    known = scores_of(target, np.zeros((2, len(target.names))), np.stack([target.empty] * 2))
+    known = scores_of(
+        target, np.zeros((2, len(target.names))), target.summary(np.stack([target.empty] * 2) + 1)
+    )
     if select.score not in known:
         raise UserError(f"select.score is '{select.score}': data.target={target.rule} has {', '.join(known)}")
     viewer, positions = Viewer(config, target, mesh), partition.positions(rows)
@@ -103,7 +108,7 @@ def make_watch(
 
     def measure(params: Params) -> dict[str, float]:
         read, predicted = viewer.merged(params, positions)
-        scores = scores_of(target, predicted, partition.targets[rows_at(partition, read)])
+        scores = scores_of(target, predicted, partition.truth(rows_at(partition, read)))
         return {f"{prefix}_{name}": scores[name] for name in shown}
 
     steps = len(partition.train) / config.batch_size
@@ -136,7 +141,7 @@ def test(config: ConfigDict, partition: Partition, workdir: Path, mesh: Mesh) ->
                     f"{config.data.path}: none of the {len(partition.test)} test clips can be read"
                 )
             rows = rows_at(partition, read)
-            clips, truth = partition.clips.at(rows), partition.targets[rows]
+            clips, truth = partition.clips.at(rows), partition.truth(rows)
             row = {
                 "label": config.data.label,
                 "target": partition.target.rule,
@@ -192,11 +197,11 @@ def pooled(partition: Partition, folds: list[list[Outcome]]) -> list[Outcome]:
 
 def _decision(viewer: Viewer, placed: Params, partition: Partition) -> Row | None:
     """What is fitted on the development clips; None where there are none to read."""
-    if not len(partition.development) or partition.target.rule == "values":
+    if not len(partition.development) or partition.target.kind == "values":
         return None
     read, predicted = viewer.merged(placed, partition.positions(partition.development))
     rows = rows_at(partition, read)
-    found = decisions.fit(partition.target, predicted, partition.targets[rows])
+    found = decisions.fit(partition.target, predicted, partition.truth(rows))
     if found:
         found["speakers"] = len(np.unique(partition.clips.speaker[rows]))
     return found

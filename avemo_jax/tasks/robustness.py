@@ -86,7 +86,7 @@ def rows(
 
 def _judged(partition: Partition, read: np.ndarray, predicted: np.ndarray, clean: np.ndarray) -> Row:
     target, numbers = partition.target, finetuning.rows_at(partition, read)
-    truth, speakers = partition.targets[numbers], partition.clips.speaker[numbers]
+    truth, speakers = partition.truth(numbers), partition.clips.speaker[numbers]
     score = main_scores(target)[0]
 
     def change(chosen: np.ndarray) -> dict[str, float]:

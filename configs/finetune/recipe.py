@@ -44,8 +44,10 @@ def get_config(arg: str = "base") -> ConfigDict:
     )
     config.data.crop, config.data.audio_gain = "none", True
     config.data.label, config.data.classes = "", ()
-    config.data.target = "class"  # or plurality, majority, distribution, multi_label of votes; values
+    config.data.target = "class"  # or plurality, majority, distribution, multi_label, raters; values, affect
     config.data.threshold = 0.0  # of multi_label, a share of votes; 0: one of as many as there are classes
+    config.data.raters = ()  # of raters: whose choices the label says
+    config.data.centres = ()  # of affect, CLASS:MEAN of each label:…:DEVIATION
     config.data.protocol = (
         ""  # folds, split, speaker_folds, leave_one_speaker_out; empty trains on every clip
     )
@@ -75,10 +77,12 @@ def get_config(arg: str = "base") -> ConfigDict:
     )
     config.loss = ConfigDict(
         {
-            "kind": "cross_entropy",  # kl, binary_cross_entropy; mse, l1, smooth_l1, ccc, pcc
+            "kind": "cross_entropy",  # kl, binary_cross_entropy, raters; mse, l1, smooth_l1, ccc, pcc
             "label_smoothing": 0.1,
             "class_weights": "",  # balanced: every class counts as much as any other
             "logit_adjustment": 0.0,  # times the log of each class's share is added to its logit in training
+            "co_occurrence": 0.0,  # weight of a penalty on classes together that hardly ever are
+            "together": (),  # training clips with both of two classes, row by row; counted like class_counts
             "class_counts": (),  # of the training clips; a run with a protocol counts them itself
         }
     )

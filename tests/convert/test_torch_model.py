@@ -169,4 +169,4 @@ def test_the_file_needs_nothing_but_torch():
     tree = ast.parse(Path(torch_model.__file__).read_text())
     modules = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
     modules |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
-    assert {name.split(".")[0] for name in modules} == {"__future__", "functools", "typing", "torch"}
+    assert {name.split(".")[0] for name in modules} == {"__future__", "functools", "math", "typing", "torch"}

@@ -1,12 +1,15 @@
 """What votes and labels become, by rule."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 
 from input_pipeline.errors import DataError
-from input_pipeline.targets import Target, stratum_of
+from input_pipeline.targets import Target, stratum_of, target_of
 
 CLASSES = ("ANG", "HAP", "NEU")
 VOTES = {"ANG": 5, "HAP": 3, "NEU": 2, "SAD": 90}  # of classes that are not asked for nothing is counted
@@ -90,3 +93,51 @@ def test_every_target_has_a_class_to_be_dealt_by():
 def test_a_rule_without_what_it_needs_is_refused(rule, labels, classes, hint):
     with pytest.raises(DataError, match=hint):
         Target(rule, labels, classes)
+
+
+def test_each_raters_choice_is_kept_and_all_together_are_shares():
+    target = Target("raters", ("ratings",), CLASSES, raters=("ann", "bob", "cem"))
+    assert target.outputs == 9 and target.kind == "distribution" and target.empty.shape == (3, 3)
+    found = target.of({"ratings": {"ann": "HAP", "cem": "ANG", "dee": "NEU"}})
+    np.testing.assert_array_equal(found, [[0, 1, 0], [0, 0, 0], [1, 0, 0]])
+    np.testing.assert_allclose(target.summary(found[None]), [[0.5, 0.5, 0]])
+    assert target.of({"ratings": {"dee": "NEU"}}) is None  # nobody who is known
+    assert target.of({"ratings": {"ann": "SAD"}}) is None
+    assert stratum_of(target, [found]).tolist() == [0]
+    with pytest.raises(DataError, match=r"raters needs data.raters"):
+        Target("raters", ("ratings",), CLASSES)
+    with pytest.raises(DataError, match=r"class takes no data.raters"):
+        Target("class", ("emotion",), CLASSES, raters=("ann",))
+
+
+def test_valence_and_arousal_become_a_distribution_by_each_classs_gaussian():
+    centres = ((-0.5, 0.6, 0.3), (0.8, 0.5, 0.4), (0.0, 0.0, 0.2))
+    target = Target("affect", ("valence", "arousal"), CLASSES, centres=centres)
+    assert target.kind == "distribution" and target.outputs == 3
+    place = np.array([0.3, 0.2])
+    density = [stats.multivariate_normal(mean, deviation**2).pdf(place) for *mean, deviation in centres]
+    found = target.of({"valence": 0.3, "arousal": 0.2})
+    np.testing.assert_allclose(found, np.array(density) / np.sum(density), rtol=1e-5)
+    far = target.of({"valence": 1e4, "arousal": -1e4})
+    assert np.isfinite(far).all() and far.sum() == pytest.approx(1)
+    assert target.of({"valence": 0.3}) is None
+
+
+def test_centres_come_from_the_config_in_the_order_of_the_classes():
+    data = SimpleNamespace(
+        label="valence,arousal",
+        target="affect",
+        classes=("ANG", "HAP"),
+        centres=("HAP:.8:.5:.4", "ANG:-.5:.6:.3"),
+    )
+    assert target_of(data).centres == ((-0.5, 0.6, 0.3), (0.8, 0.5, 0.4))
+    for centres, hint in (
+        (("ANG:-.5:.6:.3",), "nothing for HAP"),
+        (("ANG:x:.6:.3", "HAP:0:0:1"), "'ANG:x:.6:.3' is not"),
+        (("ANG:0:.3", "HAP:0:1"), "means of valence, arousal and a deviation"),
+        (("ANG:0:0:0", "HAP:0:0:1"), "not above 0"),
+        ((), "needs in data.centres"),
+    ):
+        data.centres = centres
+        with pytest.raises(DataError, match=hint):
+            target_of(data)

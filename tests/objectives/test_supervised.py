@@ -93,3 +93,38 @@ def test_with_logits_adjusted_by_priors_a_constant_answer_learns_the_balanced_on
         jnp.broadcast_to(bias, (40, 2)) + supervised.log_priors(counts), labels
     )
     np.testing.assert_allclose(jax.grad(loss)(jnp.zeros(2)), 0, atol=1e-6)
+
+
+def test_raters_outputs_are_learnt_from_the_choices_that_they_made():
+    logits = RNG.standard_normal((4, 3 * 5)).astype(np.float32)  # of three raters
+    choices = RNG.integers(0, 5, (4, 3))
+    made = np.array([[1, 0, 1], [1, 1, 1], [0, 0, 1], [0, 1, 0]], bool)
+    target = (np.eye(5)[choices] * made[..., None]).astype(np.float32)
+    each = logits.reshape(4, 3, 5)
+    logs = each - np.log(np.exp(each).sum(-1, keepdims=True))
+    expected = -np.mean([logs[b, r, choices[b, r]] for b, r in zip(*np.nonzero(made), strict=True)])
+    assert float(supervised.rater_cross_entropy(logits, target)) == pytest.approx(expected, rel=1e-5)
+    gradient = np.asarray(jax.grad(supervised.rater_cross_entropy)(jnp.asarray(logits), target)).reshape(
+        4, 3, 5
+    )
+    assert not gradient[~made].any() and gradient[made].any(-1).all()
+    expected = F.cross_entropy(t(each[made]), t(choices[made]), weight=t(WEIGHTS))
+    found = supervised.rater_cross_entropy(logits, target, class_weights=WEIGHTS)
+    assert float(found) == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_the_penalty_is_paid_for_classes_together_that_hardly_ever_are():
+    present = (RNG.random((30, 4)) < 0.5).astype(np.float64)
+    present[:, 3] = 0  # no clip has it
+    counts = [sum(row[i] * row[j] for row in present) for i in range(4) for j in range(4)]
+    unlikely = np.asarray(supervised.unlikely_together(counts))
+    for i in range(4):
+        for j in range(4):
+            both = np.sum(present[:, i] * present[:, j])
+            given = [both / max(present[:, k].sum(), 1e-12) for k in (i, j)]
+            assert unlikely[i, j] == pytest.approx(0 if i == j else 1 - np.mean(given), abs=1e-6)
+    chances = RNG.random((6, 4)).astype(np.float32)
+    expected = np.mean(
+        [row[i] * row[j] * unlikely[i, j] for row in chances for i in range(4) for j in range(4) if i != j]
+    )
+    assert float(supervised.co_occurrence_penalty(chances, unlikely)) == pytest.approx(expected, rel=1e-5)

@@ -157,3 +157,47 @@ def test_pictures_show_the_clips_as_the_step_saw_them():
     task = make_task(config_of())
     picture = task.figures(None, batch_of(task), jax.random.key(0))["input"]
     assert picture.shape == (4 * 32, 2 * 32 + 32, 3) and picture.dtype == np.uint8 and picture.std() > 20
+
+
+def test_raters_affect_and_the_penalty_are_reached_from_a_config():
+    raters = config_of("data.target=raters", "data.raters=r,s", "model.classes=6", "loss.kind=raters", *PLAIN)
+    task = make_task(raters)
+    assert task.batch_shapes()["label"].shape == (4, 2, 3)
+    batch = batch_of(task) | {"label": jnp.eye(3)[jnp.arange(8).reshape(4, 2) % 3]}
+    loss, terms = jax.jit(task.loss)(fresh(task), batch, jax.random.key(0))
+    assert np.isfinite(loss) and 0 <= terms["accuracy"] <= 1
+
+    words = ("data.target=distribution", "loss.kind=kl", "loss.together=(9,1,0,1,8,0,0,0,5)", *PLAIN)
+    with_penalty, without = (
+        make_task(config_of(*words, "loss.co_occurrence=0.5")),
+        make_task(config_of(*words)),
+    )
+    batch, model = batch_of(with_penalty), fresh(with_penalty)
+    loss, terms = jax.jit(with_penalty.loss)(model, batch, jax.random.key(0))
+    plain, _ = jax.jit(without.loss)(model, batch, jax.random.key(0))
+    assert (
+        float(loss) == pytest.approx(float(plain + 0.5 * terms["penalty"]), rel=1e-5) and terms["penalty"] > 0
+    )
+
+    centres = "data.centres=a:0:0:1,b:1:0:1,c:0:1:1"
+    affect = make_task(config_of("data.target=affect", "data.label=valence,arousal", centres, "loss.kind=kl"))
+    assert affect.target.names == ("a", "b", "c") and affect.batch_shapes()["label"].shape == (4, 3)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "hint"),
+    [
+        (
+            ("data.target=raters", "data.raters=r,s", "loss.kind=raters"),
+            "has 6 outputs .*for each of 2 raters",
+        ),
+        (("loss.co_occurrence=1.0",), "co_occurrence is for several classes a clip"),
+        (
+            ("data.target=multi_label", "loss.kind=binary_cross_entropy", "loss.co_occurrence=1.0"),
+            "loss.together has 0",
+        ),
+    ],
+)
+def test_what_does_not_go_together_with_raters_or_the_penalty_is_said(overrides, hint):
+    with pytest.raises(UserError, match=hint):
+        make_task(config_of(*overrides))

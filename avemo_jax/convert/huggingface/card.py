@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from avemo_jax import __version__
 from avemo_jax.convert.huggingface.facts import Facts, ProbeRows
-from avemo_jax.convert.huggingface.folder import rule_of
+from avemo_jax.convert.huggingface.folder import kind_of
 from avemo_jax.convert.huggingface.tested import outputs_in_words, raw_outputs, test_of, told_in_words
 from avemo_jax.convert.huggingface.verify import SAME_FILE, SAME_TENSORS, Verified
 from avemo_jax.convert.verify import Difference
@@ -81,7 +81,7 @@ def write_card(
 
 def _metadata(config: ConfigDict, license_name: str) -> str:
     pipeline = "feature-extraction" if config.task == "pretrain" else "video-classification"
-    if config.task == "finetune" and rule_of(config) == "values":
+    if config.task == "finetune" and kind_of(config) == "values":
         pipeline = "other"  # the Hub has no name for numbers from videos
     tags = ["audio-visual", "emotion-recognition", "hicmae", "avemo_jax"]
     names = {"license": license_name, "library_name": "transformers", "pipeline_tag": pipeline}

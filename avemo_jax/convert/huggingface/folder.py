@@ -27,7 +27,7 @@ from avemo_jax.models.positions import in_words
 from avemo_jax.training import manifest
 from input_pipeline.errors import DataError
 from input_pipeline.storing import ClipOptions
-from input_pipeline.targets import target_of
+from input_pipeline.targets import Target, target_of
 
 MODEL_TYPE = "avemo_hicmae"  # as in files/configuration_hicmae.py, which cannot be read without transformers
 CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
@@ -70,14 +70,17 @@ def model_config(config: ConfigDict, decision: Mapping[str, Any] | None = None) 
         values["positions"] = positions
     if config.task == "finetune":
         classes["AutoModelForVideoClassification"] = classes["AutoModel"]
-        names = output_names(config)
-        values["id2label"] = {str(number): name for number, name in enumerate(names)}
-        values["label2id"] = {name: number for number, name in enumerate(names)}
-        rule = rule_of(config)
+        names, raters = output_names(config), config.data.get("raters", ())
+        each = [f"{rater}/{name}" for rater in raters for name in names] if raters else names
+        values["id2label"] = {str(number): name for number, name in enumerate(each)}
+        values["label2id"] = {name: number for number, name in enumerate(each)}
+        rule = kind_of(config)
         if rule != "distribution":
             values["problem_type"] = _PROBLEMS.get(rule, "single_label_classification")
         values["custom_pipelines"] = _PIPELINES
         values["head"] = _head(config.model.head_activation, rule, names, decision)
+        if raters:
+            values["head"] |= {"raters": [str(rater) for rater in raters], "labels": names}
     return {"auto_map": classes, **values}
 
 
@@ -86,15 +89,26 @@ def rule_of(config: ConfigDict) -> str:
     return config.data.get("target", "class")
 
 
-def output_names(config: ConfigDict) -> list[str]:
-    """The names of a classifier's outputs, in order: classes or values."""
-    target = None
+def kind_of(config: ConfigDict) -> str:
+    """What is told of a clip: class, distribution, multi_label or values."""
+    target = _target(config)
+    return target.kind if target else "class"
+
+
+def _target(config: ConfigDict) -> Target | None:
     with contextlib.suppress(DataError):  # weights from elsewhere may name no classes
-        target = target_of(config.data)
-    names = list(target.names) if target else []
-    if len(names) != config.model.classes:  # transformers' word for outputs without a name
-        names = [f"LABEL_{number}" for number in range(config.model.classes)]
-    return names
+        return target_of(config.data)
+    return None
+
+
+def output_names(config: ConfigDict) -> list[str]:
+    """The names of what a classifier tells, in order: classes or values."""
+    target = _target(config)
+    if target and target.outputs == config.model.classes:
+        return list(target.names)
+    return [
+        f"LABEL_{number}" for number in range(config.model.classes)
+    ]  # transformers' word for those without a name
 
 
 def _head(

@@ -54,7 +54,7 @@ def main(folder: Path, work: Path, clip: Path) -> None:
         make: Any = transformers.pipeline
         recognise = make(model=str(folder), trust_remote_code=True, device="cpu")
         result = recognise(str(clip))
-        told = {"told": np.array([result[config.id2label[k]] for k in range(len(result))])[None]}
+        told = {"told": np.array([result[name] for name in recognise.names])[None]}
         recognise.decide(result)
     made = {f"input {name}": tensor.numpy() for name, tensor in inputs.items()}
     np.savez(work / "clip_outputs.npz", **made, **run(**inputs), **told)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ml_collections import ConfigDict
 
 from avemo_jax.convert.huggingface.facts import Facts, Row
-from avemo_jax.convert.huggingface.folder import output_names, rule_of
+from avemo_jax.convert.huggingface.folder import kind_of, output_names, rule_of
 from avemo_jax.evaluation.outcome_files import shown
 from avemo_jax.evaluation.outcomes import MAIN_SCORES
 
@@ -65,7 +65,7 @@ def raw_outputs(config: ConfigDict) -> str:
     """What the linear layer's numbers are."""
     if config.model.head_activation:
         return f"after a {config.model.head_activation}"
-    return "the values" if rule_of(config) == "values" else "before any softmax or sigmoid"
+    return "the values" if kind_of(config) == "values" else "before any softmax or sigmoid"
 
 
 def told_in_words(config: ConfigDict) -> str:
@@ -82,7 +82,7 @@ def told_in_words(config: ConfigDict) -> str:
         "multi_label": "returns {label: probability}, each by itself, and `decide` the list of labels that reach "
         "their thresholds (`config.head`).",
         "distribution": "returns {label: share of votes}, and `decide` the label with most of them.",
-    }.get(rule_of(config), "returns {label: probability}, and `decide` the most likely label.")
+    }.get(kind_of(config), "returns {label: probability}, and `decide` the most likely label.")
 
 
 def test_of(config: ConfigDict, facts: Facts) -> str:
@@ -98,7 +98,7 @@ def test_of(config: ConfigDict, facts: Facts) -> str:
         f"## Test\n\n{first['n']:,} clips of {speakers} that it was not trained on: protocol {first['split']}, fold "
         f"{first['fold']}, split hash `{first['split_hash']}`. {disjoint} Weights: {_chosen(first)}. Brackets hold "
         f"95 % intervals from resampling {first['ci_groups']} {first['ci_unit']}s.",
-        _scores(facts),
+        _scores(config, facts),
         _calibration(config, facts.decision),
     ]
     notes = []
@@ -119,8 +119,8 @@ def _chosen(row: Row) -> str:
     return "the last ones of the run" if row["selection"] == "last" else str(row["selection"])
 
 
-def _scores(facts: Facts) -> str:
-    rows, main = facts.outcomes, MAIN_SCORES[facts.outcomes[0]["target"]]
+def _scores(config: ConfigDict, facts: Facts) -> str:
+    rows, main = facts.outcomes, MAIN_SCORES[kind_of(config)]
     columns = [(row["modalities"].replace("_", " + "), row) for row in rows]
     if facts.folds:
         columns.append((f"all {len(facts.folds['folds'])} folds, each with a model of its own", facts.folds))
@@ -156,12 +156,12 @@ def _unit(name: str) -> str:
 
 
 def _calibration(config: ConfigDict, decision: Row | None) -> str:
-    if rule_of(config) == "values":
+    if kind_of(config) == "values":
         return ""
     if not decision:
         return (
             "No development clips were held out: probabilities are as the model says them, not calibrated"
-            f"{', and thresholds are one half' if rule_of(config) == 'multi_label' else ''}."
+            f"{', and thresholds are one half' if kind_of(config) == 'multi_label' else ''}."
         )
     what = f"A temperature of {decision['temperature']:.2f}"
     if decision["thresholds"]:

@@ -22,7 +22,7 @@ from PIL import Image
 from avemo_jax import frontend
 from avemo_jax.batch import Clip
 from avemo_jax.convert.huggingface import outside
-from avemo_jax.convert.huggingface.folder import output_names, rule_of
+from avemo_jax.convert.huggingface.folder import kind_of, output_names
 from avemo_jax.convert.verify import (
     Difference,
     as_torch,
@@ -120,8 +120,10 @@ def verify(
 
 def _told(outputs: np.ndarray, config: ConfigDict, decision: Mapping[str, Any] | None) -> np.ndarray:
     """What evaluation makes of the outputs [V, K] for the views of one clip: [1, K]."""
-    names, rule = tuple(output_names(config)), rule_of(config)
-    target = Target(rule, names) if rule == "values" else Target(rule, ("label",), names)
+    names, kind = tuple(output_names(config)), kind_of(config)
+    target = Target(kind, names) if kind == "values" else Target(kind, ("label",), names)
+    if raters := tuple(config.data.get("raters", ())):
+        target = Target("raters", ("label",), names, raters=raters)
     merger = Merger(target, len(outputs))
     for view in outputs:
         merger.add(np.zeros(1, int), view[None])

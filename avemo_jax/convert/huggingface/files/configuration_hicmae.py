@@ -18,8 +18,8 @@ class HiCMAEConfig(PretrainedConfig):
         `audio` the rule, the grid of tokens and the known one (see `resized_table` in torch_model.py).
       head: of a classifier, whose outputs are named in `id2label`; None for an encoder.
         activation: after the linear layer: "", "sigmoid", "relu" or "tanh".
-        predicts: class, plurality, majority (one class a clip), distribution (shares of raters' votes), multi_label
-          (several classes a clip) or values (numbers).
+        predicts: class (one a clip), distribution (shares of classes), multi_label (several classes a clip) or values.
+        raters, labels: of a model with outputs for each rater, whose mean is told: whose, and of which classes.
         temperature: that probabilities are corrected by, fitted on development clips; None where none were held out.
         thresholds: of multi_label, label → the probability from which it is said, likewise; None: one half.
         fitted_on: how many clips and speakers those were.

@@ -14,7 +14,7 @@ _LEAST = 1e-6  # as in evaluation
 
 
 def merged(outputs: Any, head: Mapping[str, Any]) -> np.ndarray:
-    """Outputs of V views float [V, K] → calibrated probabilities, or values, float [K].
+    """Outputs of V views float [V, K], or of R raters [V, R · K] → calibrated probabilities, or values, float [K].
 
     head: `head` of the model's config. `predicts` is the rule of the targets, `temperature` None where none was fitted.
     """
@@ -25,8 +25,9 @@ def merged(outputs: Any, head: Mapping[str, Any]) -> np.ndarray:
     if rule == "multi_label":
         means = (1 / (1 + np.exp(-outputs))).mean(0)
         return _tempered(np.stack([means, 1 - means], -1), temperature)[:, 0]
-    shifted = np.exp(outputs - outputs.max(-1, keepdims=True))
-    return _tempered((shifted / shifted.sum(-1, keepdims=True)).mean(0), temperature)
+    each = outputs.reshape(len(outputs), len(head.get("raters") or "1"), -1)
+    shifted = np.exp(each - each.max(-1, keepdims=True))
+    return _tempered((shifted / shifted.sum(-1, keepdims=True)).mean((0, 1)), temperature)
 
 
 def decided(told: Mapping[str, float], head: Mapping[str, Any], labels: Sequence[str]) -> Any:

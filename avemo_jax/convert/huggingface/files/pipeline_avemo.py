@@ -28,11 +28,14 @@ class AvemoPipeline(_Pipeline):
     def decide(self, told: dict[str, float]) -> Any:
         """What is decided by one clip's result: a label; the list of labels at or above their thresholds, for models of
         several classes a clip; the values themselves."""
-        return decided(told, self.model.config.head, self._names)
+        return decided(told, self.model.config.head, self.names)
 
     @property
-    def _names(self) -> list[str]:
+    def names(self) -> list[str]:
+        """Of what is told, in the order of the model's outputs."""
         config = self.model.config
+        if config.head.get("labels"):
+            return config.head["labels"]
         return [config.id2label[number] for number in range(len(config.id2label))]
 
     def _sanitize_parameters(self, start_s: float | None = None, end_s: float | None = None):
@@ -51,7 +54,7 @@ class AvemoPipeline(_Pipeline):
     def postprocess(self, outputs: Any) -> dict[str, float]:
         """Probabilities from the highest on; values in their order."""
         head = self.model.config.head
-        told = dict(zip(self._names, merged(outputs["logits"].float(), head).tolist(), strict=True))
+        told = dict(zip(self.names, merged(outputs["logits"].float(), head).tolist(), strict=True))
         if head["predicts"] == "values":
             return told
         return dict(sorted(told.items(), key=lambda item: -item[1]))
