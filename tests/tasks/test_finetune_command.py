@@ -79,6 +79,10 @@ def test_a_run_learns_what_clips_show_and_a_kill_changes_none_of_its_numbers(pla
     killed = rows_of(tmp_path / "killed")
     assert killed == json.loads((tmp_path / "copy.json").read_text())
     for one, other in zip((chosen, last), killed, strict=True):
+        fitted, again = one.pop("decision"), other.pop("decision")
+        assert fitted["clips"] == 12 and fitted["speakers"] == 1 and fitted["thresholds"] is None
+        assert fitted["temperature"] == pytest.approx(again["temperature"], rel=1e-3)
+        assert fitted["test"]["before"].keys() == {"ece", "brier", "cross_entropy"}
         assert one == {**other, "auc": pytest.approx(other["auc"], abs=1e-9)}
     whole, resumed = (read_looks(tmp_path / name / LOOKS) for name in ("whole", "killed"))
     assert [look["step"] for look in whole] == [30, 60, 90, 120] == [look["step"] for look in resumed]
