@@ -24,6 +24,7 @@ EXAMPLE = (
 )
 TAKES_CONFIG = True
 ALL_FOLDS = "all"
+SEQUENCES = "sequences.csv"
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -65,21 +66,30 @@ def run(args: argparse.Namespace) -> int:
                 return code
             by_fold.append(finetuning.test(config, partition, workdir, mesh))
             if every:
-                _report(workdir, partition, by_fold[-1])
+                _report(workdir, config, partition, by_fold[-1])
         assert partition
         outcomes = finetuning.pooled(partition, by_fold) if every else by_fold[0]
-        _report(args.workdir, partition, outcomes, args.json)
+        _report(args.workdir, config, partition, outcomes, args.json)
     return 0
 
 
-def _report(folder: Path, partition: Any, outcomes: Sequence[Any], further: Path | None = None) -> None:
+def _report(
+    folder: Path, config: Any, partition: Any, outcomes: Sequence[Any], further: Path | None = None
+) -> None:
     """Writes and prints what came out; the first process of a run does."""
+    from avemo_jax import files
     from avemo_jax.evaluation import outcome_files
+    from avemo_jax.tasks import finetuning
     from avemo_jax.training import distributed
 
     if not distributed.is_first():
         return
+    said, sequences = finetuning.joined(config, partition, outcomes)
     text = outcome_files.table(partition.target, [one.row for one in outcomes], partition.left_out)
     written = outcome_files.write(folder, partition.target, outcomes, text, further)
+    if sequences:
+        files.write_file(folder / SEQUENCES, sequences)
+        written.insert(0, folder / SEQUENCES)
+        text += f"\n{said}"
     print(text)
     print("results: " + "  ".join(str(path) for path in written))

@@ -6,7 +6,7 @@ Nothing here is trained; `training.loop` does that. Every process of a run calls
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from avemo_jax.errors import UserError
-from avemo_jax.evaluation import decisions
+from avemo_jax.evaluation import decisions, stitching
 from avemo_jax.evaluation.choosing import DEVELOPMENT, LAST, TEST, choices
 from avemo_jax.evaluation.outcomes import LOWER_IS_BETTER, Row, judged, main_scores, scores_of
 from avemo_jax.evaluation.partition import Partition, make_partition
@@ -53,6 +53,7 @@ def partition_of(config: ConfigDict) -> Partition | None:
         raise UserError(
             "select.by=development and data.development=0: nothing is held out to choose by; set one of them"
         )
+    check_stitching(config, partition)
     if config.loss.class_weights or config.loss.logit_adjustment:
         with config.unlocked():
             config.loss.class_counts = partition.class_counts
@@ -60,6 +61,36 @@ def partition_of(config: ConfigDict) -> Partition | None:
         with config.unlocked():
             config.loss.together = partition.together
     return partition
+
+
+def check_stitching(config: ConfigDict, partition: Partition) -> None:
+    """Raises a UserError where `data.stitch` asks for what the data or the target cannot give."""
+    rule = config.data.get("stitch", "")
+    if not rule:
+        return
+    if rule not in stitching.RULES:
+        raise UserError(f"data.stitch is '{rule}', not one of {', '.join(stitching.RULES)}")
+    if partition.target.kind != "values":
+        raise UserError(f"data.stitch joins values, and data.target is {partition.target.rule}")
+    if config.data.stitch_step_s <= 0:
+        raise UserError(f"data.stitch_step_s is {config.data.stitch_step_s}, it must be above 0")
+    stitching.places(partition.clips.clip_id[partition.test].tolist())
+
+
+def joined(config: ConfigDict, partition: Partition, outcomes: Sequence[Outcome]) -> tuple[str, str]:
+    """(words, CSV) of the test's windows as sequences, where `data.stitch` asks for it; the CSV is of the chosen
+    weights with both modalities. Rows get their scores, as `sequence`."""
+    rule, said, text = config.data.get("stitch", ""), [], ""
+    for one in outcomes if rule else ():
+        found = stitching.sequences(
+            one.clip_id.tolist(), one.truth, one.predicted, rule, config.data.stitch_step_s
+        )
+        one.row["sequence"] = stitching.judged(found, partition.target.names)
+        said.append(
+            f"{one.row['selection']}, {one.row['modalities']}: {stitching.in_words(one.row['sequence'])}"
+        )
+        text = text or stitching.as_csv(found, partition.target.names)
+    return "\n".join(said), text
 
 
 def missing_in_words(config: ConfigDict, partition: Partition) -> str:
@@ -187,7 +218,8 @@ def pooled(partition: Partition, folds: list[list[Outcome]]) -> list[Outcome]:
             values = [outcome.row[name] for outcome in same]
             scores[f"fold_{name}_mean"] = float(np.mean(values))
             scores[f"fold_{name}_std"] = float(np.std(values, ddof=1)) if len(values) > 1 else None
-        row.pop("decision", None)  # each fold has its own
+        row.pop("decision", None)
+        row.pop("sequence", None)  # each fold has its own
         row |= {"fold": "all", "step": None, "n_train": None, "n_development": None, **scores}
         row["unreadable"] = sum(outcome.row["unreadable"] for outcome in same)
         row["folds"] = [outcome.row for outcome in same]

@@ -113,7 +113,13 @@ def check_config(workdir: Path, config: ConfigDict) -> None:
     # What a key that there was not yet would have said then: its default.
     defaults = _flat(ConfigDict({**run_defaults(), **pretrain_defaults()}))
     defaults |= {f"model.resize_positions.{key}": value for key, value in _flat(resize_positions()).items()}
-    defaults |= {"data.allow_missing": False, "data.raters": [], "data.centres": []}
+    defaults |= {
+        "data.allow_missing": False,
+        "data.raters": [],
+        "data.centres": [],
+        "data.stitch": "",
+        "data.stitch_step_s": 0.5,
+    }
     defaults |= {"loss.co_occurrence": 0.0, "loss.together": []}
     before = {key: value for key, value in defaults.items() if key in now} | before
     differing = [

@@ -48,6 +48,8 @@ def get_config(arg: str = "base") -> ConfigDict:
     config.data.threshold = 0.0  # of multi_label, a share of votes; 0: one of as many as there are classes
     config.data.raters = ()  # of raters: whose choices the label says
     config.data.centres = ()  # of affect, CLASS:MEAN of each label:…:DEVIATION
+    config.data.stitch = ""  # mean, triangle, centre: windows of long recordings are also judged as sequences
+    config.data.stitch_step_s = 0.5  # between the times of such a sequence
     config.data.protocol = (
         ""  # folds, split, speaker_folds, leave_one_speaker_out; empty trains on every clip
     )

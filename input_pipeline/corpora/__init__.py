@@ -24,6 +24,7 @@ CORPORA = {
     "grid": "GRID",
     "mafw": "MAFW",
     "werewolf_xl": "Werewolf-XL",
+    "traces": "recordings with continuous ratings",
 }
 
 
