@@ -174,10 +174,8 @@ class Pretrain:
         """Input, what is left of it, and the reconstruction of up to four clips, frames and log-mel."""
         if self.learns_from_average:
             return {}  # what it predicts is not a picture
-        clip, masks = self.view(batch, clips.clip_keys(key, batch))
-        grid = reconstruction_grid(
-            clip, masks, _see(model, clip, masks), self.video_grid, self.audio_grid, self.config.target
-        )
+        clip, masks, outputs = _pictured(self, model, batch, key)
+        grid = reconstruction_grid(clip, masks, outputs, self.video_grid, self.audio_grid, self.config.target)
         return {"reconstruction": grid}
 
     def _masks(self, keys: Array, choice: int) -> Masks:
@@ -242,6 +240,8 @@ def _filled(config: ConfigDict) -> ConfigDict:
     return full
 
 
-@jax.jit  # compiled once a run: op by op, a picture took longer than many steps
-def _see(model: nnx.Module, clip: Clip, masks: Masks) -> Outputs:
-    return model(clip, masks)
+# Run seldom, so compiled without optimisation: on a CPU that takes seconds instead of half a minute.
+@functools.partial(jax.jit, static_argnums=0, compiler_options={"xla_backend_optimization_level": 0})
+def _pictured(task: Pretrain, model: nnx.Module, batch: Batch, key: Array) -> tuple[Clip, Masks, Outputs]:
+    clip, masks = task.view(batch, clips.clip_keys(key, batch))
+    return clip, masks, model(clip, masks)

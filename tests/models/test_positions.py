@@ -127,6 +127,11 @@ def test_what_there_is_not_is_refused():
             sizes_of(text)
     with pytest.raises(UserError, match="a clip has 12"):
         Positions("interpolated", (4, 4), (2, 2)).table(12, DIM)
+    streams = load_config("audio_mae:demo").model
+    with pytest.raises(UserError, match="of this method they can only be regenerated"):
+        resized(streams, {"audio_frames": 512}, "extended")
+    resized(streams, {"audio_frames": 512}, "regenerated")
+    assert streams.audio_frames == 512
 
 
 @pytest.mark.slow
