@@ -45,6 +45,7 @@ REPORT = [
     "threadpoolctl>=3.8.0",  # comes with scikit-learn
     "vl-convert-python>=1.9.0.post1",
 ]
+INDEX = ["faiss-cpu>=1.15.1"]  # finds neighbours among millions of clips
 DOCS = ["furo>=2025.12.19", "myst-parser>=5.2.0", "sphinx>=9.0.4"]
 # Object storage, and what stands in for it in tests.
 STORES = {"gcs": ["gcsfs>=2026.10.1"], "s3": ["s3fs>=2026.9.0"]}
@@ -59,7 +60,7 @@ EXTRAS = {
     "demo": [*REPORT, *SPEECH, *TORCH, *TRANSFORMERS],
     "docs": DOCS,
     "faces": FACES,
-    "index": ["faiss-cpu>=1.8.0"],  # avemo evaluate --index faiss
+    "index": INDEX,  # avemo evaluate --index faiss
     "report": REPORT,
     "torch": TORCH,
     "huggingface": [*TORCH, *TRANSFORMERS],  # to verify an exported folder; writing one needs neither
@@ -86,6 +87,7 @@ EXTRAS = {
         *DOCS,
         *FACES,
         *ONNX,
+        *INDEX,
         *REPORT,
         *SPEECH,
         *STORE_TESTS,
