@@ -90,9 +90,10 @@ def over_sound(relevance: np.ndarray) -> np.ndarray:
 
 
 def glowing(pixels: np.ndarray, relevance: np.ndarray) -> np.ndarray:
-    """uint8 [H, W, 3] in grey, the brighter orange the more relevant [H, W] a pixel is; the most is fullest."""
+    """uint8 [H, W, 3] in grey, the brighter orange the more relevant [H, W] a pixel is; from the least to the most."""
     grey = _DIM * pixels.mean(-1, keepdims=True)
-    share = (relevance / max(float(relevance.max()), 1e-12))[..., None]
+    low, high = float(relevance.min()), float(relevance.max())
+    share = ((relevance - low) / max(high - low, 1e-12))[..., None]
     return np.round(grey * (1 - 0.7 * share) + 0.7 * share * _GLOW).astype(np.uint8)
 
 
