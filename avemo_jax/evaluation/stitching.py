@@ -103,7 +103,7 @@ def judged(found: Sequence[Joined], names: Sequence[str]) -> Row:
         both = (np.concatenate([getattr(one, part) for one in chosen]) for part in ("predicted", "truth"))
         return metrics.regression_scores(*both)
 
-    whole, each = scores(found), {one.recording: scores([one]) for one in found if len(one.times) > 1}
+    whole, each = scores(found), {one.recording: scores([one]) for one in found if _moves(one)}
     row: Row = {"recordings": len(found)}
     for score in ("ccc", "pcc"):
         row[score] = float(whole[score].mean())
@@ -121,6 +121,11 @@ def judged(found: Sequence[Joined], names: Sequence[str]) -> Row:
         )
         row["ccc_ci95"] = list(intervals.bounds["ccc"])
     return row
+
+
+def _moves(one: Joined) -> bool:
+    """Whether there is anything to correlate with."""
+    return len(one.times) > 1 and bool((np.ptp(one.truth, axis=0) > 0).all())
 
 
 def as_csv(found: Sequence[Joined], names: Sequence[str]) -> str:
@@ -141,7 +146,7 @@ def in_words(row: Row) -> str:
     """The scores as a line."""
     low, high = row.get("ccc_ci95", (np.nan, np.nan))
     interval = "" if np.isnan(low) else f" [{100 * low:.1f}, {100 * high:.1f}]"
-    return (
-        f"{row['recordings']} whole recordings: CCC {100 * row['ccc']:.1f}{interval}, PCC {100 * row['pcc']:.1f}; "
-        f"mean over recordings CCC {100 * row['mean_ccc']:.1f}, PCC {100 * row['mean_pcc']:.1f}"
-    )
+    text = f"{row['recordings']} whole recordings: CCC {100 * row['ccc']:.1f}{interval}, PCC {100 * row['pcc']:.1f}"
+    if not row["each"]:
+        return text
+    return f"{text}; mean over recordings CCC {100 * row['mean_ccc']:.1f}, PCC {100 * row['mean_pcc']:.1f}"
