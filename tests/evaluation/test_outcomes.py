@@ -31,7 +31,9 @@ def case(rule, noise):
     return target, (1 - noise) * truth + noise * guess, truth
 
 
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize(
+    "rule", [rule for rule in RULES if rule not in ("raters", "affect")]
+)  # distributions
 def test_better_predictions_score_better_and_intervals_hold_the_score(rule):
     good, bad = (judged(*case(rule, noise), SPEAKERS) for noise in (0.05, 0.95))
     assert good["n"] == COUNT and good["speakers"] == 8
