@@ -52,6 +52,14 @@ def seen(made):
     return model, *jax.tree.map(np.asarray, compute(model, batch(3), jax.random.key(1)))
 
 
+def marked(*slow):
+    """All methods, these in CI's slow suite and the others, of the same parts, nightly."""
+    return [
+        pytest.param(name, marks=pytest.mark.slow if name in slow else pytest.mark.nightly)
+        for name in METHODS
+    ]
+
+
 def net_and_patches(made):
     model, clip, masks, outputs, targets = seen(made)
     net = plain.Net(flatten(split(model)[1]), made.config.model, made.grids)
@@ -165,8 +173,7 @@ def test_mjepa_predicts_the_teacher_s_tokens_within_and_across_modalities():
     assert float(made.score(outputs, targets)[0]) == pytest.approx(total, rel=1e-5)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", marked("cav_mae", "mjepa"))
 def test_every_parameter_learns_and_on_eight_devices_as_on_one(method):
     made = task(method, "accumulate=1", count=8)
     of, found = batch(8), []

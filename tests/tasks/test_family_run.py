@@ -20,7 +20,7 @@ from avemo_jax.training.checkpoints import load_params
 from avemo_jax.training.loop import train
 from tests.evaluation import synthetic
 from tests.tasks.small import fresh
-from tests.tasks.test_family import METHODS
+from tests.tasks.test_family import marked
 
 SMALL = (
     *("model.dim=32", "model.heads=2", "model.depth=2", "model.decoder_dim=16", "model.decoder_heads=2"),
@@ -50,8 +50,7 @@ def labelled(tmp_path_factory):
     return folder
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", marked("audio_mae", "cav_mae", "mjepa"))
 def test_a_method_learns_from_real_clips_and_is_probed(method, prepared_folder, labelled, tmp_path, capsys):
     run = tmp_path / "run"
     config = load_config(f"{method}:demo", [*SMALL, f"data.path={prepared_folder}"])
