@@ -27,7 +27,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--manifest", help="CSV file with one clip a line")
-    source.add_argument("--corpus", help=f"instead: {', '.join(CORPORA)}")
+    source.add_argument("--corpus", help=f"instead: {', '.join(CORPORA)}, or NAME.py of yours")
     add(
         "--layout", default="", help="of --corpus folder: what folders say, as in split/speaker/label_emotion"
     )

@@ -9,46 +9,59 @@ invents nothing; files that are no clips of it are refused, one reason each. Not
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import os
+import pkgutil
 from pathlib import Path
+from types import ModuleType
 
 from input_pipeline.corpora.listing import Listing as Listing
 from input_pipeline.errors import DataError
 
 # Each is a module here with `list_clips(root) -> Listing`.
-CORPORA = {
-    "folder": "any folder",
-    "voxceleb2": "VoxCeleb2",
-    "crema_d": "CREMA-D",
-    "ravdess": "RAVDESS",
-    "grid": "GRID",
-    "mafw": "MAFW",
-    "werewolf_xl": "Werewolf-XL",
-    "traces": "recordings with continuous ratings",
-}
+CORPORA = tuple(sorted(module.name for module in pkgutil.iter_modules(__path__) if module.name != "listing"))
 
 
 def list_corpus(name: str, root: str | os.PathLike, *, layout: str = "") -> Listing:
     """The clips of a corpus that lies in `root` as it was unpacked.
 
+    name: one of `CORPORA`, or a Python file of one's own with `list_clips(root) -> Listing`.
     layout: for `folder` alone: what the folders between `root` and the files say (see `folder`).
 
     Raises:
       DataError: no such corpus or folder, a table of the corpus is missing or damaged, or no clip is found.
     """
-    if name not in CORPORA:
-        raise DataError(f"--corpus {name}: there are {', '.join(CORPORA)}")
+    adapter = _adapter(name)
     root = Path(root)
     if not root.is_dir():
         raise DataError(f"{root}: no such folder (--root)")
     if layout and name != "folder":
         raise DataError(f"--layout is for --corpus folder: {name} has a layout of its own")
-    adapter = importlib.import_module(f"input_pipeline.corpora.{name}")
     listing = adapter.list_clips(root, layout) if name == "folder" else adapter.list_clips(root)
     if not listing.rows:
         refused = listing.refused
         why = f": {len(refused)} files were refused, the first ({refused[0].path}): {refused[0].reason}"
         raise DataError(
-            f"{root}: no clip of {CORPORA[name]} in it{why if refused else ''}; see docs/corpora.md"
+            f"{root}: no clip of --corpus {name} in it{why if refused else ''}; see docs/corpora.md"
         )
     return listing
+
+
+def _adapter(name: str) -> ModuleType:
+    if name in CORPORA:
+        return importlib.import_module(f"input_pipeline.corpora.{name}")
+    path = Path(name)
+    if path.suffix != ".py":
+        raise DataError(f"--corpus {name}: there are {', '.join(CORPORA)}, or a file of your own, NAME.py")
+    if not path.is_file():
+        raise DataError(f"--corpus {name}: no such file")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec and spec.loader  # a .py file always has them
+    adapter = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(adapter)
+    except (SyntaxError, ImportError, NameError) as error:
+        raise DataError(f"--corpus {name} cannot be used: {type(error).__name__}: {error}") from error
+    if not hasattr(adapter, "list_clips"):
+        raise DataError(f"--corpus {name} has no list_clips(root): see docs/extend.md")
+    return adapter

@@ -1,8 +1,10 @@
 """Corpora by their folders and names: small trees named as the real ones are, real tables and files where they are."""
 
 import csv
+import importlib
 import json
 import os
+import re
 import shutil
 import string
 from collections import Counter
@@ -109,13 +111,13 @@ def test_links_to_folders_are_followed_but_not_in_circles(tmp_path):
 
 
 def test_a_corpus_that_is_not_there_is_one_line(tmp_path):
-    with pytest.raises(DataError, match="--corpus ravdes: there are folder, .*ravdess"):
+    with pytest.raises(DataError, match="--corpus ravdes: there are crema_d, folder, .*ravdess"):
         list_corpus("ravdes", tmp_path)
     with pytest.raises(DataError, match="no such folder"):
         list_corpus("ravdess", tmp_path / "absent")
     with pytest.raises(DataError, match="--layout is for --corpus folder"):
         list_corpus("ravdess", tmp_path, layout="speaker")
-    with pytest.raises(DataError, match=r"no clip of GRID in it: 1 files were refused, the first \(x.mpg\)"):
+    with pytest.raises(DataError, match=r"no clip of --corpus grid in it: 1 files were refused, the first \(x.mpg\)"):
         list_corpus("grid", tree(tmp_path, "x.mpg"))
 
 
@@ -618,7 +620,40 @@ def test_a_sound_file_that_holds_none_is_the_reason(tmp_path, columns, reason):
 
 def test_every_corpus_has_a_section_of_the_docs_with_where_licence_and_command():
     text = (Path(__file__).parents[2] / "docs" / "corpora.md").read_text()
-    for name, title in CORPORA.items():
-        section = text.partition(f"\n## {title[0].upper()}{title[1:]}\n")[2].partition("\n## ")[0]
+    for name in CORPORA:
+        title = re.split("[:(]", importlib.import_module(f"input_pipeline.corpora.{name}").__doc__)[0].strip()
+        section = text.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
         assert f"avemo prepare --corpus {name} --root " in section, name
-        assert name == "folder" or ("Licence" in section and "Had " in section), name
+        assert name in ("folder", "traces") or ("Licence" in section and "Had " in section), name
+
+
+def test_a_corpus_of_ones_own_is_one_file_as_the_docs_show(tmp_path, monkeypatch):
+    text = (Path(__file__).parents[2] / "docs" / "extend.md").read_text()
+    (written,) = re.findall(r"cat > my_corpus.py <<'EOF'\n(.*?)^EOF$", text, re.MULTILINE | re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    Path("my_corpus.py").write_text(written)
+    listing = list_corpus(
+        "my_corpus.py", tree(tmp_path / "videos", "anna_sad_1.mp4", "ben_happy_2.mp4", "x.mp4")
+    )
+    assert [(row.speaker, row.labels) for row in listing.rows] == [
+        ("anna", {"emotion": "sad"}),
+        ("ben", {"emotion": "happy"}),
+    ]
+    assert [one.reason for one in listing.refused] == ["not named SPEAKER_EMOTION_TAKE"]
+
+
+@pytest.mark.parametrize(
+    "name, content, says",
+    [
+        ("crema", None, "there are crema_d, folder, grid"),
+        ("none.py", None, "no such file"),
+        ("empty.py", "", "has no list_clips"),
+        ("wrong.py", "def list_clips(root:", "cannot be used: SyntaxError"),
+    ],
+)
+def test_a_corpus_that_there_is_not_is_one_line(tmp_path, monkeypatch, name, content, says):
+    monkeypatch.chdir(tmp_path)
+    if content is not None:
+        Path(name).write_text(content)
+    with pytest.raises(DataError, match=says):
+        list_corpus(name, tmp_path)
