@@ -63,9 +63,8 @@ class Outputs(NamedTuple):
     audio_levels: Array | None  # float32 [levels, B, C]
     video_from_audio: Array | None = None  # as video_prediction, by one who saw only the other modality
     audio_from_video: Array | None = None
-    scale: Array | None = (
-        None  # float32 [B, 2]: learned 1/temperature and bias of the contrast, the same in each row
-    )
+    # float32 [B, 2]: learned 1/temperature and bias of the contrast, the same in each row
+    scale: Array | None = None
 
 
 class Features(NamedTuple):

@@ -84,7 +84,8 @@ def test_every_kind_hides_the_floor_of_its_ratio_in_every_clip_and_differs_betwe
     swapped = hidden(masking.draw(kind, MANY[::-1], grid, ratio), grid)
     assert (swapped[::-1] == cells).all()
     covered = cells.reshape(40, -1).mean(0)
-    assert covered.min() > 0 and covered.max() < 1  # no token is always seen or never
+    assert covered.min() > 0  # no token is always seen
+    assert covered.max() < 1 or kind == "blocks"  # or never; but the middle of a grid is in most large boxes
 
 
 @pytest.mark.parametrize(
@@ -105,9 +106,14 @@ def test_strips_are_whole_and_fewer_single_tokens_than_a_strip_fill_up(kind, axi
 
 def test_time_and_frequency_strips_are_hidden_together():
     grid = (10, 8)
-    cells = hidden(masking.draw("time_frequency", MANY, grid, 0.6), grid)
-    steps, bands = int(10 * 0.6 * 0.7), int(8 * 0.6 * 0.7)
+    cells = hidden(masking.draw("time_frequency", MANY, grid, 0.4), grid)
+    steps, bands = int(10 * 0.4 * 0.7), int(8 * 0.4 * 0.7)
     assert (cells.all(2).sum(1) >= steps).all() and (cells.all(1).sum(1) >= bands).all()
+    # Four steps and three bands hold 50 cells, and 48 are to be hidden: two of theirs are seen.
+    cells = hidden(masking.draw("time_frequency", MANY, grid, 0.6), grid)
+    for clip in cells:
+        steps, bands = np.sort(clip.sum(1))[-4:], np.sort(clip.sum(0))[-3:]
+        assert steps.sum() >= 4 * 8 - 2 and bands.sum() >= 3 * 10 - 2
 
 
 def test_blocks_of_a_video_are_the_same_in_every_time_step_and_hang_together():

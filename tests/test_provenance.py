@@ -21,6 +21,7 @@ LEAVE_RESULTS = {
     "export",
     "import",
     "evaluate",
+    "compare",
 }
 
 

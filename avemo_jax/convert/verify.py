@@ -69,7 +69,7 @@ def verify(state: StateDict, config: ConfigDict, params: Params) -> list[Differe
             names = ("logits", "feature")
             ours = dict(zip(names, run(params, clip), strict=True))
             theirs = dict(zip(names, twin(*their_clip), strict=True))
-    return [difference(name, ours[name], theirs[name].numpy()) for name in ours]
+    return [difference(name, ours[name], theirs[name].numpy()) for name in theirs]
 
 
 def random_clips(sizes: ConfigDict, rng: np.random.Generator) -> Clip:

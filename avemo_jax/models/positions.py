@@ -87,10 +87,12 @@ def resized(model: ConfigDict, sizes: dict[str, int], rule: str) -> None:
     """Changes a trained `config.model` to clips of other sizes, with this rule for both modalities.
 
     Raises:
-      UserError: a rule or size that there is not.
+      UserError: a rule or size that there is not, or a rule that the method does not know.
     """
     if rule not in RULES:
         raise UserError(f"positions '{rule}': there are {', '.join(RULES)}")
+    if "positions" in model and rule != REGENERATED:  # of `models.streams`
+        raise UserError(f"positions '{rule}' are of hicmae: of this method they can only be {REGENERATED}")
     known = _known(model)
     unknown = [name for name in sizes if name not in SIZES]
     if unknown:

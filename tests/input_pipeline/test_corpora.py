@@ -117,7 +117,9 @@ def test_a_corpus_that_is_not_there_is_one_line(tmp_path):
         list_corpus("ravdess", tmp_path / "absent")
     with pytest.raises(DataError, match="--layout is for --corpus folder"):
         list_corpus("ravdess", tmp_path, layout="speaker")
-    with pytest.raises(DataError, match=r"no clip of --corpus grid in it: 1 files were refused, the first \(x.mpg\)"):
+    with pytest.raises(
+        DataError, match=r"no clip of --corpus grid in it: 1 files were refused, the first \(x.mpg\)"
+    ):
         list_corpus("grid", tree(tmp_path, "x.mpg"))
 
 
