@@ -96,27 +96,29 @@ def read_methods(texts: Sequence[str], everywhere: Sequence[str], data: str, bud
     Raises:
       UserError: a config or override that is not known, none that pretrains, or a name that stands twice.
     """
-    methods = []
+    named: dict[str, tuple[str, tuple[str, ...], ConfigDict]] = {}
     for text in texts:
         first, *own = shlex.split(text) or [""]
         name, _, config_name = first.rpartition("=")
         name = name or re.sub(r"[^\w.+-]+", "_", "_".join([config_name, *own]))
         if not _NAME.fullmatch(name):
             raise UserError(f"--configs: '{name}' is the name of a folder: letters, digits and . + - _ only")
+        if name in named:
+            raise UserError(
+                f"--configs: two are called {name}: give one a name of its own, as in NAME={config_name}"
+            )
         given = (*everywhere, *own)
         config = load_config(config_name, (*given, f"data.path={data}"))
         if config.task != "pretrain":
             raise UserError(
-                f"--configs: {config_name} is a config of task '{config.task}': only pretraining is compared"
+                f"--configs: {config_name} is of task '{config.task}': only pretraining is compared"
             )
+        named[name] = config_name, given, config
+    methods = []
+    for name, (config_name, given, config) in named.items():
         counted = count(config)
         steps = budget.steps(config.batch_size, counted.flops)
         methods.append(Method(name, config_name, given, config, counted, steps))
-    names = [method.name for method in methods]
-    if twice := [name for name in names if names.count(name) > 1]:
-        raise UserError(
-            f"--configs: two are called {twice[0]}: give one a name of its own, as in NAME={texts[0]}"
-        )
     return methods
 
 

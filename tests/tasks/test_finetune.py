@@ -1,5 +1,7 @@
 """The fine-tuning task: what a step sees, losses of each kind of target, and configs that do not go together."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +12,9 @@ from avemo_jax.config import load_config
 from avemo_jax.errors import UserError
 from avemo_jax.tasks import clips, make_task
 from tests.tasks.small import fresh
+
+# Run once: compiling is what takes time.
+quickly = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 SIZES = (
     "model.dim=24", "model.depth=2", "model.fusion_depth=1", "model.image_size=32", "model.frames=4",
@@ -164,7 +169,7 @@ def test_raters_affect_and_the_penalty_are_reached_from_a_config():
     task = make_task(raters)
     assert task.batch_shapes()["label"].shape == (4, 2, 3)
     batch = batch_of(task) | {"label": jnp.eye(3)[jnp.arange(8).reshape(4, 2) % 3]}
-    loss, terms = jax.jit(task.loss)(fresh(task), batch, jax.random.key(0))
+    loss, terms = quickly(task.loss)(fresh(task), batch, jax.random.key(0))
     assert np.isfinite(loss) and 0 <= terms["accuracy"] <= 1
 
     words = ("data.target=distribution", "loss.kind=kl", "loss.together=(9,1,0,1,8,0,0,0,5)", *PLAIN)
@@ -173,8 +178,8 @@ def test_raters_affect_and_the_penalty_are_reached_from_a_config():
         make_task(config_of(*words)),
     )
     batch, model = batch_of(with_penalty), fresh(with_penalty)
-    loss, terms = jax.jit(with_penalty.loss)(model, batch, jax.random.key(0))
-    plain, _ = jax.jit(without.loss)(model, batch, jax.random.key(0))
+    loss, terms = quickly(with_penalty.loss)(model, batch, jax.random.key(0))
+    plain, _ = quickly(without.loss)(model, batch, jax.random.key(0))
     assert (
         float(loss) == pytest.approx(float(plain + 0.5 * terms["penalty"]), rel=1e-5) and terms["penalty"] > 0
     )
