@@ -37,7 +37,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add("--set", nargs="*", default=[], metavar="KEY=VALUE", help="overrides of every config")
     add("--protocol", default="leave_one_speaker_out", help="of the probes, as for `avemo probe`")
     add("--head", default="linear", help="as for `avemo probe`")
-    add("--loudness", default="as_recorded", help="as for `avemo probe`")
+    add(
+        "--loudness",
+        default="as_recorded",
+        choices=("as_recorded", "normalised", "both"),
+        help="as for `avemo probe`",
+    )
     add("--random_seeds", type=int, default=1, help="networks with random weights beside each checkpoint (1)")
 
 
@@ -52,6 +57,7 @@ def run(args: argparse.Namespace) -> int:
     from avemo_jax.comparing import methods as methods_lib
     from avemo_jax.comparing import page, scores
     from avemo_jax.errors import UserError
+    from avemo_jax.evaluation import heads, probing
     from avemo_jax.report import check_packages
 
     check_packages()
@@ -64,6 +70,9 @@ def run(args: argparse.Namespace) -> int:
     facts, note = methods_lib.facts(args.data), args.out / methods_lib.NOTE
     if stages.read_note(note).get("data", facts["data"]) != facts["data"]:
         raise UserError(f"{args.out} holds a comparison on other data: choose another --out, or delete it")
+    heads.select(args.head)
+    for label in args.label:  # a label that cannot be probed is refused now, and not after hours of training
+        probing.divided(args.data, probing.ProbeOptions(label=label, protocol=args.protocol))
     compared = methods_lib.read_methods(args.configs, args.set, args.data, budget)
     print(methods_lib.describe(compared, budget), flush=True)
     flags = ("--protocol", args.protocol, "--head", args.head, "--loudness", args.loudness)

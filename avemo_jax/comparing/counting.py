@@ -35,11 +35,14 @@ def count(config: ConfigDict) -> Counted:
     done = subprocess.run(
         [sys.executable, "-m", "avemo_jax.comparing.counting"],
         input=to_json(config),
-        stdout=subprocess.PIPE,
+        capture_output=True,
         text=True,
         env={**os.environ, "JAX_PLATFORMS": "cpu"},
-        check=True,
+        check=False,
     )
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        raise UserError(f"a step of {config.method}:{config.size} cannot be traced: {last}")
     answer = json.loads(done.stdout.splitlines()[-1])
     if "error" in answer:
         raise UserError(answer["error"])

@@ -64,6 +64,10 @@ def test_a_config_with_its_overrides_and_name_is_one_word(data):
         (("--configs", "hicmae:demo", "--budget", "none"), "--budget"),
         (("--configs", "hicmae:demo", "--budget", "8", "--random_seeds", "0"), "--random_seeds"),
         (("--configs", "hicmae:demo", "--budget", "8", "--data", "nowhere"), "no prepared folder"),
+        (("--configs", "hicmae:demo", "--budget", "8", "--label", "mood"), "mood"),
+        (("--configs", "hicmae:demo", "--budget", "8", "--protocol", "halves"), "halves"),
+        (("--configs", "hicmae:demo", "--budget", "8", "--head", "neck"), "neck"),
+        (("--configs", "hicmae:demo model.heads=5", "--budget", "8"), "is not a multiple of model.heads"),
     ],
 )
 def test_bad_input_is_one_line_and_nothing_is_begun(data, tmp_path, capsys, words, hint):
