@@ -64,6 +64,14 @@ def size_of(path: Path) -> int:
     return stat.length if is_remote(path) else stat.st_size
 
 
+def read_whole(path: Path) -> bytes:
+    """A small file's bytes by one request: those of one version, also of an object that another replaces meanwhile."""
+    if not is_remote(path):
+        return path.read_bytes()
+    store, name = stores.open_store(path)
+    return store.cat_file(name)
+
+
 def files_under(folder: Path) -> list[Path]:
     """All files in a folder and its folders, sorted."""
     if not is_remote(folder):

@@ -91,7 +91,7 @@ class Lease:
         """What the object says; empty when there is none."""
         try:
             with paths.plain_errors(self._path):
-                found = json.loads(self._path.read_text(encoding="utf-8"))
+                found = json.loads(paths.read_whole(self._path))
         except FileNotFoundError:
             return {}
         except ValueError:

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import numpy as np
@@ -119,6 +120,28 @@ def test_a_folder_is_one_runs_at_a_time_and_a_silent_holder_loses_it(bucket):
     second.check()
     second.close()
     assert not (folder / ".lease").exists()
+
+
+@pytest.mark.slow
+def test_an_object_that_is_replaced_while_it_is_read_is_read_whole(bucket):
+    path = paths.to_path(f"{bucket}/replaced")
+    path.write_text("0")
+    ended = threading.Event()
+
+    def replace():
+        while not ended.is_set():
+            for digit in "123456789":
+                path.write_text(digit * 1000 * int(digit))
+
+    writer = threading.Thread(target=replace)
+    writer.start()
+    try:
+        read = [paths.read_whole(path) for _ in range(300)]
+    finally:
+        ended.set()
+        writer.join()
+    assert len(set(read)) > 1
+    assert all(data == b"0" or data == data[:1] * 1000 * int(data[:1]) for data in read)
 
 
 @pytest.mark.slow
