@@ -20,9 +20,8 @@ from tests.training.random_clips import SMALL
 from tests.training.tiny import ROOT, environment, losses_of
 
 
-@pytest.mark.parametrize(
-    "scheme", [pytest.param("s3", marks=pytest.mark.slow), pytest.param("gs", marks=pytest.mark.nightly)]
-)
+@pytest.mark.nightly
+@pytest.mark.parametrize("scheme", object_stores.SCHEMES)
 def test_a_run_on_object_storage_is_trained_resumed_probed_reported_and_handed_over(
     scheme, tmp_path, monkeypatch, compiled_once
 ):

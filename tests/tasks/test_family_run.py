@@ -111,7 +111,7 @@ def test_a_method_learns_from_real_clips_and_is_probed(method, prepared_folder, 
         assert "looks at one of them only" in capsys.readouterr().err
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("method", ["cav_mae", "mjepa"])
 def test_a_method_is_planned_and_moves_no_activations(method, tmp_path):
     """`mjepa` holds the average of its parameters too."""
