@@ -1,6 +1,7 @@
 """What a probe sees without any network: statistics of the log-mel spectrogram and of grey pixels.
 
   log_mel         mean and standard deviation over time of each mel band              2 · mel bins
+  log_mel_spans   the same of each quarter of the sound, one behind the other         8 · mel bins
   pixels          mean and standard deviation over time of 16 × 16 grey pixels        512
   log_mel+pixels  both
 
@@ -17,25 +18,32 @@ from avemo_jax import frontend
 from avemo_jax.batch import Batch
 from input_pipeline.audio import FRAME, HOP
 
-NAMES = ("log_mel", "pixels", "log_mel+pixels")
+NAMES = ("log_mel", "log_mel_spans", "pixels", "log_mel+pixels")
+_SPANS = 4
 _SIDE = 16
 _GREY = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601 luma
 
 
 def statistics(batch: Batch, mels: int, gain: jax.Array | None = None) -> dict[str, jax.Array]:
     """The vectors of `NAMES`, float32 [B, D]; `gain` [B] scales each clip's sound."""
-    sound, picture = _log_mel(batch, mels, gain), _pixels(batch["video"])
-    return {"log_mel": sound, "pixels": picture, "log_mel+pixels": jnp.concatenate([sound, picture], -1)}
+    sound, picture = _log_mel(batch, mels, gain, 1), _pixels(batch["video"])
+    spans = _log_mel(batch, mels, gain, _SPANS)
+    joined = jnp.concatenate([sound, picture], -1)
+    return dict(zip(NAMES, (sound, spans, picture, joined), strict=True))
 
 
-def _log_mel(batch: Batch, mels: int, gain: jax.Array | None) -> jax.Array:
+def _log_mel(batch: Batch, mels: int, gain: jax.Array | None, spans: int) -> jax.Array:
     """Over the rows that hold sound; the padding after a short clip is no part of its statistics."""
     rows = frontend.to_clip(batch, mels=mels, gain=gain).audio
-    whole = 1 + (batch["waveform_length"] - FRAME) // HOP
-    inside = (jnp.arange(rows.shape[1]) < jnp.maximum(whole, 1)[:, None])[..., None]
-    mean = rows.mean(1, where=inside)
-    deviation = jnp.sqrt(jnp.square(rows - mean[:, None]).mean(1, where=inside))
-    return jnp.concatenate([mean, deviation], -1)
+    whole = jnp.maximum(1 + (batch["waveform_length"] - FRAME) // HOP, 1)[:, None]
+    place = jnp.arange(rows.shape[1])
+    found = []
+    for span in range(spans):
+        inside = (place >= span * whole // spans) & (place < -(-(span + 1) * whole // spans))
+        mean = rows.mean(1, where=inside[..., None])
+        deviation = jnp.square(rows - mean[:, None]).mean(1, where=inside[..., None])
+        found += [mean, jnp.sqrt(deviation)]
+    return jnp.concatenate(found, -1)
 
 
 def _pixels(video: jax.Array) -> jax.Array:

@@ -6,6 +6,7 @@
   fused_video, fused_audio   token means after the fusion [C]; fused: both, one behind the other [2C]
   audio_rows       last audio layer averaged over time only: a vector a frequency row [mel bins / 16 · C]
   video_cells      last video layer averaged over time only, on at most 4 × 4 cells of the picture [16 · C]
+  audio_spans, video_spans   the last two of each quarter of the clip, one behind the other: what was said when
   video_layer_K, audio_layer_K   token mean of layer K (from 0), after the encoder's final norm [C]
 
 Heads that learn what to pool take more than a vector, of G streams with T layers or tokens each [G, T, C]:
@@ -39,6 +40,8 @@ LAYERS = ("video_layers", "audio_layers", "layers")
 TOKENS = ("video_tokens", "audio_tokens", "fused_tokens")
 MODALITIES = ("audio", "video", "fused")
 _STRUCTURED = {"audio": "audio_rows", "video": "video_cells"}
+_SPANS = {"audio": "audio_spans", "video": "video_spans"}
+_MOST_SPANS = 4
 _MOST_CELLS = 4  # a side; finer grids make base-sized vectors of 50,000 numbers for a few hundred clips
 
 
@@ -53,7 +56,8 @@ def default(model: ConfigDict) -> tuple[str, ...]:
 def names(model: ConfigDict) -> tuple[str, ...]:
     """Every vector that a model of `config.model` gives."""
     layers = [f"{of}_layer_{layer}" for of in _modalities(model) for layer in range(layer_count(model))]
-    return (*default(model), *(["fused"] if fuses(model) else []), *layers)
+    spans = [name for of, name in _SPANS.items() if of in _modalities(model)]
+    return (*default(model), *(["fused"] if fuses(model) else []), *spans, *layers)
 
 
 def sequences(model: ConfigDict) -> tuple[str, ...]:
@@ -130,9 +134,11 @@ def pool(
         vectors[f"{name}_layers"] = means.swapaxes(0, 1)[:, None]
         vectors[f"{name}_tokens"] = of[-1].astype(jnp.float16)[:, None]
     if "audio" in layers:
-        vectors["audio_rows"] = _audio_rows(layers["audio"][-1], model)
+        rows = _audio_rows(layers["audio"][-1], model)
+        vectors |= {"audio_rows": _over_time(rows, 1), "audio_spans": _over_time(rows, _MOST_SPANS)}
     if "video" in layers:
-        vectors["video_cells"] = _video_cells(layers["video"][-1], model)
+        cells = _video_cells(layers["video"][-1], model)
+        vectors |= {"video_cells": _over_time(cells, 1), "video_spans": _over_time(cells, _MOST_SPANS)}
     if len(layers) == 2:
         vectors["cat2"] = jnp.concatenate([vectors["video"], vectors["audio"]], axis=-1)
         vectors["layers"] = jnp.concatenate([vectors["video_layers"], vectors["audio_layers"]], axis=1)
@@ -156,24 +162,31 @@ def _modalities(model: ConfigDict) -> tuple[str, ...]:
 
 
 def _audio_rows(tokens: jax.Array, model: ConfigDict) -> jax.Array:
-    times, rows = frontend.audio_grid(model.audio_frames, model.mel_bins)
-    kept = tokens.astype(jnp.float32).reshape(tokens.shape[0], times, rows, -1).mean(1)
-    return kept.reshape(tokens.shape[0], -1)
+    """[B, times, rows, C]"""
+    grid = frontend.audio_grid(model.audio_frames, model.mel_bins)
+    return tokens.astype(jnp.float32).reshape(tokens.shape[0], *grid, -1)
 
 
 def _video_cells(tokens: jax.Array, model: ConfigDict) -> jax.Array:
+    """[B, times, cells, cells, C]"""
     times, height, width = frontend.video_grid(model.frames, model.image_size)
-    kept = tokens.astype(jnp.float32).reshape(tokens.shape[0], times, height, width, -1).mean(1)
-    highest = jax.lax.Precision.HIGHEST
-    kept = jnp.einsum("ih,jw,bhwc->bijc", _averaging(height), _averaging(width), kept, precision=highest)
-    return kept.reshape(tokens.shape[0], -1)
+    kept = tokens.astype(jnp.float32).reshape(tokens.shape[0], times, height, width, -1)
+    across, down = _averaging(width, _MOST_CELLS), _averaging(height, _MOST_CELLS)
+    return jnp.einsum("ih,jw,bthwc->btijc", down, across, kept, precision=jax.lax.Precision.HIGHEST)
 
 
-def _averaging(size: int) -> np.ndarray:
-    """[cells, size]: row i averages the tokens that cell i touches (cells overlap where they must)."""
-    cells = min(size, _MOST_CELLS)
-    matrix = np.zeros((cells, size), np.float32)
-    for cell in range(cells):
-        first, last = cell * size // cells, -(-(cell + 1) * size // cells)
-        matrix[cell, first:last] = 1 / (last - first)
+def _over_time(kept: jax.Array, most: int) -> jax.Array:
+    """[B, times, …] → the means over at most so many spans of time, [B, D]."""
+    spans = _averaging(kept.shape[1], most)
+    means = jnp.einsum("st,bt...->bs...", spans, kept, precision=jax.lax.Precision.HIGHEST)
+    return means.reshape(kept.shape[0], -1)
+
+
+def _averaging(size: int, most: int) -> np.ndarray:
+    """[parts, size], at most so many parts: row i averages what part i touches (parts overlap where they must)."""
+    parts = min(size, most)
+    matrix = np.zeros((parts, size), np.float32)
+    for part in range(parts):
+        first, last = part * size // parts, -(-(part + 1) * size // parts)
+        matrix[part, first:last] = 1 / (last - first)
     return matrix

@@ -60,8 +60,20 @@ def test_video_cells_average_time_and_neighbouring_places():
     np.testing.assert_allclose(cells[:, 1, 1], places[:, 1:3, 1:3].mean((1, 2)), atol=1e-6)
 
 
+def test_spans_are_rows_and_cells_of_each_quarter_of_the_clip():
+    tokens = _tokens()
+    vectors = _pool(tokens, "audio_spans", "video_spans", "audio_rows", "video_cells")
+    heard = np.asarray(vectors["audio_spans"]).reshape(2, 4, 8, 8)
+    times = tokens.audio_layers[-1].reshape(2, 16, 8, 8)
+    np.testing.assert_allclose(heard[:, 1], times[:, 4:8].mean(1), atol=1e-6)
+    np.testing.assert_allclose(heard.mean(1).reshape(2, -1), vectors["audio_rows"], atol=1e-6)
+    seen = np.asarray(vectors["video_spans"]).reshape(2, 4, 4, 4, 8)
+    places = tokens.video_layers[-1].reshape(2, 8, 6, 6, 8)
+    np.testing.assert_allclose(seen[:, 3, 0, 3], places[:, 6:8, 0:2, 4:6].mean((1, 2, 3)), atol=1e-6)
+
+
 def test_groups_of_features_expand_and_repeats_are_dropped():
-    assert features.select("cat4,layers,cat4", MODEL) == ("cat4", *features.names(MODEL)[8:])
+    assert features.select("cat4,layers,cat4", MODEL) == ("cat4", *features.names(MODEL)[10:])
     assert features.select("default", MODEL) == features.default(MODEL)
     assert features.select("all", MODEL) == features.names(MODEL)
 
@@ -91,11 +103,22 @@ def test_statistics_of_a_short_clip_do_not_see_its_padding():
     assert np.abs(short[:, 128:] - full[:, 128:]).mean() < 0.05
 
 
+def test_statistics_of_spans_are_of_quarters_of_the_sound_without_its_padding():
+    spans = baselines.statistics(_batch(41200), 128)["log_mel_spans"].reshape(4, 2, 128)
+    whole = baselines.statistics(_batch(41200), 128)["log_mel"].reshape(2, 128)
+    means, deviations = spans[:, 0], spans[:, 1]
+    np.testing.assert_allclose(means.mean(0), whole[0], atol=0.02)  # neighbours may share a frame
+    np.testing.assert_allclose((deviations**2).mean(0) + means.var(0), whole[1] ** 2, atol=0.05)
+    short = baselines.statistics(_batch(16000), 128)["log_mel_spans"].reshape(4, 2, 128)
+    assert np.abs(short - spans).mean() < 0.1
+
+
 def test_statistics_are_mel_bands_and_a_16_by_16_grey_picture():
     batch = _batch(41200)
     vectors = baselines.statistics(batch, 128)
     assert {name: vector.shape for name, vector in vectors.items()} == {
         "log_mel": (1, 256),
+        "log_mel_spans": (1, 1024),
         "pixels": (1, 512),
         "log_mel+pixels": (1, 768),
     }

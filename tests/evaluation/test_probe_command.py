@@ -28,7 +28,7 @@ def test_every_feature_stands_beside_random_weights_and_plain_statistics(place, 
     rows = probe_rows(place, tmp_path / "out", "tone", **flags)
     features = ["cat4", "video", "audio", "fused_video", "fused_audio", "audio_rows", "video_cells"]
     expected = [(f, w, s) for f in features for w, s in (("checkpoint", 0), ("random", 0), ("random", 1))]
-    expected += [(f, "none", 0) for f in ("log_mel", "pixels", "log_mel+pixels")]
+    expected += [(f, "none", 0) for f in ("log_mel", "log_mel_spans", "pixels", "log_mel+pixels")]
     assert {(row["feature"], row["weights"], row["seed"]) for row in rows} == set(expected)
     assert len(rows) == len(expected)
     for row in rows:

@@ -25,7 +25,7 @@ def test_each_head_takes_features_of_its_kind_and_has_rows_of_the_same_form(plac
     for row in rows:
         assert row.keys() == rows[0].keys() and row["n"] == 48
         taken.setdefault(row["head"], set()).add(row["feature"])
-    statistics = {"log_mel", "pixels", "log_mel+pixels"}
+    statistics = {"log_mel", "log_mel_spans", "pixels", "log_mel+pixels"}
     assert taken["linear"] == taken["ridge"] == taken["knn"] == {"cat4", *statistics}
     assert taken["layer_mix"] == {"video_layers", "audio_layers", "layers"}
     assert taken["attentive"] == {"video_tokens", "audio_tokens", "fused_tokens"}
@@ -49,7 +49,7 @@ def test_each_head_takes_features_of_its_kind_and_has_rows_of_the_same_form(plac
 
 def test_one_modality_alone_can_be_asked_for(place, tmp_path):
     rows = probe_rows(place, tmp_path, "tone", modality="audio", features="default", head="linear,layer_mix")
-    assert {row["feature"] for row in rows} == {"audio", "audio_rows", "log_mel", "audio_layers"}
+    assert {row["feature"] for row in rows} == {"audio", "audio_rows", "log_mel", "log_mel_spans", "audio_layers"}
 
 
 @pytest.mark.slow
