@@ -28,7 +28,9 @@ def make_record(job: tuple[Path, Row, ClipOptions]) -> Outcome:
     root, row, options = job
     try:
         sound = root / row.audio_path if row.audio_path else None
-        clip = stored_clip(root / row.path, options, start_s=row.start_s, end_s=row.end_s, audio_path=sound)
+        clip = stored_clip(
+            root / row.path, options, start_s=row.start_s, end_s=row.end_s, audio_path=sound, half=row.half
+        )
     except MediaError as error:
         return Outcome(reason=str(error))
     except MemoryError:

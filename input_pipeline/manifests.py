@@ -40,6 +40,9 @@ class Row:
     labels: dict[str, Any] = field(default_factory=dict)
     metadata: dict[str, str] = field(default_factory=dict)
     audio_path: str = ""  # where the sound lies, if not in `path`
+    half: str = (
+        ""  # "left" or "right": of a film that shows two people side by side, the half that is the clip
+    )
 
 
 @dataclass(frozen=True)

@@ -162,8 +162,9 @@ def _shards(rows, clips_per_shard) -> list[_Shard]:
 def _plan(rows, refused, options, clips_per_shard) -> dict:
     lines = [asdict(row) for row in rows]
     for line in lines:
-        if not line["audio_path"]:  # as before there was one: folders begun then can be gone on with
-            del line["audio_path"]
+        for name in ("audio_path", "half"):
+            if not line[name]:  # as before there was one: folders begun then can be gone on with
+                del line[name]
     lines += [asdict(file) for file in refused]
     digest = hashlib.sha256(json.dumps(lines).encode()).hexdigest()
     stored = asdict(options)

@@ -23,6 +23,7 @@ from input_pipeline.media import AUDIO_RATE, Clip, read_clip
 from input_pipeline.record import Record, encode_picture
 
 CROPS = ("none", "fixed", "face")
+LEFT, RIGHT = "left", "right"  # halves of a picture
 MIN_SAMPLES = 1024  # 64 ms: the reference refuses shorter sound
 
 # The reference's crop of the 224 × 224 faces of VoxCeleb2, by input size: (left, top, right, bottom).
@@ -85,20 +86,25 @@ def stored_clip(
     start_s: float | None = None,
     end_s: float | None = None,
     audio_path: str | os.PathLike | None = None,
+    half: str = "",
 ) -> StoredClip:
     """The file between two times (seconds from its start), its frames as JPEG bytes.
 
     audio_path: the sound is this file's, and not that of `path`; both start at the same moment.
+    half: LEFT or RIGHT, of the picture, before anything else is done to it.
 
     Raises:
       MediaError: with a short reason, when it cannot be read or `options` rule it out.
       DataError: faces are looked for, and packages for it are missing.
     """
     if options.crop == "face":
-        clip = _read_face(path, options, start_s, end_s)
+        clip = _read_face(path, options, start_s, end_s, half)
     else:
         read = read_clip(
-            path, start_s=start_s, end_s=end_s, on_frame=lambda frame: _compressed(frame, options)
+            path,
+            start_s=start_s,
+            end_s=end_s,
+            on_frame=lambda frame: _compressed(_half(frame, half), options),
         )
         clip = StoredClip(read.frames, read.fps, read.audio)
     if audio_path is not None:
@@ -149,12 +155,15 @@ def store_frame(frame: np.ndarray, options: ClipOptions) -> Image.Image:
     return picture.resize((width, height), Image.Resampling.BILINEAR)
 
 
-def _read_face(path, options, start_s, end_s) -> StoredClip:
+def _read_face(path, options, start_s, end_s, half) -> StoredClip:
     """The clip cut to its face. The file is decoded twice: which face is kept, and where it goes, is known only at
     the end, and all pictures until then would not fit in the memory of a worker."""
     numbers = itertools.count()
     seen = read_clip(
-        path, start_s=start_s, end_s=end_s, on_frame=lambda frame: (next(numbers), find_faces(frame))
+        path,
+        start_s=start_s,
+        end_s=end_s,
+        on_frame=lambda frame: (next(numbers), find_faces(_half(frame, half))),
     )
     if not seen.frames:
         return StoredClip([], seen.fps, seen.audio)
@@ -165,12 +174,19 @@ def _read_face(path, options, start_s, end_s) -> StoredClip:
 
     def on_frame(frame):
         square = squares.get(next(numbers))
-        return b"" if square is None else _face(frame, square, cutting, options)
+        return b"" if square is None else _face(_half(frame, half), square, cutting, options)
 
     again = read_clip(path, start_s=start_s, end_s=end_s, on_frame=on_frame)
     if len(again.frames) != len(seen.frames) or not all(again.frames):
         raise MediaError("it changed while it was read")
     return StoredClip(again.frames, seen.fps, seen.audio, cutting.counts)
+
+
+def _half(frame: np.ndarray, half: str) -> np.ndarray:
+    """uint8 [H, W, 3] → its half [H, W / 2, 3], or all of it; a column in the middle is in neither."""
+    width = frame.shape[1] // 2
+    parts = {"": frame, LEFT: frame[:, :width], RIGHT: frame[:, frame.shape[1] - width :]}
+    return np.ascontiguousarray(parts[half])
 
 
 def _follow(found, fps, options) -> Cutting:

@@ -24,30 +24,9 @@ from input_pipeline.records import open_records
 from tests import real_clips
 from tests.input_pipeline.containers import tone
 from tests.input_pipeline.containers import write as write_media
+from tests.input_pipeline.corpus_trees import by_id, reasons, tree, write
 
 REAL = Path(os.environ.get(real_clips.VARIABLE) or "/nowhere")
-
-
-def tree(root, *names):
-    """Empty files of these names: adapters never open them."""
-    for name in names:
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).touch()
-    return root
-
-
-def write(path, text, encoding="utf-8"):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding)
-
-
-def by_id(listing):
-    return {row.clip_id: row for row in listing.rows}
-
-
-def reasons(listing):
-    assert all(file.reason and "\n" not in file.reason for file in listing.refused)
-    return {file.path: file.reason for file in listing.refused}
 
 
 # -- any folder ----------------------------------------------------------------------------------------------
