@@ -17,7 +17,10 @@ NAMES = [
     *(f"finetune/crema_d:{size}" for size in ("demo", "tiny", "small", "base", "large", "huge")),
     *(
         f"finetune/{corpus}:base{variant}"
-        for corpus in ("recipe", "crema_d_4", "mafw", "ravdess", "werewolf_xl")
+        for corpus in (
+            *("recipe", "crema_d_4", "mafw", "ravdess", "werewolf_xl"),
+            *("mafw_43", "dfew", "msp_improv", "iemocap", "mer2023", "avcaffe", "avcaffe_arousal"),
+        )
         for variant in ("", ",reference")
     ),
     "finetune/crema_d:base,reference",

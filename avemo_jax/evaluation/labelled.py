@@ -66,11 +66,14 @@ def read_labelled(path: str, label: str, classes: Sequence[str] = ()) -> tuple[L
     return clips.at(kept), +left_out
 
 
-def read_targets(path: str, target: Target) -> tuple[LabelledClips, np.ndarray, Counter]:
+def read_targets(
+    path: str, target: Target, fold_by: str = "fold"
+) -> tuple[LabelledClips, np.ndarray, Counter]:
     """The clips whose labels give the target, in the folder's order; their targets, int [N] or float32 [N, K]; and
     how many records were left out for which reason.
 
-    The clips' `label` is the class that they are dealt by: see `targets.stratum_of`.
+    The clips' `label` is the class that they are dealt by: see `targets.stratum_of`. fold_by: the metadata that is
+    their fold.
 
     Raises:
       UserError: no clip has such a target.
@@ -86,7 +89,7 @@ def read_targets(path: str, target: Target) -> tuple[LabelledClips, np.ndarray, 
             missing = all(record.labels.get(name) in _UNLABELLED for name in target.labels)
             left_out["no label" if missing else f"no {target.rule} of the classes"] += 1
             continue
-        rows.append(_known(position, record))
+        rows.append(_known(position, record, fold_by))
         found.append(value)
     if not rows:
         raise UserError(
@@ -110,9 +113,9 @@ def _readable(path: str, left_out: Counter) -> Iterator[tuple[int, Record]]:
             left_out["unreadable"] += 1
 
 
-def _known(position: int, record: Record) -> tuple:
+def _known(position: int, record: Record, fold_by: str = "fold") -> tuple:
     """What `LabelledClips` has of a clip before its label."""
-    return position, record.clip_id, record.speaker, str(record.metadata.get("fold", "")), record.split
+    return position, record.clip_id, record.speaker, str(record.metadata.get(fold_by, "")), record.split
 
 
 def _there_are(keys: Counter) -> str:

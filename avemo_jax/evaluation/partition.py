@@ -7,7 +7,7 @@ tested on has a say in anything. Not here: the protocols themselves.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -68,7 +68,7 @@ def make_partition(data: ConfigDict) -> Partition | None:
 
     protocol: see `protocols.PROTOCOLS`; `fold` names the part to test on, `folds` is the number of parts that
     speakers are dealt into by `speaker_folds`; one of `development` groups of the training clips is held out, none
-    where that is 0.
+    where that is 0. `fold_by` names the metadata that `folds` goes by, `test_split` the split that `split` tests on.
 
     Raises:
       UserError: a protocol, fold or label that the folder does not have, or several folders.
@@ -97,7 +97,7 @@ def make_partition(data: ConfigDict) -> Partition | None:
         development=split.train[held_out],
         test=split.test,
         protocol=data.protocol,
-        fold=fold,
+        fold=data.get("test_split", "test") if data.protocol == "split" else fold,
         unit=split.inner_unit if data.development else "",
         speaker_disjoint=splits.speaker_disjoint,
         split_hash=splits.split_hash,
@@ -125,11 +125,19 @@ def _read(data: ConfigDict) -> tuple[Target, LabelledClips, np.ndarray, Splits, 
         raise UserError(
             f"data.split={data.split} and data.protocol={data.protocol} say two things: leave data.split empty"
         )
-    clips, targets, left_out = read_targets(folders[0], target)
+    fold_by, tested = data.get("fold_by", "fold"), data.get("test_split", "test")
+    clips, targets, left_out = read_targets(folders[0], target, fold_by)
+    if data.protocol == "split" and tested != "test":
+        if tested not in clips.part:
+            found = ", ".join(sorted(set(clips.part.tolist()) - {""})) or "none"
+            raise UserError(f"data.test_split is '{tested}': {folders[0]} has no such split (found: {found})")
+        others = np.where(clips.part == "test", "", clips.part)
+        clips = replace(clips, part=np.where(clips.part == tested, "test", others))
     try:
         splits = make_splits(data.protocol, clips, folds=data.folds, inner_folds=max(2, data.development))
     except UserError as error:  # it speaks of the flags of a probe
         said = str(error).replace("--protocol", "data.protocol").replace("--classes", "data.classes")
+        said = said.replace("column 'fold'", f"column '{fold_by}'")
         raise UserError(said) from error
     if splits.left_out:
         left_out["in no fold"] += splits.left_out

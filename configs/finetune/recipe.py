@@ -54,6 +54,8 @@ def get_config(arg: str = "base") -> ConfigDict:
         ""  # folds, split, speaker_folds, leave_one_speaker_out; empty trains on every clip
     )
     config.data.fold = "1"  # the part of the protocol that is tested on
+    config.data.fold_by = "fold"  # the metadata that protocol folds goes by
+    config.data.test_split = "test"  # the split that protocol split tests on; split train is trained on
     config.data.folds = 5  # that speaker_folds deals speakers into
     config.data.development = (
         8  # one of so many groups of training speakers is held out to choose by; 0: none

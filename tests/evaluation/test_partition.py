@@ -57,6 +57,27 @@ def test_the_split_of_the_manifest_is_tested_on_whatever_fold_says(folder):
     assert parts(of)[2] == {"p0"} and of.fold == "test"
 
 
+def test_other_folds_and_other_tests_are_a_matter_of_two_keys(folder, tmp_path):
+    def change(record):
+        if record.speaker == "p1":
+            record.split = "noisy"
+        record.metadata["half_fold"] = str(record.speaker < "p2")
+        return record
+
+    synthetic.write_changed(tmp_path / "data", folder, change)
+    words = ("data.protocol=split", "data.development=2")
+    usual, noisy = (
+        make_partition(data(tmp_path / "data", *words, *more)) for more in ((), ("data.test_split=noisy",))
+    )
+    for of, tested in ((usual, "p0"), (noisy, "p1")):
+        train, development, test = parts(of)
+        assert test == {tested} and train | development == {"p2", "p3"}
+    assert (usual.fold, noisy.fold) == ("test", "noisy") and usual.split_hash != noisy.split_hash
+    assert usual.left_out == noisy.left_out == {"in no fold": 12}
+    chosen = data(tmp_path / "data", "data.protocol=folds", "data.fold_by=half_fold", "data.fold=True")
+    assert fold_names(chosen) == ["False", "True"] and parts(make_partition(chosen))[2] == {"p0", "p1"}
+
+
 def test_clips_are_dealt_by_what_is_predicted_of_them(folder):
     words = (
         "data.target=values",
@@ -89,6 +110,11 @@ def test_without_a_protocol_there_is_no_partition(folder):
         (("data.protocol=folds", "data.label=absent"), "no clip has a class of low, middle, high.*it has: "),
         (("data.protocol=folds", "data.path=", "data.paths=a,b"), "splits one folder"),
         (("data.protocol=folds", "data.target=distribution"), "no clip has a distribution"),
+        (("data.protocol=folds", "data.fold_by=set"), "column 'set' gives 0 fold"),
+        (
+            ("data.protocol=split", "data.test_split=noise"),
+            "data.test_split is 'noise': .*found: test, train",
+        ),
     ],
 )
 def test_what_cannot_be_split_is_said_in_one_line(folder, overrides, hint):

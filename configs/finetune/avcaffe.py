@@ -1,0 +1,20 @@
+"""AVCAffe's valence in five classes by its one split of people: `finetune/avcaffe:SIZE`, or `…,reference`.
+
+The reference has no settings for it but the five classes; these are those of CREMA-D. It scores whole tasks, the mean
+over their segments; here each segment is scored.
+"""
+
+from ml_collections import ConfigDict
+
+from avemo_jax.config import load_config
+
+CLASSES = ("Pleasant", "Pleased", "Neutral", "Unsatisfied", "Unpleasant")
+
+
+def get_config(arg: str = "base") -> ConfigDict:
+    config = load_config(f"finetune/crema_d:{arg}")
+    with config.unlocked():
+        config.data.label, config.data.classes = "valence", CLASSES
+        config.model.classes = len(CLASSES)
+        config.data.protocol = "split"
+    return config
