@@ -12,6 +12,7 @@ Host → device, a plain dict of arrays (`Batch`):
   position         int32   [B]              the clip's place in the dataset
   label            int32   [B]              fine-tuning only: a class; or
                    float32 [B, K]           a distribution over classes, several classes, or values
+  taught, share, pupil                      of several folders only: see `tasks.several`
 """
 
 from __future__ import annotations

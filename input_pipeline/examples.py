@@ -42,6 +42,7 @@ class Cut:
     whole: height and width of stored frames, of which random examples then keep all, with the `box` to cut and whether
       to `flip`; the device cuts. Empty: they are cut here.
     allow_missing: whether a record without picture, or without sound, gives an example too, with zeros for it.
+    fine_tuning: whether random examples follow the rules of fine-tuning without a target too.
     """
 
     frames: int
@@ -54,6 +55,7 @@ class Cut:
     target: Target | None = None
     rand_augment: RandAugment | None = None
     allow_missing: bool = False
+    fine_tuning: bool = False
 
     def __post_init__(self):
         if self.crop not in ("multi_scale", "none"):
@@ -71,7 +73,7 @@ class Cut:
         if not record.frames:
             return self._unseen(record, int(rng.integers(max(1, len(record.audio) - self._samples + 1))))
         count, frames, stride = len(record.frames), self.frames, self.frame_stride
-        if self.target:
+        if self.target or self.fine_tuning:
             start = int(rng.integers(finetune_starts(count, frames, stride)))
             indices = finetune_frames(count, start, frames, stride)
             sound = _relative_sound(record, start, start + frames * stride)

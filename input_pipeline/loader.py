@@ -13,7 +13,7 @@ import contextlib
 import gc
 import logging
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import grain.python as grain
@@ -46,6 +46,7 @@ class Loader:
     global batch.
 
     positions: only these records are drawn from; None: all.
+    tables: further fields of a batch by name, arrays whose rows are positions: each clip's row.
     unreadable: {position: reason} of the records met so far that cannot be read; others took their place.
     """
 
@@ -65,10 +66,11 @@ class Loader:
         prefetch: int = 2,
         max_unreadable_share: float = 0.01,
         positions: Sequence[int] | None = None,
+        tables: Mapping[str, np.ndarray] | None = None,
     ):
         _check_share(batch_size, process_count)
         self.unreadable: dict[int, str] = {}
-        self._records, self._cut = records, cut
+        self._records, self._cut, self._tables = records, cut, dict(tables or {})
         chosen = None if positions is None else np.asarray(positions, np.int64) - records.first_position
         self._draw = Draw(records, weights, balance, chosen)
         self._batch_size, self._process = batch_size, (process_index, process_count)
@@ -117,7 +119,7 @@ class Loader:
         for batch in self._iterator:
             self._account(batch.pop(_UNREADABLE))
             self._state["step"] += 1
-            yield batch
+            yield batch | {name: table[batch["position"]] for name, table in self._tables.items()}
 
     def close(self) -> None:
         """Ends the workers."""
@@ -153,6 +155,7 @@ def make_loader(
     start_step: int = 0,
     max_unreadable_share: float = 0.01,
     positions: Sequence[int] | None = None,
+    tables: Mapping[str, np.ndarray] | None = None,
 ) -> Loader:
     """The training loader of a config.
 
@@ -164,6 +167,7 @@ def make_loader(
     max_unreadable_share: of the clips; when more are unreadable (one always may be), iterating raises
       DataError.
     positions: only these records of the data; None: all.
+    tables: what clips are to be, looked up by their position, in place of a label (see `Loader`).
     """
     records = open_data(data)
     cut = Cut(
@@ -177,6 +181,7 @@ def make_loader(
         target=target_of(data),
         rand_augment=rand_augment_of(data),
         allow_missing=getattr(data, "allow_missing", False),
+        fine_tuning=bool(tables),
     )
     _check_first(records, cut)
     return Loader(
@@ -193,6 +198,7 @@ def make_loader(
         prefetch=data.prefetch,
         max_unreadable_share=max_unreadable_share,
         positions=positions,
+        tables=tables,
     )
 
 

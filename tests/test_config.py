@@ -24,6 +24,7 @@ NAMES = [
         for variant in ("", ",reference")
     ),
     "finetune/crema_d:base,reference",
+    "finetune/several:base,crema_d,ravdess",
 ]
 
 

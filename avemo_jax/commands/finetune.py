@@ -2,13 +2,15 @@
 
 It is `avemo train` with a config of `finetune/`, and then the test of its protocol: two views of each clip in time,
 merged; scores with 95 % intervals from resampling speakers; predictions.csv and rows.json in the work directory.
---config.data.fold=all does so for every fold, each in a folder of its own, and scores them together. Started again it
-goes on where it was.
+--config.data.fold=all does so for every fold, each in a folder of its own, and scores them together. finetune/several
+trains one encoder on several folders, a head for each, by labels and by teachers. Started again it goes on where it
+was.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -43,6 +45,8 @@ def run(args: argparse.Namespace) -> int:
 
     HEARTBEAT.start()
     config = load_config(args.config, args.overrides)
+    if config.task == "several":
+        return _several(args, config)
     if config.task != "finetune":
         raise UserError(f"{args.config} is a config of {config.task}: avemo finetune takes one of finetune/")
     if not config.data.protocol:
@@ -70,6 +74,42 @@ def run(args: argparse.Namespace) -> int:
         assert partition
         outcomes = finetuning.pooled(partition, by_fold) if every else by_fold[0]
         _report(args.workdir, config, partition, outcomes, args.json)
+    return 0
+
+
+def _several(args: argparse.Namespace, config: Any) -> int:
+    """Trains one encoder with a head for each of several folders, and scores each head on its folder's test clips."""
+    from avemo_jax import files
+    from avemo_jax.commands import train
+
+    if args.json:
+        files.check_place(args.json.parent)
+    with train.joined(config) as mesh:
+        from avemo_jax.evaluation.outcome_files import plain
+        from avemo_jax.tasks import finetuning, lessons
+        from avemo_jax.tasks.heads import heads_of, single_configs
+        from avemo_jax.training import distributed, starting
+
+        say = print if distributed.is_first() else lambda _: None
+        starting.remember_sizes(config, args.workdir)  # each head's model has them too
+        heads = heads_of(config)
+        singles = single_configs(config, heads)
+        parts = lessons.partitions(heads, singles)
+        taught = lessons.lessons(config, heads, singles, parts, mesh, say)
+        code = train.train_in(args.workdir, config, mesh, None, **taught._asdict())
+        if code:
+            return code
+        rows = []
+        folders = lessons.hand_out(heads, singles, args.workdir, mesh, say)
+        for head, single, part, folder in zip(heads, singles, parts, folders, strict=True):
+            outcomes = finetuning.test(single, part, folder, mesh)
+            for one in outcomes:
+                one.row["head"] = head.name
+            say(f"\n{head.name}:")
+            _report(folder, single, part, outcomes)
+            rows += [plain(one.row) for one in outcomes]
+        if args.json and distributed.is_first():
+            files.write_file(args.json, json.dumps(rows, indent=1, allow_nan=False) + "\n")
     return 0
 
 

@@ -37,6 +37,10 @@ def results_folder(args: argparse.Namespace) -> Path:
 def run(args: argparse.Namespace) -> int:
     HEARTBEAT.start()
     config = load_config(args.config, args.overrides)
+    if config.task == "several":
+        raise UserError(
+            f"{args.config} learns from folders and teachers that avemo finetune reads first: use that"
+        )
     with joined(config) as mesh:
         from avemo_jax.tasks.finetuning import partition_of
 
@@ -68,15 +72,17 @@ def joined(config: ConfigDict) -> Iterator[Any]:
         raise
 
 
-def train_in(workdir: Path, config: ConfigDict, mesh: Any, partition: Any) -> int:
-    """Trains to the last step, or until told to stop, on a partition's clips or on all; the exit code, 0 or 143."""
+def train_in(workdir: Path, config: ConfigDict, mesh: Any, partition: Any, **of: Any) -> int:
+    """Trains to the last step, or until told to stop, on a partition's clips or on all, or as `of` says (see
+    `tasks.clips.make_loader`); the exit code, 0 or 143."""
     from avemo_jax.tasks import finetuning
     from avemo_jax.training import distributed, starting, stopping
     from avemo_jax.training import mesh as mesh_lib
     from avemo_jax.training.loop import train
 
     say = print if distributed.is_first() else lambda _: None
-    of = {} if partition is None else {"positions": partition.positions(partition.train)}
+    if partition is not None:
+        of["positions"] = partition.positions(partition.train)
     starting.remember_sizes(config, workdir)
     if partition and (missing := finetuning.missing_in_words(config, partition)):
         say(missing)

@@ -172,4 +172,4 @@ def mixed_layers(layers: Array | None, weights: Array) -> Array:
     return jnp.einsum("l,lbc->bc", jax.nn.softmax(weights), layers.astype(jnp.float32).mean(2))
 
 
-MODELS = {"pretrain": HiCMAE, "finetune": HiCMAEClassifier}
+MODELS = {"pretrain": HiCMAE, "finetune": HiCMAEClassifier, "several": HiCMAEClassifier}

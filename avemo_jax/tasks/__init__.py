@@ -13,6 +13,7 @@ from avemo_jax.batch import Batch
 from avemo_jax.errors import UserError
 from avemo_jax.tasks.finetune import Finetune
 from avemo_jax.tasks.pretrain import Pretrain
+from avemo_jax.tasks.several import Several
 
 
 class Task(Protocol):
@@ -66,7 +67,11 @@ class ComparingTask(Task, Protocol):
 
 def make_task(config: ConfigDict) -> Task:
     """The task that `config.task` names."""
-    tasks: dict[str, type[Pretrain] | type[Finetune]] = {"pretrain": Pretrain, "finetune": Finetune}
+    tasks: dict[str, type[Pretrain] | type[Finetune]] = {
+        "pretrain": Pretrain,
+        "finetune": Finetune,
+        "several": Several,
+    }
     if config.task not in tasks:
         raise UserError(f"config.task is '{config.task}': there are {', '.join(tasks)}")
     return tasks[config.task](config)

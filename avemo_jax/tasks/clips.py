@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from ml_collections import ConfigDict
 
 from avemo_jax import frontend
@@ -22,9 +23,10 @@ def make_loader(
     process_count: int = 1,
     batch_size: int = 0,
     positions: Sequence[int] | None = None,
+    tables: Mapping[str, np.ndarray] | None = None,
 ) -> Loader:
-    """The training batches of the config, this process's share of them; of another size where one is given, and of
-    the clips at these places alone."""
+    """The training batches of the config, this process's share of them; of another size where one is given, of the
+    clips at these places alone, and with further fields (see `loader.make_loader`)."""
     return loader.make_loader(
         config.data,
         frames=config.model.frames,
@@ -36,6 +38,7 @@ def make_loader(
         process_count=process_count,
         max_unreadable_share=config.data.max_unreadable_share,
         positions=positions,
+        tables=tables,
     )
 
 

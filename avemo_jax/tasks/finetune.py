@@ -46,10 +46,15 @@ class Finetune:
     handed_on = ("video", "audio", "fusion")  # the parts that `init.checkpoint` gives; the rest begins afresh
 
     def __init__(self, config: ConfigDict):
-        self.config, self.target = config, _checked(config)
+        self.config = config
+        self.check()
         model = config.model
         self.video_grid = frontend.video_grid(model.frames, model.image_size)
         self.audio_grid = frontend.audio_grid(model.audio_frames, model.mel_bins)
+
+    def check(self) -> None:
+        """Reads from the config what is to be learnt; raises a UserError where it does not go together."""
+        self.target = _checked(self.config)
 
     def init_model(self, key: Array) -> nnx.Module:
         return models.build(self.config, key)
@@ -106,9 +111,7 @@ class Finetune:
         if augment.erase:
             video = augmentation.erase(video, fold_keys(keys, 4), probability=augment.erase)
         clip = clip._replace(video=video)
-        target = batch["label"]
-        if self.target.is_class:
-            target = soft_targets(target, model.classes, smoothing=config.loss.label_smoothing)
+        target = self.targets(batch)
         mixes = config.mix
         if mixes.probability and (mixes.mixup or mixes.cutmix):
             mixing = augmentation.draw_mixing(
@@ -123,6 +126,14 @@ class Finetune:
             )
             clip, target = augmentation.mix(clip, target, mixing, sound=mixes.modalities == "both")
         return clip, target
+
+    def targets(self, batch: Batch) -> Array:
+        """What clips are to be before they are mixed, float32 [B, …]."""
+        target = batch["label"]
+        if self.target.is_class:
+            smoothing = self.config.loss.label_smoothing
+            target = soft_targets(target, self.config.model.classes, smoothing=smoothing)
+        return target
 
     def figures(self, model: nnx.Module, batch: Batch, key: Array) -> dict[str, np.ndarray]:
         """Up to four clips as the step saw them: augmented and mixed with each other."""

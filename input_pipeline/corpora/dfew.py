@@ -57,9 +57,8 @@ def list_clips(root: Path) -> Listing:
 
 def _tested(root: Path) -> dict[int, tuple[str, str]]:
     """Of each clip: its label, and the number of the set that tests on it."""
-    folder = next(
-        (found for name in _SPLITS if (found := find(root, name, ("EmoLabel_DataSplit", "")))), None
-    )
+    places = (find(root, name, ("EmoLabel_DataSplit", "")) for name in _SPLITS)
+    folder = next(filter(None, places), None)
     if folder is None:
         raise DataError(
             f"{root}: no folder 'EmoLabel_DataSplit/{_SPLITS[0]}' in it; it is a part of DFEW and says labels and folds"

@@ -88,7 +88,9 @@ def list_clips(root: Path) -> Listing:
 
 
 def _row(path, turn, start_s, end_s, labels, text, sound) -> Row:
-    dialogue, session, marked, setting, _, speaker = _TURN.fullmatch(turn).groups()
+    parts = _TURN.fullmatch(turn)
+    assert parts  # since it was read as one
+    dialogue, session, marked, setting, _, speaker = parts.groups()
     return Row(
         str(path),
         turn,

@@ -63,8 +63,8 @@ def _labels(root: Path) -> dict[str, dict[str, dict[str, Any]]]:
 
 def _read(path: Path):
     for row in table(path, ("name", "discrete"), CHINESE):
-        clip = PurePosixPath(row["name"])
-        clip = clip.stem if clip.suffix.lower() in VIDEO else str(clip)
+        name = PurePosixPath(row["name"])
+        clip = name.stem if name.suffix.lower() in VIDEO else str(name)
         if row["discrete"] not in EMOTIONS:
             raise DataError(f"{path}, {clip}: {row['discrete']!r} is none of {', '.join(EMOTIONS)}")
         labels: dict[str, Any] = {"emotion": row["discrete"]}

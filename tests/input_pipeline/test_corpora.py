@@ -90,7 +90,7 @@ def test_links_to_folders_are_followed_but_not_in_circles(tmp_path):
 
 
 def test_a_corpus_that_is_not_there_is_one_line(tmp_path):
-    with pytest.raises(DataError, match="--corpus ravdes: there are crema_d, folder, .*ravdess"):
+    with pytest.raises(DataError, match="--corpus ravdes: there are avcaffe, crema_d, .*ravdess"):
         list_corpus("ravdes", tmp_path)
     with pytest.raises(DataError, match="no such folder"):
         list_corpus("ravdess", tmp_path / "absent")
@@ -626,7 +626,7 @@ def test_a_corpus_of_ones_own_is_one_file_as_the_docs_show(tmp_path, monkeypatch
 @pytest.mark.parametrize(
     "name, content, says",
     [
-        ("crema", None, "there are crema_d, folder, grid"),
+        ("crema", None, "there are avcaffe, crema_d, dfew"),
         ("none.py", None, "no such file"),
         ("empty.py", "", "has no list_clips"),
         ("wrong.py", "def list_clips(root:", "cannot be used: SyntaxError"),

@@ -1,0 +1,166 @@
+"""A fine-tuning run on several folders around its training: what its clips teach, and its heads as runs of their own.
+
+Teachers look at the clips once, before anything is trained: several views, merged, without augmentation. Nothing here
+is trained; every process of a run calls these, and the first one writes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from avemo_jax.config import to_json
+from avemo_jax.errors import UserError
+from avemo_jax.evaluation.choosing import result_of
+from avemo_jax.evaluation.partition import Partition, make_partition
+from avemo_jax.evaluation.views import Viewer
+from avemo_jax.objectives.distillation import softened
+from avemo_jax.tasks.heads import Head, single_params
+from avemo_jax.training.checkpoint_files import load_params
+from avemo_jax.training.checkpoints import Checkpoints, Record
+from avemo_jax.training.manifest import write_durably
+from avemo_jax.training.starting import placed
+from avemo_jax.training.state import TrainState
+from avemo_jax.training.workdir import CONFIG
+from input_pipeline.records import open_records
+from input_pipeline.targets import target_of
+
+FOLDER = "heads"  # in a run's: a folder for each head
+_SPLIT_BY = ("protocol", "fold", "fold_by", "folds", "test_split")  # who must not have been a teacher's pupil
+
+
+class Lessons(NamedTuple):
+    """positions: of the clips that are trained on, among those of all folders. tables: the further fields of a batch,
+    of each position (see `several`)."""
+
+    positions: list[int]
+    tables: dict[str, np.ndarray]
+
+
+def partitions(heads: Sequence[Head], singles: Sequence[ConfigDict]) -> list[Partition]:
+    """Of each head's folder, who is trained on and who is tested.
+
+    Raises:
+      UserError: see `make_partition`; or a head has no protocol.
+    """
+    found = []
+    for head, single in zip(heads, singles, strict=True):
+        if not single.data.protocol:
+            raise UserError(f"heads.{head.name}.protocol is empty, so there are no test clips of it: set it")
+        try:
+            partition = make_partition(single.data)
+        except UserError as error:
+            raise UserError(str(error).replace("data.", f"heads.{head.name}.")) from error
+        assert partition  # since there is a protocol
+        found.append(partition)
+    return found
+
+
+def lessons(
+    config: ConfigDict,
+    heads: Sequence[Head],
+    singles: Sequence[ConfigDict],
+    parts: Sequence[Partition],
+    mesh: Mesh,
+    say: Callable[[str], None] = print,
+) -> Lessons:
+    """What every clip teaches, by its label and by its head's teacher.
+
+    Raises:
+      UserError: a teacher is not a fine-tuned run of the same outputs, or learnt from clips that are tested here.
+    """
+    sizes = [open_records(single.data.path).count for single in singles]
+    ends = np.cumsum([0, *sizes])
+    widths = {
+        "label": config.model.classes,
+        "taught": config.model.classes,
+        "share": len(heads),
+        "pupil": len(heads),
+    }
+    tables = {name: np.zeros((ends[-1], width), np.float32) for name, width in widths.items()}
+    positions: list[int] = []
+    for number, (head, single, part) in enumerate(zip(heads, singles, parts, strict=True)):
+        own = part.positions(part.train)
+        rows = ends[number] + np.array(own)
+        positions += rows.tolist()
+        tables["label"][rows, head.columns] = _labels(part, head)
+        tables["share"][rows, number] = 1
+        if head.teacher:
+            read, outputs = _taught(head, single, own, mesh)
+            tables["taught"][ends[number] + read, head.columns] = softened(
+                outputs, head.target.kind, config.distill.temperature
+            )
+            tables["pupil"][ends[number] + read, number] = 1
+            say(f"{head.name}: {head.teacher} was asked about {len(read)} of {len(own)} clips")
+    return Lessons(positions, tables)
+
+
+def hand_out(
+    heads: Sequence[Head],
+    singles: Sequence[ConfigDict],
+    workdir: Path,
+    mesh: Mesh,
+    say: Callable[[str], None] = print,
+) -> list[Path]:
+    """A folder for each head, `heads/NAME`, which is that of a fine-tuned run: the encoder and that head alone, as the
+    run's last weights are."""
+    _, params, step = load_params(workdir, say=say)
+    folders = []
+    for head, single in zip(heads, singles, strict=True):
+        folder = workdir / FOLDER / head.name
+        zero = jnp.zeros((), jnp.int32)
+        state = TrainState(zero, zero, zero, placed(single_params(params, head), mesh), None, None)
+        record = Record(step=step, config=json.loads(to_json(single)))
+        Checkpoints(folder, keep=1, background=False, say=say).save(state, record)
+        if jax.process_index() == 0:
+            write_durably(folder / CONFIG, to_json(single))
+        folders.append(folder)
+    return folders
+
+
+def _labels(part: Partition, head: Head) -> np.ndarray:
+    """Targets of the training clips, float32 [N, K]: classes as distributions, smoothed."""
+    targets = part.targets[part.train]
+    if not head.target.is_class:
+        return targets
+    count = len(head.target.names)
+    return np.eye(count, dtype=np.float32)[targets] * (1 - head.smoothing) + head.smoothing / count
+
+
+def _taught(
+    head: Head, single: ConfigDict, positions: Sequence[int], mesh: Mesh
+) -> tuple[np.ndarray, np.ndarray]:
+    """Which of the clips the head's teacher could look at, and its merged outputs, in the head's order."""
+    where, key = f"heads.{head.name}.teacher: {head.teacher}", f"heads.{head.name}"
+    folder, _ = result_of(head.teacher)
+    config, params, _ = load_params(folder, say=lambda _: None)
+    target = target_of(config.data) if config.task == "finetune" else None
+    if target is None:
+        raise UserError(f"{where} is not a run of avemo finetune")
+    if target.kind != head.target.kind or sorted(target.names) != sorted(head.target.names):
+        raise UserError(
+            f"{where} predicts {target.kind} ({', '.join(target.names)}), and {key} {head.target.kind} "
+            f"({', '.join(head.target.names)})"
+        )
+    for name in _SPLIT_BY:
+        theirs, ours = config.data.get(name, single.data[name]), single.data[name]
+        if theirs != ours:
+            raise UserError(
+                f"{where} was fine-tuned with data.{name}={theirs or 'empty'}, and {key}.{name} is {ours}: it has "
+                "learnt from clips that are tested here"
+            )
+    with config.unlocked():
+        config.data.path, config.data.paths = single.data.path, ()
+        config.data.workers, config.data.prefetch = single.data.workers, single.data.prefetch
+        config.views.audio_gain, config.views.batch_size = False, single.views.batch_size
+    viewer = Viewer(config, target, mesh)
+    read, outputs = viewer.merged(viewer.placed(params), positions)
+    return read, outputs[:, [target.names.index(name) for name in head.target.names]]
