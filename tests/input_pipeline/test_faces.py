@@ -367,6 +367,20 @@ def test_a_part_of_a_file_with_frames_before_and_after_it_is_cut_at_its_own_face
 
 
 @needs_detector
+@pytest.mark.parametrize("half", ["left", "right"])
+def test_of_two_people_side_by_side_the_one_in_the_half_that_is_asked_for_is_cut_out(drawn, half):
+    whole = stored_clip(drawn / "two.avi", FACE)
+    assert whole.faces == (12, 12, 1)
+    found = stored_clip(drawn / "two.avi", FACE, half=half)
+    assert found.faces == (12, 12, 0)
+    shown = read_clip(drawn / "two.avi")
+    frames = [frame[:, :160] if half == "left" else frame[:, 160:] for frame in shown.frames]
+    assert (
+        found.frames == stored_arrays(map(np.ascontiguousarray, frames), shown.fps, shown.audio, FACE).frames
+    )
+
+
+@needs_detector
 def test_pictures_that_are_shown_twice_or_never_keep_the_face_in_its_place(tmp_path):
     """A variable rate is laid on an even grid, which the second reading must meet again."""
     moving = [scene(320, 240, Person(0, 120 + 4 * k, 110, 60)) for k in range(20)]
