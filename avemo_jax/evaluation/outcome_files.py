@@ -30,7 +30,7 @@ def table(target: Target, rows: Sequence[Row], left_out: dict[str, int]) -> str:
     """What was tested, the main scores with 95 % intervals, and what to be careful about."""
     first, main = rows[0], main_scores(target)
     lines = [
-        f"label {first['label']} ({first['target']}): {first['n']} clips tested, speakers: {first['speakers']}, "
+        f"label {first['label']} ({first['target']}): {_tested(first)} tested, speakers: {first['speakers']}, "
         f"outputs: {', '.join(first['outputs'])}",
         f"protocol {first['split']}, fold {first['fold']}, hash {first['split_hash'][:12]}",
         "",
@@ -115,6 +115,11 @@ def plain(value: Any) -> Any:
     if isinstance(value, (float, np.floating)):
         return float(value) if math.isfinite(value) else None
     return value
+
+
+def _tested(row: Row) -> str:
+    clips = row.get("clips", row["n"])
+    return f"{row['n']} clips" if clips == row["n"] else f"{row['n']} wholes of {clips} clips"
 
 
 def shown(name: str, value: float) -> str:

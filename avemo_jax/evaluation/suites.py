@@ -201,7 +201,7 @@ def facts_of(data: str, clip_ids: set[str]) -> dict[str, Row]:
     if missing:
         raise UserError(
             f"{data} lacks {len(missing)} of the predicted clips, the first is {missing[0]}: give --data the folder "
-            "that they were predicted on"
+            "that they were predicted on (what several clips make, by views.pool, is no clip: test with it empty)"
         )
     return found
 

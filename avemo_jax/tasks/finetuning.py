@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from avemo_jax.errors import UserError
-from avemo_jax.evaluation import decisions, stitching
+from avemo_jax.evaluation import decisions, pooling, stitching
 from avemo_jax.evaluation.choosing import DEVELOPMENT, LAST, TEST, choices
 from avemo_jax.evaluation.outcomes import LOWER_IS_BETTER, Row, judged, main_scores, scores_of
 from avemo_jax.evaluation.partition import Partition, make_partition
@@ -54,6 +54,7 @@ def partition_of(config: ConfigDict) -> Partition | None:
             "select.by=development and data.development=0: nothing is held out to choose by; set one of them"
         )
     check_stitching(config, partition)
+    check_pooling(config, partition)
     if config.loss.class_weights or config.loss.logit_adjustment:
         with config.unlocked():
             config.loss.class_counts = partition.class_counts
@@ -75,6 +76,16 @@ def check_stitching(config: ConfigDict, partition: Partition) -> None:
     if config.data.stitch_step_s <= 0:
         raise UserError(f"data.stitch_step_s is {config.data.stitch_step_s}, it must be above 0")
     stitching.places(partition.clips.clip_id[partition.test].tolist())
+
+
+def check_pooling(config: ConfigDict, partition: Partition) -> None:
+    """Raises a UserError where `views.pool` does not say what test clips belong together."""
+    pattern = config.views.get("pool", "")
+    if pattern and config.data.get("stitch", ""):
+        raise UserError("views.pool makes one of several clips and data.stitch a sequence: set one of them")
+    if pattern:
+        rows = partition.test
+        pooling.wholes(pattern, partition.clips.clip_id[rows].tolist(), partition.truth(rows))
 
 
 def joined(config: ConfigDict, partition: Partition, outcomes: Sequence[Outcome]) -> tuple[str, str]:
@@ -172,7 +183,12 @@ def test(config: ConfigDict, partition: Partition, workdir: Path, mesh: Mesh) ->
                     f"{config.data.path}: none of the {len(partition.test)} test clips can be read"
                 )
             rows = rows_at(partition, read)
-            clips, truth = partition.clips.at(rows), partition.truth(rows)
+            clip_id, speaker = partition.clips.clip_id[rows], partition.clips.speaker[rows]
+            truth, of_clips = partition.truth(rows), predicted
+            if pattern := config.views.get("pool", ""):
+                clip_id, numbers = pooling.wholes(pattern, clip_id.tolist(), truth)
+                first = np.unique(numbers, return_index=True)[1]
+                speaker, truth, predicted = speaker[first], truth[first], pooling.means(numbers, predicted)
             row = {
                 "label": config.data.label,
                 "target": partition.target.rule,
@@ -188,18 +204,23 @@ def test(config: ConfigDict, partition: Partition, workdir: Path, mesh: Mesh) ->
                 "step": step,
                 "modalities": modalities,
                 "views": config.views.segments * config.views.crops,
+                "clips": len(rows),  # more than `n` where several are judged as one
                 "seed": config.seed,
-                **judged(partition.target, predicted, truth, clips.speaker),
+                **judged(partition.target, predicted, truth, speaker),
             }
             if modalities == BOTH:
                 decision = _decision(viewer, placed, partition)
                 if decision:
                     decision["test"] = decisions.judged(
-                        decision, partition.target, predicted, truth, clips.speaker
+                        decision,
+                        partition.target,
+                        of_clips,
+                        partition.truth(rows),
+                        partition.clips.speaker[rows],
                     )
                 row["decision"] = decision
-            fold = np.full(len(rows), partition.fold)
-            outcomes.append(Outcome(row, fold, clips.clip_id, clips.speaker, truth, predicted))
+            fold = np.full(len(truth), partition.fold)
+            outcomes.append(Outcome(row, fold, clip_id, speaker, truth, predicted))
     return outcomes
 
 
@@ -221,7 +242,8 @@ def pooled(partition: Partition, folds: list[list[Outcome]]) -> list[Outcome]:
         row.pop("decision", None)
         row.pop("sequence", None)  # each fold has its own
         row |= {"fold": "all", "step": None, "n_train": None, "n_development": None, **scores}
-        row["unreadable"] = sum(outcome.row["unreadable"] for outcome in same)
+        for name in ("unreadable", "clips"):
+            row[name] = sum(outcome.row[name] for outcome in same)
         row["folds"] = [outcome.row for outcome in same]
         together.append(Outcome(row, **arrays))
     return together

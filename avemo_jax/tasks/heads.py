@@ -103,7 +103,7 @@ def single_configs(config: ConfigDict, heads: tuple[Head, ...]) -> list[ConfigDi
             single.data.path, single.data.paths, single.data.weights, single.data.balance = folder, (), (), ""
             single.data.development, single.select.by = 0, "last"
             single.loss.kind, single.loss.label_smoothing = own.loss, own.label_smoothing
-            single.model.classes = len(head.target.names)
+            single.model.classes, single.views.pool = len(head.target.names), own.pool
         made.append(single)
     return made
 

@@ -23,6 +23,7 @@ from avemo_jax.evaluation.choosing import result_of
 from avemo_jax.evaluation.partition import Partition, make_partition
 from avemo_jax.evaluation.views import Viewer
 from avemo_jax.objectives.distillation import softened
+from avemo_jax.tasks.finetuning import check_pooling
 from avemo_jax.tasks.heads import Head, single_params
 from avemo_jax.training.checkpoint_files import load_params
 from avemo_jax.training.checkpoints import Checkpoints, Record
@@ -49,7 +50,7 @@ def partitions(heads: Sequence[Head], singles: Sequence[ConfigDict]) -> list[Par
     """Of each head's folder, who is trained on and who is tested.
 
     Raises:
-      UserError: see `make_partition`; or a head has no protocol.
+      UserError: see `make_partition` and `check_pooling`; or a head has no protocol.
     """
     found = []
     for head, single in zip(heads, singles, strict=True):
@@ -57,9 +58,11 @@ def partitions(heads: Sequence[Head], singles: Sequence[ConfigDict]) -> list[Par
             raise UserError(f"heads.{head.name}.protocol is empty, so there are no test clips of it: set it")
         try:
             partition = make_partition(single.data)
+            assert partition  # since there is a protocol
+            check_pooling(single, partition)
         except UserError as error:
-            raise UserError(str(error).replace("data.", f"heads.{head.name}.")) from error
-        assert partition  # since there is a protocol
+            said = str(error).replace("data.", f"heads.{head.name}.").replace("views.", f"heads.{head.name}.")
+            raise UserError(said) from error
         found.append(partition)
     return found
 

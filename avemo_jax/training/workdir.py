@@ -30,7 +30,7 @@ LOCK = ".lock"
 MAY_CHANGE = (
     "total_steps", "epochs", "remat", "attention.", "mesh.", "checkpoint.", "log.", "guard.", "profile.",
     "data.path", "data.paths", "data.workers", "data.prefetch", "data.max_unreadable_share",
-    "views.alone", "views.batch_size",
+    "views.alone", "views.batch_size", "views.pool",
 )  # fmt: skip
 
 
@@ -119,6 +119,9 @@ def check_config(workdir: Path, config: ConfigDict) -> None:
         "data.centres": [],
         "data.stitch": "",
         "data.stitch_step_s": 0.5,
+        "data.fold_by": "fold",
+        "data.test_split": "test",
+        "views.pool": "",
     }
     defaults |= {"loss.co_occurrence": 0.0, "loss.together": []}
     before = {key: value for key, value in defaults.items() if key in now} | before

@@ -1,7 +1,7 @@
 """AVCAffe's valence in five classes by its one split of people: `finetune/avcaffe:SIZE`, or `…,reference`.
 
-The reference has no settings for it but the five classes; these are those of CREMA-D. It scores whole tasks, the mean
-over their segments; here each segment is scored.
+The reference has no settings for it but the five classes; these are those of CREMA-D. As there, a person's task is
+judged once, by the mean over its segments, whose label is that of the task (`views.pool`, which empty judges each).
 """
 
 from ml_collections import ConfigDict
@@ -17,4 +17,5 @@ def get_config(arg: str = "base") -> ConfigDict:
         config.data.label, config.data.classes = "valence", CLASSES
         config.model.classes = len(CLASSES)
         config.data.protocol = "split"
+        config.views.pool = r"(aiim\d+_task_\d)"
     return config

@@ -100,9 +100,15 @@ def get_config(arg: str = "base") -> ConfigDict:
             "patience": 0,  # looks without a better one that end the run; 0 never does
         }
     )
-    # alone: scores with the picture or the sound alone too
     config.views = ConfigDict(
-        {"segments": 2, "crops": 2, "audio_gain": False, "alone": False, "batch_size": 32}
+        {
+            "segments": 2,
+            "crops": 2,
+            "audio_gain": False,
+            "alone": False,  # scores with the picture or the sound alone too
+            "pool": "",  # a regular expression: clips in whose names its group is the same are judged as one
+            "batch_size": 32,
+        }
     )
     config.optimizer.b2, config.optimizer.layer_decay = 0.999, 0.75
     config.optimizer.learning_rate, config.optimizer.min_learning_rate = 1e-3, 1e-6

@@ -31,6 +31,7 @@ def get_config(arg: str = "base,crema_d,ravdess") -> ConfigDict:
             **{key: single.data[key] for key in OWN},
             "loss": single.loss.kind,  # of single clips: not ccc or pcc
             "label_smoothing": single.loss.label_smoothing,
+            "pool": single.views.pool,
             "weight": 1.0,  # of its clips' losses
             "teacher": "",  # a work directory of avemo finetune
         }

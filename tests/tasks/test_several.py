@@ -309,6 +309,8 @@ def test_folders_protocols_and_the_verb_are_asked_for(place, tmp_path, capsys):
         of_folders(place, "heads.rated.protocol=")
     with pytest.raises(UserError, match="heads.rated.fold is '9': protocol folds of .*two has 0, 1, 2"):
         of_folders(place, "heads.rated.fold=9")
+    with pytest.raises(UserError, match="heads.shade.pool=.* another target than others of its whole"):
+        of_folders(place, "heads.shade.pool=(clip)")
     assert main(["train", "--config", NAME, "--workdir", str(tmp_path / "run")]) == 2
     assert "avemo finetune reads first" in capsys.readouterr().err and not (tmp_path / "run").exists()
 

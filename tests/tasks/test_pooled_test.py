@@ -1,0 +1,65 @@
+"""The test of a fine-tuned run whose clips are judged several as one."""
+
+import jax
+import numpy as np
+import pytest
+
+from avemo_jax.config import load_config
+from avemo_jax.errors import UserError
+from avemo_jax.models.params import split
+from avemo_jax.tasks import finetuning, make_task
+from avemo_jax.training.checkpoint_files import save_params
+from avemo_jax.training.mesh import make_mesh
+from tests.evaluation import synthetic
+from tests.tasks.small import fresh
+from tests.tasks.test_several import teacher_config
+
+TENS = r"views.pool=clip(\d)\d"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Clips whose label is that of their number's tens."""
+    place = tmp_path_factory.mktemp("pooled")
+    synthetic.write_folder(place / "whole")
+
+    def change(record):
+        record.labels["shade"] = ("bright", "dark")[int(record.clip_id[4]) % 2]
+        return record
+
+    synthetic.write_changed(place / "data", place / "whole", change)
+    return place / "data"
+
+
+def config_of(folder, *overrides):
+    words = ("data.protocol=folds", "data.fold=1", "data.development=0")
+    return teacher_config(f"data.path={folder}", *words, *overrides)
+
+
+def test_wholes_are_judged_by_the_mean_of_their_clips(folder, tmp_path):
+    configs = [config_of(folder, *more) for more in ((), (TENS,))]
+    mesh = make_mesh(load_config("finetune/recipe:demo").mesh)
+    params = jax.tree.map(np.asarray, split(fresh(make_task(configs[0]), seed=5))[1])
+    save_params(tmp_path, configs[0], params, step=3)
+    apart, together = (
+        finetuning.test(config, finetuning.partition_of(config), tmp_path, mesh)[0] for config in configs
+    )
+    assert apart.row["n"] == apart.row["clips"] == together.row["clips"] == 14
+    assert together.row["n"] == 4 and together.clip_id.tolist() == ["0", "1", "2", "3"]
+    tens = np.array([int(clip[4]) for clip in apart.clip_id])
+    means = [apart.predicted[tens == ten].mean(0) for ten in range(4)]
+    np.testing.assert_allclose(together.predicted, means, atol=1e-9)
+    assert together.truth.tolist() == [0, 1, 0, 1]  # bright, dark
+    assert together.row["war"] == pytest.approx(np.mean(np.argmax(means, 1) == together.truth))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "hint"),
+    [
+        (("views.pool=(clip)",), "clip clip1.* has another target"),
+        ((TENS, "data.stitch=mean"), "data.stitch joins values|set one of them"),
+    ],
+)
+def test_what_cannot_be_pooled_is_said_before_anything_is_trained(folder, overrides, hint):
+    with pytest.raises(UserError, match=hint):
+        finetuning.partition_of(config_of(folder, *overrides))
