@@ -45,6 +45,8 @@ REPORT = [
     "threadpoolctl>=3.8.0",  # comes with scikit-learn
     "vl-convert-python>=1.9.0.post1",
 ]
+# Reads texts; measures the facts that clips are described by. Weights with a text tower in them: docs/text.md.
+TEXT = ["librosa>=0.11.0", "tokenizers>=0.23.3"]
 INDEX = ["faiss-cpu>=1.15.1"]  # finds neighbours among millions of clips
 DOCS = ["furo>=2025.12.19", "myst-parser>=5.2.0", "sphinx>=9.0.4"]
 # Object storage, and what stands in for it in tests.
@@ -65,6 +67,7 @@ EXTRAS = {
     "torch": TORCH,
     "huggingface": [*TORCH, *TRANSFORMERS],  # to verify an exported folder; writing one needs neither
     "onnx": [*ONNX, *TORCH],
+    "text": TEXT,
     "tensorboard": ["tensorboardX>=2.6.4"],
     "wandb": ["wandb>=0.28.0"],
     "plan": ["matplotlib>=3.11.2"],  # draws the page of `avemo plan`; its compiler is that of `tpu`
@@ -74,7 +77,6 @@ EXTRAS = {
         "axe-core-python>=0.1.0",
         "hypothesis>=6.170.15",
         "jsonschema>=4.26.0",
-        "librosa>=0.11.0",
         "matplotlib>=3.11.2",
         "pip>=23.2",
         "pytest>=9.2.0",
@@ -93,6 +95,7 @@ EXTRAS = {
         *STORE_TESTS,
         *STORES["gcs"],
         *STORES["s3"],
+        *TEXT,
         *TORCH,
         *TRANSFORMERS,
     ],

