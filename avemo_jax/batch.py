@@ -13,6 +13,8 @@ Host → device, a plain dict of arrays (`Batch`):
   label            int32   [B]              fine-tuning only: a class; or
                    float32 [B, K]           a distribution over classes, several classes, or values
   taught, share, pupil                      of several folders only: see `tasks.several`
+  text             float32 [B, E]           alignment with texts only: the text tower's vector, zeros without a text
+  text_number      int32   [B]              and which text it is, the same for equal ones; −1 without
 """
 
 from __future__ import annotations

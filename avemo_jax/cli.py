@@ -24,6 +24,7 @@ from input_pipeline.errors import DataError
 VERBS = {
     "generate": "a labelled talking-face corpus, spoken and drawn on this machine, to try things out",
     "prepare": "raw videos → face crops and sound → sharded records, and a list of what was left out",
+    "describe": "texts of clips and their vectors: from a file, or from what can be measured",
     "plan": "memory, FLOPs, collectives and speed of a config on a TPU pod, without the pod",
     "train": "run the task of a config file; resumes by itself",
     "finetune": "a classifier or regressor from a pretrained run, scored on clips left out",

@@ -285,6 +285,37 @@ def demo_sized(config: ConfigDict) -> ConfigDict:
     return config
 
 
+def text_alignment(pretraining: ConfigDict) -> ConfigDict:
+    """A second stage after a pretraining config: its encoder (`init.checkpoint`), aligned with descriptions."""
+    config = pretraining.copy_and_resolve_references()
+    with config.unlocked():
+        config.task = "align_text"
+        for section in ("mask", "target"):  # whole clips are seen, and nothing is predicted
+            del config[section]
+        for name in [name for name in config.model if name.startswith(("decoder", "learned"))]:
+            del config.model[name]
+        config.model.shared_dim = 256
+        config.model.text_dim = 384  # of the tower's vectors
+        config.text = ConfigDict(
+            {
+                "path": "",  # a folder of `avemo describe --tower`, or an .npz with clip_id and embedding
+                "clips": "described",  # or all: clips without a text are then compared where no text is needed
+                "tower_digest": "",  # filled in: who made the vectors
+            }
+        )
+        contrast = config.contrast
+        del contrast["weight"]
+        # Of video, audio, joint (tokens that saw both) and text; and what each pair counts, 1 where none is given.
+        contrast.pairs, contrast.weights = ("video-text", "audio-text"), ()
+        contrast.kind, contrast.direction, contrast.temperature = "infonce", "both", 0.07
+        config.data.audio_gain = False  # a description may say how loud it is
+        config.epochs = 20
+        if config.size == "demo":
+            config.epochs, config.total_steps, config.batch_size = 0, 300, 32
+            config.optimizer.learning_rate, config.optimizer.min_learning_rate = 3e-3, 1e-4
+    return config
+
+
 def resize_positions() -> ConfigDict:
     """How a model with weights from clips of another size makes its position tables (`models.positions`), by modality:
     regenerated, interpolated or extended; and that size, which is filled in from `init.checkpoint` where it is 0."""

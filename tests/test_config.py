@@ -14,6 +14,11 @@ NAMES = [
         for method in ("video_mae", "audio_mae", "av_mae", "cav_mae", "vaemo", "mjepa")
         for size in ("demo", "tiny", "small", "base", "large", "huge")
     ),
+    *(
+        f"align_text/{method}_text:{size}"
+        for method in ("vaemo", "hicmae")
+        for size in ("demo", "tiny", "small", "base", "large", "huge")
+    ),
     *(f"finetune/crema_d:{size}" for size in ("demo", "tiny", "small", "base", "large", "huge")),
     *(
         f"finetune/{corpus}:base{variant}"

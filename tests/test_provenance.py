@@ -18,6 +18,7 @@ LEAVE_RESULTS = {
     "finetune",
     "probe",
     "features",
+    "describe",
     "export",
     "import",
     "evaluate",

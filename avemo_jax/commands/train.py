@@ -75,7 +75,7 @@ def joined(config: ConfigDict) -> Iterator[Any]:
 def train_in(workdir: Path, config: ConfigDict, mesh: Any, partition: Any, **of: Any) -> int:
     """Trains to the last step, or until told to stop, on a partition's clips or on all, or as `of` says (see
     `tasks.clips.make_loader`); the exit code, 0 or 143."""
-    from avemo_jax.tasks import finetuning
+    from avemo_jax.tasks import finetuning, texts
     from avemo_jax.training import distributed, starting, stopping
     from avemo_jax.training import mesh as mesh_lib
     from avemo_jax.training.loop import train
@@ -84,6 +84,7 @@ def train_in(workdir: Path, config: ConfigDict, mesh: Any, partition: Any, **of:
     if partition is not None:
         of["positions"] = partition.positions(partition.train)
     starting.remember_sizes(config, workdir)
+    texts.remember_tower(config)
     if partition and (missing := finetuning.missing_in_words(config, partition)):
         say(missing)
     task = make_task(config)

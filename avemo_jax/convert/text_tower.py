@@ -81,8 +81,8 @@ class TextTower:
                 mask[place, : len(tokens[row])] = True
             last = np.asarray(bert.encode(self._params, ids, mask, sizes=self._sizes))
             vectors[rows] = self._pooled(last, mask)[: len(rows)]
-        place = {text: index for index, text in enumerate(distinct)}
-        return vectors[[place[text] for text in texts]].reshape(len(texts), self.dim)
+        row_of = {text: index for index, text in enumerate(distinct)}
+        return vectors[[row_of[text] for text in texts]].reshape(len(texts), self.dim)
 
     def _pooled(self, tokens: np.ndarray, mask: np.ndarray) -> np.ndarray:
         if self._pooling == "cls":

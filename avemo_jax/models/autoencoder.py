@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 
 from avemo_jax.batch import Clip, Masks, Outputs
 from avemo_jax.frontend import PATCHES
+from avemo_jax.models.aligned import Aligned
 from avemo_jax.models.attention import PLAIN, Choice
 from avemo_jax.models.decoders import Part, Stream, TokenDecoder
 from avemo_jax.models.streams import StreamEncoder
@@ -84,4 +85,8 @@ class Autoencoder(StreamEncoder):
         return jnp.broadcast_to(jnp.stack([jnp.exp(self.scale[...]), self.scale_bias[...]]), (clips, 2))
 
 
-MODELS = {"pretrain": Autoencoder}
+class AlignedStreams(Aligned, StreamEncoder):
+    """The encoder with heads for texts."""
+
+
+MODELS = {"pretrain": Autoencoder, "align_text": AlignedStreams}

@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 
 from avemo_jax.batch import Clip, Features, Masks, Outputs
 from avemo_jax.frontend import AUDIO_PATCH, VIDEO_PATCH, patchify_audio, patchify_video, token_grids
+from avemo_jax.models.aligned import Aligned
 from avemo_jax.models.attention import PLAIN, Choice
 from avemo_jax.models.decoders import SkipDecoder
 from avemo_jax.models.encoders import Encoder, Fusion, fold_keys
@@ -172,4 +173,13 @@ def mixed_layers(layers: Array | None, weights: Array) -> Array:
     return jnp.einsum("l,lbc->bc", jax.nn.softmax(weights), layers.astype(jnp.float32).mean(2))
 
 
-MODELS = {"pretrain": HiCMAE, "finetune": HiCMAEClassifier, "several": HiCMAEClassifier}
+class AlignedHiCMAE(Aligned, AudioVisualEncoder):
+    """The encoders and their fusion with heads for texts."""
+
+
+MODELS = {
+    "pretrain": HiCMAE,
+    "finetune": HiCMAEClassifier,
+    "several": HiCMAEClassifier,
+    "align_text": AlignedHiCMAE,
+}

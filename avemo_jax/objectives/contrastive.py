@@ -21,6 +21,21 @@ _WEIGHTS = {"both": (0.5, 0.5), "forward": (1.0, 0.0), "backward": (0.0, 1.0)}
 _NEVER = -1e9  # a logit without any weight in a softmax; finite, for the gradient's sake
 
 
+class _Marks(NamedTuple):
+    """What says which clips are compared, int32 [groups, clips] each; None where it makes no difference."""
+
+    within: Array | None  # compared are clips of the same number
+    same: Array | None  # of another one, and not of negative ones; but each with itself,
+    place: Array | None  # which this tells
+
+    def taking_part(self) -> Array | None:
+        """float32 [groups, clips], 1 or 0."""
+        return None if self.same is None else (self.same >= 0).astype(jnp.float32)
+
+
+_ALL = _Marks(None, None, None)
+
+
 class _Measure(NamedTuple):
     """How two vectors are compared and what is made of all similarities."""
 
@@ -42,6 +57,7 @@ def hierarchical_contrast(
     direction: str = "both",
     bias: Array | float = 0.0,
     within: Array | None = None,
+    same: Array | None = None,
 ) -> tuple[Array, dict[str, Array]]:
     """Contrast of two modalities, summed over levels: HiCMAE's hierarchical cross-modal one by default.
 
@@ -60,6 +76,8 @@ def hierarchical_contrast(
         mean of both. SigLIP has no direction.
       bias: added to SigLIP's logits.
       within: int32 [B]; only clips of the same number are each other's negatives (a speaker's own other clips).
+      same: int32 [B]; clips of the same number are no negatives of each other (they have the same text), and those with
+        a negative one (that have none) take no part. None of them in a batch: the loss is 0.
 
     Returns:
       The loss, and `loss_contrast` with `contrast_accuracy`, the share of clips whose own sound is the
@@ -76,32 +94,46 @@ def hierarchical_contrast(
     measure = _Measure(temperature, bias, kind, direction)
     with jax.named_scope("contrast"):  # the name by which a compiled program's collectives are told apart
         video, audio = (_directions(x, negatives, group_size) for x in (video_levels, audio_levels))
-        own = None if within is None else within.reshape(video.shape[1:3])
-        if 0 < chunk < video.shape[2]:
-            loss, accuracy = _in_chunks(video, audio, own, measure, chunk)
+        shape = video.shape[1:3]
+        own = None if within is None else within.reshape(shape)
+        marks = _ALL._replace(within=own)
+        if same is not None:
+            place = jnp.broadcast_to(jnp.arange(shape[1]), shape)
+            marks = _Marks(own, same.reshape(shape), place)
+        if 0 < chunk < shape[1]:
+            loss, accuracy = _in_chunks(video, audio, marks, measure, chunk)
         else:
-            loss, accuracy = _at_once(video, audio, own, measure)
+            loss, accuracy = _at_once(video, audio, marks, measure)
     return loss, {"loss_contrast": loss, "contrast_accuracy": accuracy}
 
 
 def pairwise_contrast(
-    vectors: Mapping[str, Array], pairs: Sequence[tuple[str, str]] = (), **options
+    vectors: Mapping[str, Array],
+    pairs: Sequence[tuple[str, str]] = (),
+    weights: Sequence[float] = (),
+    same: Mapping[str, Array] | None = None,
+    **options,
 ) -> tuple[Array, dict[str, Array]]:
     """The contrast of several modalities, two at a time, added up.
 
     Args:
       vectors: by modality, float32 [B, C], one a clip.
       pairs: which; all of them where none is named.
+      weights: of each pair; 1 where none is given.
+      same: by modality that not every clip has one of its own of, int32 [B]: `hierarchical_contrast`'s `same` for every
+        pair with it.
       options: of `hierarchical_contrast`.
 
     Returns:
-      The loss, and for each pair `loss_contrast_A_B` and `contrast_accuracy_A_B`.
+      The loss, and for each pair, unweighted, `loss_contrast_A_B` and `contrast_accuracy_A_B`.
     """
-    names = list(vectors)
+    names, same = list(vectors), same or {}
     total, terms = jnp.zeros(()), dict[str, Array]()
-    for one, other in pairs or [(a, b) for i, a in enumerate(names) for b in names[i + 1 :]]:
-        loss, found = hierarchical_contrast(vectors[one][None], vectors[other][None], **options)
-        total += loss
+    chosen = list(pairs) or [(a, b) for i, a in enumerate(names) for b in names[i + 1 :]]
+    for (one, other), weight in zip(chosen, weights or [1.0] * len(chosen), strict=True):
+        own = same.get(one, same.get(other))
+        loss, found = hierarchical_contrast(vectors[one][None], vectors[other][None], same=own, **options)
+        total += weight * loss
         terms |= {f"{name}_{one}_{other}": value for name, value in found.items()}
     return total, terms
 
@@ -114,24 +146,24 @@ def contrast_logits(
     return _logits(video, audio, _Measure(temperature, 0.0, "infonce", "both"))
 
 
-def _at_once(video: Array, audio: Array, own: Array | None, measure: _Measure) -> tuple[Array, Array]:
+def _at_once(video: Array, audio: Array, marks: _Marks, measure: _Measure) -> tuple[Array, Array]:
     """(loss, accuracy) from all similarities of a group, [levels, groups, size, size]."""
-    logits = _logits(video, audio, measure, own, own)
+    logits, counted = _logits(video, audio, measure, marks, marks), marks.taking_part()
     match = jnp.arange(logits.shape[-1])
-    nearest = jnp.mean(logits[-1].argmax(-1) == match)
+    nearest = _mean(logits[-1].argmax(-1) == match, counted)
     if measure.kind == "siglip":
         pairs = jax.nn.softplus(logits).sum(-1) - logits[..., match, match]
-        return pairs.mean((1, 2)).sum(), nearest
+        return _mean(pairs, counted).sum(), nearest
     forward, backward = _WEIGHTS[measure.direction]
     rows = -jax.nn.log_softmax(logits, axis=-1)[..., match, match]
     columns = -jax.nn.log_softmax(logits, axis=-2)[..., match, match]
     if measure.direction == "both":
-        return 0.5 * (rows + columns).mean((1, 2)).sum(), nearest
-    return (forward * rows + backward * columns).mean((1, 2)).sum(), nearest
+        return 0.5 * _mean(rows + columns, counted).sum(), nearest
+    return _mean(forward * rows + backward * columns, counted).sum(), nearest
 
 
 def _in_chunks(
-    video: Array, audio: Array, own: Array | None, measure: _Measure, most: int
+    video: Array, audio: Array, marks: _Marks, measure: _Measure, most: int
 ) -> tuple[Array, Array]:
     """The same from [levels, groups, size, chunk] similarities at a time.
 
@@ -142,11 +174,11 @@ def _in_chunks(
     levels, groups, size, dim = audio.shape
     chunk = _chunk_size(size, most)
     chunks = audio.reshape(levels, groups, chunk, size // chunk, dim).transpose(3, 0, 1, 2, 4)
-    others = None if own is None else own.reshape(groups, chunk, size // chunk).transpose(2, 0, 1)
+    others = jax.tree.map(lambda of: of.reshape(groups, chunk, size // chunk).transpose(2, 0, 1), marks)
 
     @jax.checkpoint
-    def compare(part: tuple[Array, Array | None]) -> tuple[Array, Array, Array, Array]:
-        logits = _logits(video, part[0], measure, own, part[1])
+    def compare(part: tuple[Array, _Marks]) -> tuple[Array, Array, Array, Array]:
+        logits = _logits(video, part[0], measure, marks, part[1])
         deepest = jax.lax.stop_gradient(logits[-1])
         if measure.kind == "siglip":
             in_rows = jax.nn.softplus(logits).sum(-1)
@@ -156,16 +188,24 @@ def _in_chunks(
         return in_rows, in_columns, deepest.max(-1), deepest.argmax(-1)
 
     in_rows, in_columns, nearest, place = jax.lax.map(compare, (chunks, others))
-    match = jnp.sum(video * audio, axis=-1) / measure.temperature
+    match, counted = jnp.sum(video * audio, axis=-1) / measure.temperature, marks.taking_part()
     if measure.kind == "siglip":
-        loss = (in_rows.sum(0) - match - measure.bias).mean((1, 2)).sum()
+        loss = _mean(in_rows.sum(0) - match - measure.bias, counted).sum()
     else:
         forward, backward = _WEIGHTS[measure.direction]
-        loss = forward * (jax.nn.logsumexp(in_rows, axis=0) - match).mean((1, 2)).sum()
-        loss += backward * (in_columns.mean((0, 2, 3)) - match.mean((1, 2))).sum()
+        loss = forward * _mean(jax.nn.logsumexp(in_rows, axis=0) - match, counted).sum()
+        columns = jnp.moveaxis(in_columns, 0, -1).reshape(match.shape)
+        loss += backward * _mean(columns - match, counted).sum()
     best = nearest.argmax(0)  # the chunk with the nearest sound, [groups, size]
     found = jnp.take_along_axis(place, best[None], axis=0)[0] * (size // chunk) + best
-    return loss, jnp.mean(found == jnp.arange(size))
+    return loss, _mean(found == jnp.arange(size), counted)
+
+
+def _mean(values: Array, counted: Array | None) -> Array:
+    """The mean over the last two axes, groups and clips; of the clips that count, float32 [groups, clips], alone."""
+    if counted is None:
+        return jnp.mean(values, axis=(-2, -1))
+    return jnp.sum(values * counted, axis=(-2, -1)) / jnp.maximum(counted.sum(), 1.0)
 
 
 def _chunk_size(size: int, most: int) -> int:
@@ -190,13 +230,27 @@ def _directions(levels: Array, negatives: str, group_size: int) -> Array:
 
 
 def _logits(
-    video: Array, audio: Array, measure: _Measure, own: Array | None = None, others: Array | None = None
+    video: Array,
+    audio: Array,
+    measure: _Measure,
+    own: _Marks = _ALL,
+    others: _Marks = _ALL,
 ) -> Array:
     """[levels, groups, videos, sounds]; pairs of clips that are not to be compared have no weight."""
     similarity = jnp.einsum("lgic,lgjc->lgij", video, audio, precision=jax.lax.Precision.HIGHEST)
     logits = similarity / measure.temperature
     if measure.kind == "siglip":
         logits = logits + measure.bias
-    if own is None or others is None:
-        return logits
-    return jnp.where(own[:, :, None] == others[:, None, :], logits, _NEVER)
+    if own.within is not None and others.within is not None:
+        logits = jnp.where(own.within[:, :, None] == others.within[:, None, :], logits, _NEVER)
+    if (
+        own.same is not None
+        and others.same is not None
+        and own.place is not None
+        and others.place is not None
+    ):
+        mine, theirs = own.same[:, :, None], others.same[:, None, :]
+        apart = (mine >= 0) & (theirs >= 0) & (mine != theirs)
+        itself = own.place[:, :, None] == others.place[:, None, :]
+        logits = jnp.where(apart | itself, logits, _NEVER)
+    return logits

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from avemo_jax.batch import Batch
 from avemo_jax.errors import UserError
+from avemo_jax.tasks.align_text import AlignText
 from avemo_jax.tasks.finetune import Finetune
 from avemo_jax.tasks.pretrain import Pretrain
 from avemo_jax.tasks.several import Several
@@ -67,8 +68,9 @@ class ComparingTask(Task, Protocol):
 
 def make_task(config: ConfigDict) -> Task:
     """The task that `config.task` names."""
-    tasks: dict[str, type[Pretrain] | type[Finetune]] = {
+    tasks: dict[str, type[Pretrain] | type[Finetune] | type[AlignText]] = {
         "pretrain": Pretrain,
+        "align_text": AlignText,
         "finetune": Finetune,
         "several": Several,
     }

@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from avemo_jax import frontend
 from avemo_jax.batch import Batch, Clip
 from avemo_jax.resizing import crop_and_resize
+from avemo_jax.tasks.texts import texts_of
 from input_pipeline import loader
 from input_pipeline.audio import samples_for
 from input_pipeline.loader import Loader
@@ -26,7 +27,12 @@ def make_loader(
     tables: Mapping[str, np.ndarray] | None = None,
 ) -> Loader:
     """The training batches of the config, this process's share of them; of another size where one is given, of the
-    clips at these places alone, and with further fields (see `loader.make_loader`)."""
+    clips at these places alone, and with further fields (see `loader.make_loader`). A config with texts has those of
+    its clips in the batches."""
+    if "text" in config:
+        texts = texts_of(config)
+        tables = {**texts.fields, **(tables or {})}
+        positions = texts.positions if positions is None else positions
     return loader.make_loader(
         config.data,
         frames=config.model.frames,

@@ -8,15 +8,13 @@ invents nothing; files that are no clips of it are refused, one reason each. Not
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import os
 import pkgutil
 from pathlib import Path
-from types import ModuleType
 
 from input_pipeline.corpora.listing import Listing as Listing
 from input_pipeline.errors import DataError
+from input_pipeline.plugins import load_plugin
 
 # Each is a module here with `list_clips(root) -> Listing`.
 CORPORA = tuple(sorted(module.name for module in pkgutil.iter_modules(__path__) if module.name != "listing"))
@@ -31,7 +29,7 @@ def list_corpus(name: str, root: str | os.PathLike, *, layout: str = "") -> List
     Raises:
       DataError: no such corpus or folder, a table of the corpus is missing or damaged, or no clip is found.
     """
-    adapter = _adapter(name)
+    adapter = load_plugin("--corpus", name, __name__, CORPORA, "list_clips(root)")
     root = Path(root)
     if not root.is_dir():
         raise DataError(f"{root}: no such folder (--root)")
@@ -45,23 +43,3 @@ def list_corpus(name: str, root: str | os.PathLike, *, layout: str = "") -> List
             f"{root}: no clip of --corpus {name} in it{why if refused else ''}; see docs/corpora.md"
         )
     return listing
-
-
-def _adapter(name: str) -> ModuleType:
-    if name in CORPORA:
-        return importlib.import_module(f"input_pipeline.corpora.{name}")
-    path = Path(name)
-    if path.suffix != ".py":
-        raise DataError(f"--corpus {name}: there are {', '.join(CORPORA)}, or a file of your own, NAME.py")
-    if not path.is_file():
-        raise DataError(f"--corpus {name}: no such file")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec and spec.loader  # a .py file always has them
-    adapter = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(adapter)
-    except (SyntaxError, ImportError, NameError) as error:
-        raise DataError(f"--corpus {name} cannot be used: {type(error).__name__}: {error}") from error
-    if not hasattr(adapter, "list_clips"):
-        raise DataError(f"--corpus {name} has no list_clips(root): see docs/extend.md")
-    return adapter

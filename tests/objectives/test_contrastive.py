@@ -201,3 +201,56 @@ def test_in_chunks_no_device_ever_holds_all_similarities_or_all_clips():
 def test_a_chunk_divides_the_batch_and_is_even_for_many_devices(size, most, chosen):
     assert _chunk_size(size, most) == chosen
     assert size % chosen == 0 and chosen <= most
+
+
+TEXTS = np.array([4, 4, -1, 0, 2, -1, 4, 7], np.int32)  # three clips with one text, two without any
+
+
+def numpy_same(first, second, temperature, same, kind, bias=0.0):
+    """(forward, backward) InfoNCE, or SigLIP twice: over clips with a text, against other texts and one's own."""
+    first, second = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in np.float64([first, second]))
+    logits = first @ second.T / temperature + bias
+    forward, backward, pairs = [], [], []
+    for i in np.flatnonzero(same >= 0):
+        others = [j for j in range(len(same)) if same[j] >= 0 and (j == i or same[j] != same[i])]
+        forward.append(logsumexp(logits[i, others]) - logits[i, i])
+        backward.append(logsumexp(logits[others, i]) - logits[i, i])
+        pairs.append(sum(np.log1p(np.exp(logits[i, j] * (-1 if j == i else 1))) for j in others))
+    return (np.mean(forward), np.mean(backward)) if kind == "infonce" else (np.mean(pairs), np.mean(pairs))
+
+
+@pytest.mark.parametrize("chunk", [0, 2])
+@pytest.mark.parametrize("kind", ["infonce", "siglip"])
+def test_clips_without_a_text_take_no_part_and_those_with_the_same_are_no_negatives(kind, chunk):
+    options = {"temperature": 0.2, "kind": kind, "chunk": chunk, "bias": -1.0 if kind == "siglip" else 0.0}
+    forward, backward = numpy_same(VIDEO[0], AUDIO[0], 0.2, TEXTS, kind, options["bias"])
+    wanted = {"forward": forward, "backward": backward, "both": (forward + backward) / 2}
+
+    def loss(video, audio, direction="both", **more):
+        return hierarchical_contrast(
+            video[None], audio[None], direction=direction, same=TEXTS, **options, **more
+        )[0]
+
+    for direction, expected in wanted.items():
+        assert float(loss(VIDEO[0], AUDIO[0], direction)) == pytest.approx(expected, rel=1e-5), direction
+    slopes = jax.grad(loss, argnums=(0, 1))(VIDEO[0], AUDIO[0])
+    for slope in slopes:
+        assert (
+            np.isfinite(slope).all()
+            and not np.any(slope[TEXTS < 0])
+            and np.all(np.any(slope[TEXTS >= 0], axis=1))
+        )
+    nobody = hierarchical_contrast(VIDEO, AUDIO, same=np.full(8, -1), **options)
+    assert float(nobody[0]) == 0 and float(nobody[1]["contrast_accuracy"]) == 0
+
+
+def test_pairs_have_weights_and_a_modality_that_few_clips_have_counts_for_those_alone():
+    vectors = {"video": VIDEO[0], "audio": AUDIO[0], "text": VIDEO[1]}
+    pairs = [("video", "audio"), ("video", "text"), ("text", "audio")]
+    plain = numpy_contrast(VIDEO[:1], AUDIO[:1], 0.1)
+    texts = [np.mean(numpy_same(vectors[a], vectors[b], 0.1, TEXTS, "infonce")) for a, b in pairs[1:]]
+    loss, terms = pairwise_contrast(
+        vectors, pairs, weights=(0.5, 2.0, 3.0), same={"text": TEXTS}, temperature=0.1
+    )
+    assert float(loss) == pytest.approx(0.5 * plain + 2 * texts[0] + 3 * texts[1], rel=1e-5)
+    assert float(terms["loss_contrast_text_audio"]) == pytest.approx(texts[1], rel=1e-5)

@@ -1,0 +1,130 @@
+"""Alignment with texts: what is seen and heard of a clip is told from other clips by its description, and the text by
+the clip (VAEmo's second stage, Cheng et al. 2025). Which are compared is `contrast.pairs`.
+
+Of a clip without a description only pairs that need none are learnt.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from jax import Array
+from ml_collections import ConfigDict
+
+from avemo_jax import augmentation, frontend, models
+from avemo_jax.batch import Batch
+from avemo_jax.errors import UserError
+from avemo_jax.models.aligned import HEAD, TEXT, views
+from avemo_jax.models.encoders import fold_keys
+from avemo_jax.models.params import split
+from avemo_jax.objectives.contrastive import pairwise_contrast
+from avemo_jax.tasks import clips
+from avemo_jax.tasks.texts import CLIPS
+
+# Vectors by name [B, D], and under NUMBER which text a clip has, float32 [B]: gradients go through all of it.
+Embeddings = dict[str, Array]
+NUMBER = "number"
+
+
+class AlignText:
+    """The task of `config.task = "align_text"`; see `avemo_jax.tasks.Task`."""
+
+    def __init__(self, config: ConfigDict):
+        self.config = config
+        if len(frontend.token_grids(config.model)) < 2:
+            raise UserError(
+                f"texts are aligned with picture and sound, and {config.method} looks at one of them only"
+            )
+        known = (*views(config.model), TEXT)
+        self.pairs = tuple(tuple(pair.split("-")) for pair in config.contrast.pairs)
+        for pair in self.pairs:
+            if len(pair) != 2 or pair[0] == pair[1] or not set(pair) <= set(known):
+                raise UserError(
+                    f"contrast.pairs: '{'-'.join(pair)}' is no pair of {', '.join(known)}, such as video-text"
+                )
+        if not any(TEXT in pair for pair in self.pairs):
+            raise UserError("contrast.pairs has no pair with text: name one, such as video-text")
+        if config.contrast.weights and len(config.contrast.weights) != len(self.pairs):
+            raise UserError(
+                f"contrast.weights has {len(config.contrast.weights)} numbers for {len(self.pairs)} contrast.pairs"
+            )
+        if config.text.clips not in CLIPS:
+            raise UserError(f"text.clips is '{config.text.clips}', not one of {', '.join(CLIPS)}")
+        if config.text.clips == "all" and all(TEXT in pair for pair in self.pairs):
+            raise UserError(
+                "text.clips=all: every one of contrast.pairs needs a text, so clips without one teach nothing; add a "
+                "pair such as video-audio, or leave it at described"
+            )
+
+    @functools.cached_property
+    def handed_on(self) -> tuple[str, ...]:
+        """The parts that `init.checkpoint` gives: all but the heads, which begin afresh."""
+        return tuple(
+            name for name in split(jax.eval_shape(self.init_model, jax.random.key(0)))[1] if name != HEAD
+        )
+
+    def init_model(self, key: Array) -> nnx.Module:
+        return models.build(self.config, key)
+
+    def batch_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
+        count = self.config.batch_size
+        return clips.batch_shapes(self.config) | {
+            "text": jax.ShapeDtypeStruct((count, self.config.model.text_dim), jnp.float32),
+            "text_number": jax.ShapeDtypeStruct((count,), jnp.int32),
+        }
+
+    def loss(self, model: nnx.Module, batch: Batch, key: Array) -> tuple[Array, dict[str, Array]]:
+        return self.comparison(self.embeddings(model, batch, key))
+
+    @property
+    def compares_whole_batch(self) -> bool:
+        """Whether microbatches are to be contrasted as one batch; the three functions below are then asked."""
+        return self.config.contrast.cached
+
+    def embeddings(self, model: nnx.Module, batch: Batch, key: Array) -> Embeddings:
+        """What clips and texts are compared by."""
+        keys = clips.clip_keys(key, batch)
+        gain = augmentation.volume_gain(fold_keys(keys, 0)) if self.config.data.audio_gain else None
+        drop_keys = fold_keys(keys, 2) if self.config.model.drop_path else None
+        vectors = model(clips.seen(batch, self.config, gain), batch["text"], drop_keys)
+        return vectors | {NUMBER: batch["text_number"].astype(jnp.float32)}
+
+    def comparison(self, embeddings: Embeddings) -> tuple[Array, dict[str, Array]]:
+        """Σ weight · L_contrast over the pairs, of all clips of a batch, and its terms."""
+        contrast = self.config.contrast
+        number = jax.lax.stop_gradient(embeddings[NUMBER]).astype(jnp.int32)
+        vectors = {
+            # A text that is not there is zeros, and has no direction.
+            name: jnp.where((number < 0)[:, None], 1.0, vector) if name == TEXT else vector
+            for name, vector in embeddings.items()
+            if name != NUMBER
+        }
+        loss, terms = pairwise_contrast(
+            vectors,
+            self.pairs,
+            contrast.weights,
+            {TEXT: number},
+            temperature=contrast.temperature,
+            kind=contrast.kind,
+            direction=contrast.direction,
+            negatives=contrast.negatives,
+            group_size=contrast.group_size,
+            chunk=contrast.chunk,
+        )
+        return loss, terms | {"described_share": jnp.mean(number >= 0)}
+
+    def pulled_loss(
+        self, model: nnx.Module, batch: Batch, key: Array, pull: Embeddings
+    ) -> tuple[Array, dict[str, Array]]:
+        """0, whose gradient comes in by ⟨embeddings, pull⟩: nothing is learnt but by comparing."""
+        along = optax.tree.vdot(self.embeddings(model, batch, key), pull)
+        return along - jax.lax.stop_gradient(along), {}
+
+    def figures(self, model: nnx.Module, batch: Batch, key: Array) -> dict[str, np.ndarray]:
+        """None: nothing of it is a picture."""
+        return {}
