@@ -1,8 +1,9 @@
 """Evaluation beyond one number: can it be believed, is it fair, which modality does it follow, what breaks it.
 
 Suites of predictions (calibration, fairness, conflict) take the predictions.csv of a fine-tuned run or of a probe;
-retrieval takes a pretrained run, robustness a fine-tuned one or a label to probe for, the others either. Scores have
-95 % intervals from resampling speakers.
+retrieval takes a pretrained run, robustness a fine-tuned one or a label to probe for, the others either; zero_shot,
+text_retrieval and statements one that was aligned with texts, or any with --texts. Scores have 95 % intervals from
+resampling speakers.
 """
 
 from __future__ import annotations
@@ -13,7 +14,10 @@ from pathlib import Path
 
 from avemo_jax.paths import to_path
 
-_OF_ANY = (("identity", "trained"), ("neighbours", "trained"), ("rollout", "trained"))
+_OF_ANY = tuple(
+    (name, "trained")
+    for name in ("identity", "neighbours", "rollout", "zero_shot", "text_retrieval", "statements")
+)
 EXAMPLE = "avemo evaluate --predictions runs/first/probe --suite calibration fairness --data data/clips --out judged"
 
 
@@ -24,7 +28,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         required=True,
         nargs="+",
         metavar="NAME",
-        help="calibration, fairness, conflict, retrieval, robustness, identity, neighbours, rollout",
+        help="calibration, fairness, conflict, retrieval, robustness, identity, neighbours, rollout, zero_shot, "
+        "text_retrieval, statements",
     )
     add("--checkpoint", help="a run: its predictions.csv, or for suites of networks its weights")
     add("--predictions", help="a predictions.csv, or the folder of a probe that has one")
@@ -44,17 +49,38 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "--random_seeds",
         type=int,
         default=1,
-        help="networks with random weights beside the checkpoint, of retrieval and identity",
+        help="networks with random weights beside the checkpoint, of retrieval, identity and texts",
     )
     add(
         "--label",
         default="",
-        help="of robustness: not of a fine-tuned run but of a probe of features for this label",
+        help="of zero_shot; of robustness: not of a fine-tuned run but of a probe of features for this label",
     )
     add("--protocol", default="leave_one_speaker_out", help="how that probe splits clips, as in avemo probe")
     add("--feature", default="cat4", help="of neighbours, and of robustness with --label (cat4)")
     add("--clips", type=int, default=8, help="so many on the pages of neighbours and rollout")
     add("--index", default="exact", help="how neighbours are searched: exact, or faiss where it is installed")
+    add("--texts", default="", metavar="DIR", help="of suites of texts: folder of avemo describe --tower")
+    add("--tower", default="", help="of zero_shot and statements: the text tower, as in avemo describe")
+    add("--split", default="", help="of suites of texts: only the clips of this split")
+    add(
+        "--template",
+        default="The person is {}.",
+        help="of zero_shot: how a class is said ('The person is {}.')",
+    )
+    add("--words", default="", help="of zero_shot: words of classes, ANG=angry,HAP=happy")
+    add(
+        "--prompts",
+        default="",
+        metavar="FILE",
+        help="of zero_shot: JSON, {class: text or texts}, not a template",
+    )
+    add(
+        "--against",
+        default="",
+        metavar="RUN",
+        help="of suites of texts: another run, such as the first stage",
+    )
     add("--batch_size", type=int, default=32, help="clips in one forward pass")
     add("--workers", type=int, default=0, help="processes that decode (0: none beside this one)")
     add("--json", metavar="FILE", help="write the rows here too")
@@ -67,7 +93,7 @@ def results_folder(args: argparse.Namespace) -> Path:
 def run(args: argparse.Namespace) -> int:
     from avemo_jax import files, report
     from avemo_jax.errors import UserError
-    from avemo_jax.evaluation import suite_tables, suites
+    from avemo_jax.evaluation import suite_tables, suites, text_suites
 
     chosen = tuple(dict.fromkeys(args.suite))
     if unknown := [name for name in chosen if name not in suites.SUITES]:
@@ -81,6 +107,11 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"--clips is {args.clips}, it must be at least 1")
     if {"neighbours", "rollout"} & set(chosen):
         report.check_packages()
+    of_texts = [name for name in chosen if name in text_suites.SUITES]
+    asking = text_suites.Options(
+        **{name: getattr(args, name) for name in text_suites.FLAGS}, seeds=args.random_seeds
+    )
+    asking.check(of_texts)
     for place in (args.out, *([Path(args.json).parent] if args.json else [])):
         files.check_place(place)
 
@@ -102,6 +133,8 @@ def run(args: argparse.Namespace) -> int:
         results["robustness"] = _robustness(args)
     if "identity" in chosen:
         results["identity"] = _identity(args)
+    if of_texts:
+        results |= text_suites.ask(args.checkpoint, args.data, of_texts, asking)
     pages = {}
     for name in ("neighbours", "rollout"):
         if name in chosen:

@@ -159,6 +159,58 @@ def _rollout(rows: Sequence[Row]) -> str:
     return f"{aligned(lines)}\nhow much attention comes from the most relevant tenth of patches"
 
 
+def _zero_shot(rows: Sequence[Row]) -> str:
+    first = rows[0]
+    return (
+        f"{_of_spaces('zero-shot', rows, {'UAR': 'uar', 'WAR': 'war'})}\n{first['n']} clips, label {first['label']}, "
+        f"{len(first['classes'])} classes, chance {_cent(first['chance'])}; {_MAPS}"
+    )
+
+
+def _text_retrieval(rows: Sequence[Row]) -> str:
+    first, parts = rows[0], []
+    for way in ("text_to_clip", "clip_to_text"):
+        scores = {f"R@{k}": f"{way}_r{k}" for k in (1, 5, 10)}
+        chance = ", ".join(_cent(first["chance"][name]) for name in scores.values())
+        title = way.replace("_to_", " → ")
+        parts.append(
+            f"{_of_spaces(title, rows, scores, f'{way}_median_rank')}\nby chance {', '.join(scores)} are {chance}"
+        )
+    return "\n\n".join(parts) + f"\n{first['n']} clips with {first['texts']} different texts; {_MAPS}"
+
+
+def _statements(rows: Sequence[Row]) -> str:
+    first = rows[0]
+    return (
+        f"{_of_spaces('statements', rows, {'accuracy': 'accuracy', 'AUC': 'auc'})}\n{first['n']} statements about "
+        f"{first['clips']} clips, {_cent(first['true_share'])} % true; {_MAPS}"
+    )
+
+
+_MAPS = "heads: learnt by alignment; fitted: a linear map of features, fitted on other speakers' descriptions"
+
+
+def _of_spaces(title: str, rows: Sequence[Row], scores: dict[str, str], rank: str = "") -> str:
+    """A line a space; differences from the other run's map where there is one."""
+    compared = any("difference" in row for row in rows)
+    heading = [title, "map", "by", *(word for name in scores for word in (name, ""))]
+    heading += ["median rank"] * bool(rank)
+    heading += [word for name in scores for word in (f"{name} against", "")] if compared else []
+    lines = [tuple(heading)]
+    for row in rows:
+        weights = f"random {row['seed']}" if row["weights"] == "random" else row["weights"]
+        line = [weights, row["map"], row["by"]]
+        for key in scores.values():
+            line += [_cent(row[key]), _bounds(row[f"{key}_ci95"])]
+        line += [f"{row[rank]:.0f}"] if rank else []
+        if compared:
+            gap = row.get("difference")
+            for key in scores.values():
+                line += [f"{100 * gap[key]:+.1f}", _bounds(gap[f"{key}_ci95"])] if gap else ["", ""]
+        lines.append(tuple(line))
+    return aligned(lines, left=(0, 1, 2))
+
+
 _TABLES = {
     "calibration": _calibration,
     "fairness": _fairness,
@@ -168,6 +220,9 @@ _TABLES = {
     "identity": _identity,
     "neighbours": _neighbours,
     "rollout": _rollout,
+    "zero_shot": _zero_shot,
+    "text_retrieval": _text_retrieval,
+    "statements": _statements,
 }
 
 

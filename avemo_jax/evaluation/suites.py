@@ -8,9 +8,10 @@
   identity      how well do its features tell speakers apart?                           checkpoint, data
   neighbours    which clips are near each other, and do they share labels?              checkpoint, data
   rollout       where does it look?                                                     checkpoint, data
+  zero_shot, text_retrieval, statements   what does it know of texts?                   checkpoint, data, texts
 
-Robustness is in `tasks/robustness.py`, that of probes in `probe_robustness.py`, identity in `identity.py`; the last
-two, which make pages, are in `report`.
+Robustness is in `tasks/robustness.py`, that of probes in `probe_robustness.py`, identity in `identity.py`, those of
+texts in `text_suites.py`; neighbours and rollout, which make pages, are in `report`.
 Each gives rows of JSON values, one a model (and trait, or layer); `text` is how people read them.
 """
 
@@ -25,7 +26,7 @@ from ml_collections import ConfigDict
 
 from avemo_jax import frontend
 from avemo_jax.errors import UserError
-from avemo_jax.evaluation import calibration, extraction, groups, retrieval
+from avemo_jax.evaluation import calibration, extraction, groups, retrieval, text_suites
 from avemo_jax.evaluation.conflict import conflict
 from avemo_jax.evaluation.intervals import bootstrap_scores
 from avemo_jax.evaluation.metrics import confusion_matrix, uar
@@ -37,7 +38,15 @@ from input_pipeline.records import open_records
 
 Row = dict[str, Any]
 OF_PREDICTIONS = ("calibration", "fairness", "conflict")
-SUITES = (*OF_PREDICTIONS, "retrieval", "robustness", "identity", "neighbours", "rollout")
+SUITES = (
+    *OF_PREDICTIONS,
+    "retrieval",
+    "robustness",
+    "identity",
+    "neighbours",
+    "rollout",
+    *text_suites.SUITES,
+)
 TRAITS = ("gender", "age", "race", "ethnicity")  # that corpora give; `age` is put into bands
 
 

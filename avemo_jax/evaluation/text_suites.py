@@ -1,0 +1,297 @@
+"""What a network knows of texts: suites of `avemo evaluate`.
+
+  zero_shot        which class's prompt is a clip nearest to?
+  text_retrieval   does a description find its clip among all, and a clip its description?
+  statements       are true statements about a clip nearer to it than false ones?
+
+A row is a space of `text_space`: the checkpoint's heads by each view, and maps fitted to descriptions of the
+checkpoint, of random networks and of another run (`against`), from whose map all rows of the checkpoint tell their
+difference.
+Every score has a 95 % interval from resampling speakers.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from avemo_jax.convert.text_tower import load_tower
+from avemo_jax.errors import UserError
+from avemo_jax.evaluation import metrics, retrieval
+from avemo_jax.evaluation.intervals import bootstrap_scores
+from avemo_jax.evaluation.prompts import class_prompts, filled, words_of
+from avemo_jax.evaluation.text_space import FITTED, Judged, Model, Space, spaces, unit_mean
+from avemo_jax.training.checkpoints import load_params
+from input_pipeline.texts import Described, TextTable, read_table, read_texts
+
+Row = dict[str, Any]
+Embed = Callable[[Sequence[str]], np.ndarray]  # texts → their tower's vectors [M, E]
+Measure = Callable[[np.ndarray], Mapping[str, float]]  # scores of some of the rows, some of them twice
+SUITES = ("zero_shot", "text_retrieval", "statements")
+AGAINST = "against"
+# Of the command, by the names of `Options`.
+FLAGS = (
+    "texts",
+    "tower",
+    "split",
+    "label",
+    "template",
+    "words",
+    "prompts",
+    "against",
+    "batch_size",
+    "workers",
+)
+
+
+@dataclass(frozen=True)
+class Options:
+    """Of `ask`, as the flags of the command.
+
+    texts: folder of `avemo describe`, "" for none. tower: name, for prompts and statements. split: of the data. label,
+    template, words, prompts: of zero_shot; `words` is LABEL=WORD,…, `prompts` a JSON file instead of the template.
+    against: another run. seeds: random networks.
+    """
+
+    texts: str = ""
+    tower: str = ""
+    split: str = ""
+    label: str = ""
+    template: str = "The person is {}."
+    words: str = ""
+    prompts: str = ""
+    against: str = ""
+    seeds: int = 1
+    batch_size: int = 32
+    workers: int = 0
+
+    def check(self, suites: Sequence[str]) -> None:
+        """Raises a UserError where a suite lacks what it asks by."""
+        for name in suites:
+            if name != "text_retrieval" and not self.tower:
+                raise UserError(
+                    f"suite {name} needs a text tower: give --tower the one that the texts were made by"
+                )
+            if name != "zero_shot" and not self.texts:
+                raise UserError(f"suite {name} needs descriptions: give --texts the folder of avemo describe")
+        if "zero_shot" in suites and not self.label:
+            raise UserError("suite zero_shot needs --label, whose classes are told apart")
+        if self.against and not self.texts:
+            raise UserError("--against compares maps that are fitted to descriptions: give --texts")
+        filled(self.template, "", words_of(self.words))
+
+
+def ask(checkpoint: str, data: str, suites: Sequence[str], options: Options) -> dict[str, list[Row]]:
+    """The rows of these suites, by suite.
+
+    Raises:
+      UserError: no usable checkpoint, texts that do not go with it, or another tower than its own.
+    """
+    options.check(suites)
+    config, params, _ = load_params(checkpoint)
+    table = read_table(options.texts) if options.texts else None
+    described = read_texts(options.texts) if "statements" in suites else []
+    tower = load_tower(options.tower) if options.tower else None
+    for digest, whose in (
+        (config.text.tower_digest if "text" in config else "", f"{checkpoint} learnt from"),
+        (table.digest if table else "", f"{options.texts} holds"),
+    ):
+        if tower and digest and digest != tower.digest:
+            raise UserError(f"--tower {options.tower}: {whose} the vectors of another tower; give that one")
+    if table and tower and table.dim != tower.dim:
+        raise UserError(f"--tower {options.tower} gives {tower.dim} numbers, {options.texts} has {table.dim}")
+    sizes = {"split": options.split, "batch_size": options.batch_size, "workers": options.workers}
+    judged, found = spaces(Model("checkpoint", config, params), data, table, seeds=options.seeds, **sizes)
+    if options.against:
+        other_config, other_params, _ = load_params(options.against)
+        others, more = spaces(Model(AGAINST, other_config, other_params), data, table, **sizes)
+        if others.clip_id != judged.clip_id:
+            raise UserError(f"{data}: not every clip can be read; prepare it again to compare two runs on it")
+        found += [space for space in more if space.map == FITTED]
+    results = {}
+    for name in suites:
+        if name == "text_retrieval":
+            assert table  # checked above
+            results[name] = text_retrieval_rows(judged, found, table)
+            continue
+        assert tower  # checked above
+        if name == "statements":
+            results[name] = statement_rows(judged, found, described, tower.embed)
+        else:
+            prompts = _prompts(judged, options)
+            results[name] = zero_shot_rows(judged, found, options.label, prompts, tower.embed)
+    return results
+
+
+def _prompts(judged: Judged, options: Options) -> dict[str, list[str]]:
+    values = Counter(str(labels.get(options.label, "")) for labels in judged.labels)
+    classes = sorted(values.keys() - {""})
+    if len(classes) < 2:
+        raise UserError(
+            f"suite zero_shot: the clips have {len(classes)} classes by label '{options.label}', not two"
+        )
+    return class_prompts(classes, options.template, words_of(options.words), options.prompts)
+
+
+def zero_shot_rows(
+    judged: Judged, spaces: Sequence[Space], label: str, prompts: Mapping[str, Sequence[str]], embed: Embed
+) -> list[Row]:
+    """Keys beside those of a space: `label`, `n`, `classes`, `uar`, `war` with `uar_ci95` and so on, `chance`, and
+    `recalls` by class. Clips with another label, or none, are left out.
+
+    Raises:
+      UserError: no clip has one of the classes.
+    """
+    classes = list(prompts)
+    number = {name: index for index, name in enumerate(classes)}
+    own = np.array([number.get(str(labels.get(label, "")), -1) for labels in judged.labels])
+    kept = np.flatnonzero(own >= 0)
+    if not len(kept):
+        raise UserError(f"suite zero_shot: no clip's label '{label}' is one of {', '.join(classes)}")
+    truth, count = own[kept], len(classes)
+    vectors = np.stack([unit_mean(embed(list(prompts[name]))) for name in classes])
+
+    def measured(space: Space) -> tuple[Measure, Row]:
+        guess = space.similarity(vectors)[kept].argmax(1)
+
+        def scores(rows: np.ndarray) -> dict[str, float]:
+            confusion = metrics.confusion_matrix(truth[rows], guess[rows], count)
+            return {"uar": float(metrics.uar(confusion)), "war": float(metrics.war(confusion))}
+
+        recalls = {
+            name: float(np.mean(guess[truth == index] == index))
+            for name, index in number.items()
+            if (truth == index).any()
+        }
+        return scores, {"label": label, "classes": classes, "chance": 1 / count, "recalls": recalls}
+
+    return _rows(spaces, measured, judged.speaker[kept])
+
+
+def text_retrieval_rows(judged: Judged, spaces: Sequence[Space], table: TextTable) -> list[Row]:
+    """Keys beside those of a space: `n` clips with a text, `texts` different ones; `text_to_clip_r1`, `_r5`, `_r10` and
+    `_median_rank`, of each clip's text among all these clips, where any clip with that text counts as found;
+    `clip_to_text_…`, of each clip among the different texts; each with its `…_ci95`; and `chance`, for the recalls.
+
+    Raises:
+      UserError: less than two different texts.
+    """
+    rows = table.rows_of(judged.clip_id)
+    kept = np.flatnonzero(rows >= 0)
+    _, first, text = np.unique(table.number[rows[kept]], return_index=True, return_inverse=True)
+    if len(first) < 2:
+        raise UserError("suite text_retrieval: the clips have less than two different texts")
+    vectors = table.embedding[rows[kept][first]]
+    alike = np.bincount(text)[text]  # clips with the same text
+    chance = {}
+    for k in retrieval.RECALLS:
+        chance[f"text_to_clip_r{k}"] = float(
+            np.mean([_found_by_chance(len(kept), c, k) for c in alike.tolist()])
+        )
+        chance[f"clip_to_text_r{k}"] = min(1.0, k / len(first))
+
+    def measured(space: Space) -> tuple[Measure, Row]:
+        similarity = space.similarity(vectors)[kept]  # [clips, texts]
+        own = similarity[np.arange(len(kept)), text]
+        to_text = (similarity >= own[:, None]).sum(1)
+        of_text = np.full(len(first), -np.inf)
+        np.maximum.at(of_text, text, own)
+        others = np.array([(similarity[text != t, t] >= of_text[t]).sum() for t in range(len(first))])
+        to_clip = 1 + others[text]
+
+        def scores(rows: np.ndarray) -> dict[str, float]:
+            ways = {"text_to_clip": to_clip[rows], "clip_to_text": to_text[rows]}
+            return {
+                f"{way}_{name}": x
+                for way, ranks in ways.items()
+                for name, x in retrieval.summary(ranks).items()
+            }
+
+        return scores, {"texts": len(first), "chance": chance}
+
+    return _rows(spaces, measured, judged.speaker[kept])
+
+
+def statement_rows(
+    judged: Judged, spaces: Sequence[Space], described: Sequence[Described], embed: Embed
+) -> list[Row]:
+    """Keys beside those of a space: `n` statements of `clips` clips, `true_share` of them true; `accuracy`, when those
+    are called true that are nearer to their clip than to the clips on average; `auc`, of that nearness; each with its
+    `…_ci95`.
+
+    Raises:
+      UserError: no statement about these clips, or all of them true, or none.
+    """
+    place = {clip_id: row for row, clip_id in enumerate(judged.clip_id)}
+    said = [
+        (place[one.clip_id], *each) for one in described if one.clip_id in place for each in one.statements
+    ]
+    if len({true for _, _, true in said}) < 2:
+        raise UserError(
+            f"suite statements: {len(said)} statements about these clips in --texts; true and false ones are needed"
+        )
+    texts = list(dict.fromkeys(text for _, text, _ in said))
+    number = {text: index for index, text in enumerate(texts)}
+    clip, text = np.array([row for row, _, _ in said]), np.array([number[text] for _, text, _ in said])
+    true = np.array([true for _, _, true in said])
+    vectors = embed(texts)
+
+    def measured(space: Space) -> tuple[Measure, Row]:
+        similarity = space.similarity(vectors)
+        nearer = (similarity - similarity.mean(0))[clip, text]
+
+        def scores(rows: np.ndarray) -> dict[str, float]:
+            area = metrics.auc(nearer[rows, None], true[rows, None])[0]
+            return {"accuracy": float(np.mean((nearer[rows] > 0) == true[rows])), "auc": float(area)}
+
+        return scores, {"clips": len(set(clip.tolist())), "true_share": float(true.mean())}
+
+    return _rows(spaces, measured, judged.speaker[clip])
+
+
+def _rows(
+    spaces: Sequence[Space], measured: Callable[[Space], tuple[Measure, Row]], speakers: np.ndarray
+) -> list[Row]:
+    """A row a space; those of the first network with their difference from the fitted map of `against`."""
+    everything, rows = np.arange(len(speakers)), []
+    measures = [measured(space) for space in spaces]
+    other = next(
+        (
+            measure
+            for space, (measure, _) in zip(spaces, measures, strict=True)
+            if space.weights == AGAINST and space.map == FITTED
+        ),
+        None,
+    )
+    for space, (measure, facts) in zip(spaces, measures, strict=True):
+        row: Row = {**space.name, "n": len(speakers), **facts, **measure(everything)}
+        intervals = bootstrap_scores(measure, speakers)
+        row |= {f"{name}_ci95": list(bounds) for name, bounds in intervals.bounds.items()}
+        row["ci_unit"] = intervals.unit
+        if other is not None and space.weights == "checkpoint":
+            row["difference"] = _differences(measure, other, everything, speakers)
+        rows.append(row)
+    return rows
+
+
+def _differences(one: Measure, other: Measure, everything: np.ndarray, speakers: np.ndarray) -> Row:
+    """Of each score, paired: the same speakers are drawn for both."""
+
+    def gap(rows: np.ndarray) -> dict[str, float]:
+        theirs = other(rows)
+        return {name: value - theirs[name] for name, value in one(rows).items()}
+
+    bounds = bootstrap_scores(gap, speakers).bounds
+    return {**gap(everything), **{f"{name}_ci95": list(of) for name, of in bounds.items()}}
+
+
+def _found_by_chance(candidates: int, right: int, k: int) -> float:
+    """The chance that one of `right` of the candidates is among k drawn ones."""
+    missed = 1.0
+    for drawn in range(min(k, candidates)):
+        missed *= max(0, candidates - right - drawn) / (candidates - drawn)
+    return 1 - missed
