@@ -1,0 +1,147 @@
+"""Suites of texts on clips and texts that are known: counted one by one, and beside scikit-learn."""
+
+import numpy as np
+import pytest
+from sklearn.linear_model import Ridge
+from sklearn.metrics import recall_score, roc_auc_score
+
+from avemo_jax.errors import UserError
+from avemo_jax.evaluation import prompts, text_space, text_suites
+from avemo_jax.evaluation.text_space import Judged, Space
+from input_pipeline.texts import Described, make_table
+
+RNG = np.random.default_rng(0)
+CLIPS, DIM = 30, 6
+WORDS = {text: RNG.standard_normal(DIM).astype(np.float32) for text in "abcdefgh"}
+TEXT = [list(WORDS)[n] for n in RNG.integers(6, size=CLIPS)]
+JUDGED = Judged(
+    [f"clip{n}" for n in range(CLIPS)],
+    np.array([f"p{n % 5}" for n in range(CLIPS)]),
+    [{"tone": text} if n else {} for n, text in enumerate(TEXT)],
+)
+
+
+def embed(texts):
+    return np.stack([WORDS[text] for text in texts])
+
+
+def space(weights="checkpoint", noise=1.0, map_="heads"):
+    clips = embed(TEXT) + noise * np.random.default_rng(1).standard_normal((CLIPS, DIM)).astype(np.float32)
+    clips /= np.linalg.norm(clips, axis=1, keepdims=True)
+    return Space(weights, 0, map_, "both", clips, np.zeros(DIM, np.float32), None)
+
+
+def cosine(clip, vector):
+    return float(space().clips[clip] @ vector / np.linalg.norm(vector))
+
+
+def test_a_clip_has_the_class_whose_prompts_are_nearest():
+    classes = {"a": ["a", "g"], "b": ["b"], "c": ["c"]}
+    (row,) = text_suites.zero_shot_rows(JUDGED, [space()], "tone", classes, embed)
+    middle = {
+        name: np.mean([WORDS[t] / np.linalg.norm(WORDS[t]) for t in of], axis=0)
+        for name, of in classes.items()
+    }
+    kept = [n for n in range(1, CLIPS) if TEXT[n] in classes]
+    guess = [max(classes, key=lambda name, n=n: cosine(n, middle[name])) for n in kept]
+    truth = [TEXT[n] for n in kept]
+    assert row["n"] == len(kept) and row["chance"] == 1 / 3
+    assert row["uar"] == pytest.approx(recall_score(truth, guess, average="macro"))
+    assert row["war"] == pytest.approx(np.mean(np.array(truth) == guess))
+    assert row["recalls"]["b"] == pytest.approx(
+        np.mean([g == "b" for g, t in zip(guess, truth, strict=True) if t == "b"])
+    )
+    assert row["uar_ci95"][0] <= row["uar"] <= row["uar_ci95"][1] and row["ci_unit"] == "speaker"
+    with pytest.raises(UserError, match="no clip's label 'pitch' is one of a"):
+        text_suites.zero_shot_rows(JUDGED, [space()], "pitch", classes, embed)
+
+
+def test_any_clip_with_a_text_is_found_by_it_and_a_clip_finds_it_among_different_ones():
+    described = range(3, CLIPS)
+    table = make_table([f"clip{n}" for n in described], embed([TEXT[n] for n in described]))
+    (row,) = text_suites.text_retrieval_rows(JUDGED, [space()], table)
+    distinct = sorted({TEXT[n] for n in described})
+    to_clip, to_text = [], []
+    for n in described:
+        order = sorted(described, key=lambda m, n=n: -cosine(m, WORDS[TEXT[n]]))
+        to_clip.append(1 + min(place for place, m in enumerate(order) if TEXT[m] == TEXT[n]))
+        to_text.append(1 + sorted(distinct, key=lambda t, n=n: -cosine(n, WORDS[t])).index(TEXT[n]))
+    assert row["n"] == 27 and row["texts"] == len(distinct)
+    for way, ranks in (("text_to_clip", to_clip), ("clip_to_text", to_text)):
+        for k in (1, 5, 10):
+            assert row[f"{way}_r{k}"] == pytest.approx(np.mean(np.array(ranks) <= k))
+        assert row[f"{way}_median_rank"] == np.median(ranks)
+    assert row["chance"]["clip_to_text_r1"] == 1 / len(distinct)
+    drawn = [  # who guesses at random
+        TEXT[n] in {TEXT[m] for m in RNG.choice(list(described), 5, replace=False)}
+        for n in described
+        for _ in range(400)
+    ]
+    assert row["chance"]["text_to_clip_r5"] == pytest.approx(np.mean(drawn), abs=0.02)
+
+
+def test_statements_are_judged_by_whether_they_are_nearer_to_their_clip_than_to_others():
+    said = [
+        Described(f"clip{n}", "x", ((TEXT[n], True), ("g" if n % 2 else "h", False)))
+        for n in range(0, CLIPS, 2)
+    ] + [Described("clip1", "x", ((TEXT[1], True), ("g", False))), Described("unknown", "x", (("a", True),))]
+    (row,) = text_suites.statement_rows(JUDGED, [space()], said, embed)
+    nearer, true = [], []
+    for one in said[:-1]:
+        for text, right in one.statements:
+            clip = int(one.clip_id[4:])
+            nearer.append(cosine(clip, WORDS[text]) - np.mean([cosine(m, WORDS[text]) for m in range(CLIPS)]))
+            true.append(right)
+    assert row["n"] == len(true) == 32 and row["clips"] == 16 and row["true_share"] == 0.5
+    assert row["accuracy"] == pytest.approx(np.mean((np.array(nearer) > 0) == true))
+    assert row["auc"] == pytest.approx(roc_auc_score(true, nearer))
+    with pytest.raises(UserError, match="true and false ones are needed"):
+        text_suites.statement_rows(JUDGED, [space()], [Described("clip1", "x", (("a", True),))], embed)
+
+
+def test_a_difference_is_that_of_the_same_clips():
+    good, bad = space(noise=0.3), space("against", 3.0, "fitted")
+    of, other = text_suites.zero_shot_rows(
+        JUDGED, [good, bad], "tone", {name: [name] for name in "abcdef"}, embed
+    )
+    assert of["difference"]["uar"] == pytest.approx(of["uar"] - other["uar"]) and "difference" not in other
+    low, high = of["difference"]["uar_ci95"]
+    assert 0 < low <= of["difference"]["uar"] <= high
+
+
+def test_a_map_is_ridge_regression_and_never_sees_the_speakers_that_it_answers_for(monkeypatch):
+    known, asked = RNG.standard_normal((40, 12)), RNG.standard_normal((7, 12))
+    wanted = (known @ RNG.standard_normal((12, 3)) + RNG.standard_normal((40, 3))).astype(np.float32)
+    monkeypatch.setattr(text_space, "_STRENGTHS", np.array([0.3]))
+    mean, deviation = known.mean(0), known.std(0)
+    expected = (
+        Ridge(alpha=0.3 * 40).fit((known - mean) / deviation, wanted).predict((asked - mean) / deviation)
+    )
+    np.testing.assert_allclose(text_space._ridge(known, wanted, asked), expected, rtol=1e-4, atol=1e-5)
+    monkeypatch.undo()
+
+    # Features that tell speakers alone say nothing of texts that other speakers' clips have.
+    one_hot = np.eye(5)[[n % 5 for n in range(CLIPS)]]
+    texts = np.eye(5, dtype=np.float32)[[n % 5 for n in range(CLIPS)]] + 0.1
+    network = text_space.extraction.Network("checkpoint", 0, {})
+    found = text_space._by_map(network, one_hot, JUDGED, make_table(JUDGED.clip_id, texts))
+    nearest = found.similarity(np.eye(5, dtype=np.float32) + 0.1).argmax(1)
+    assert not np.any(nearest == np.arange(CLIPS) % 5)
+
+
+def test_prompts_come_from_a_template_or_a_file(tmp_path):
+    words = prompts.words_of("ANG=angry, HAP=happy")
+    assert prompts.class_prompts(["ANG", "SAD"], "{} face", words) == {
+        "ANG": ["angry face"],
+        "SAD": ["SAD face"],
+    }
+    (tmp_path / "p.json").write_text('{"ANG": "cross", "SAD": ["sad", "down"], "more": 3}')
+    assert prompts.class_prompts(["ANG", "SAD"], "", {}, str(tmp_path / "p.json"))["SAD"] == ["sad", "down"]
+    for classes, says in ((["ANG", "HAP"], "lacks HAP"), (["more"], "class more has no text")):
+        with pytest.raises(UserError, match=says):
+            prompts.class_prompts(classes, "", {}, str(tmp_path / "p.json"))
+    for wrong in ("ANG", "ANG=", "=angry"):
+        with pytest.raises(UserError, match="is no LABEL=WORD"):
+            prompts.words_of(wrong)
+    with pytest.raises(UserError, match="once, where"):
+        prompts.filled("no gap", "ANG", {})
