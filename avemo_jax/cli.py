@@ -30,7 +30,7 @@ VERBS = {
     "finetune": "a classifier or regressor from a pretrained run, scored on clips left out",
     "launch": "run a command as several processes: local, slurm, gke, tpu-vm",
     "probe": "linear probes on a frozen checkpoint, beside their baselines",
-    "evaluate": "calibration, fairness, modality conflict, retrieval",
+    "evaluate": "calibration, fairness, modality conflict, retrieval, texts",
     "compare": "pretraining methods under one budget, judged alike: one table, one page",
     "features": "what a checkpoint makes of every clip, as a table: Parquet or NumPy",
     "report": "what a run did, or several side by side, as one page to mail",
