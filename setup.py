@@ -46,7 +46,7 @@ REPORT = [
     "vl-convert-python>=1.9.0.post1",
 ]
 # Reads texts; measures the facts that clips are described by. Weights with a text tower in them: docs/text.md.
-TEXT = ["librosa>=0.11.0", "tokenizers>=0.23.3"]
+TEXT = ["librosa>=0.11.0", "scipy>=1.17.1", "tokenizers>=0.23.3"]
 INDEX = ["faiss-cpu>=1.15.1"]  # finds neighbours among millions of clips
 DOCS = ["furo>=2025.12.19", "myst-parser>=5.2.0", "sphinx>=9.0.4"]
 # Object storage, and what stands in for it in tests.

@@ -232,7 +232,7 @@ def _retrieval(args: argparse.Namespace):
     from avemo_jax.training.checkpoints import load_params
 
     config, params, _ = load_params(args.checkpoint)
-    if config.task != "pretrain":
+    if config.task == "finetune":
         raise UserError(f"{args.checkpoint} is of a classifier: suite retrieval needs a pretrained network")
     return suites.retrieval_rows(
         config,

@@ -120,11 +120,16 @@ SHARED = ("video", "audio", "fusion")  # our parts that pretraining hands to the
 
 
 def check_method(config: ConfigDict) -> None:
-    """Raises a UserError where the config is of another method, for which PyTorch knows no names."""
+    """Raises a UserError where the config is of another method or task, for which PyTorch knows no names."""
     if config.method != "hicmae":
         raise UserError(
             f"weights go to PyTorch and come from it for method hicmae only, and this is '{config.method}'; "
             "`avemo features` writes what it makes of clips"
+        )
+    if config.task == "align_text":
+        raise UserError(
+            "weights go to PyTorch as a pretraining model or as a classifier, and this run was aligned with texts: "
+            f"export its first stage ({config.init.checkpoint or 'init.checkpoint'}), or fine-tune it first"
         )
 
 

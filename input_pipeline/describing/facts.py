@@ -21,6 +21,8 @@ from input_pipeline.texts import Described
 _LOWEST_HZ, _HIGHEST_HZ = 65.0, 500.0  # of a speaking voice
 _FRAME, _HOP = 1024, 256  # samples at 16 kHz: 64 and 16 ms
 _QUIETER_DB = 25.0  # than the loudest frames: not speech
+_PERIODIC, _NEAR_BEST = 0.5, 0.9  # correlations of a frame with itself a period later
+_SYLLABLE_FRAMES = 6  # apart at least: 100 ms
 _SIDE, _PICTURES_A_SECOND = 32, 8.0
 
 
@@ -108,28 +110,53 @@ def _of_sound(record: Record) -> dict[str, float]:
         return nothing
     try:
         import librosa
+        from scipy.signal import find_peaks
     except ImportError as error:
         raise DataError("--by facts measures with librosa: pip install 'avemo_jax[text]'") from error
     wave, rate = record.audio.astype(np.float32) / 32768, record.audio_rate
     power = librosa.feature.rms(y=wave, frame_length=_FRAME, hop_length=_HOP)[0] ** 2
     decibel = 10 * np.log10(np.maximum(power, 1e-12))
     speech = decibel > np.quantile(decibel, 0.95) - _QUIETER_DB
-    pitch = librosa.yin(
-        wave, fmin=_LOWEST_HZ, fmax=_HIGHEST_HZ, sr=rate, frame_length=_FRAME, hop_length=_HOP
-    )[: len(speech)]
-    # Where the search runs into its ends there was no period to be found.
-    voiced = pitch[speech[: len(pitch)]]
-    voiced = voiced[(voiced > 1.05 * _LOWEST_HZ) & (voiced < 0.95 * _HIGHEST_HZ)]
-    onsets = librosa.onset.onset_detect(y=wave, sr=rate, hop_length=_HOP, units="frames")
-    spoken = speech[np.minimum(onsets, len(speech) - 1)].sum() if len(onsets) else 0
+    strength = librosa.onset.onset_strength(y=wave, sr=rate, hop_length=_HOP)[: len(speech)]
+    peaks, _ = find_peaks(
+        strength, height=strength.mean(), prominence=strength.std(), distance=_SYLLABLE_FRAMES
+    )
     facts = nothing | {
         "loudness_db": float(10 * np.log10(power[speech].mean())),
-        "rate_hz": float(spoken / (speech.sum() * _HOP / rate)),
+        "rate_hz": float(speech[peaks].sum() / (speech.sum() * _HOP / rate)),
     }
+    pitch = _pitch(np.pad(wave, _FRAME // 2), rate)[: len(speech)]
+    voiced = pitch[speech[: len(pitch)] & np.isfinite(pitch)]
     if len(voiced) >= 5:
         low, middle, high = np.quantile(voiced, [0.1, 0.5, 0.9])
         facts |= {"pitch_hz": float(middle), "range_semitones": float(12 * np.log2(high / low))}
     return facts
+
+
+def _pitch(wave: np.ndarray, rate: int) -> np.ndarray:
+    """Hertz of each frame, float64 [frames], NaN where it has no period: of the first lag at which the frame's
+    correlation with itself comes near its best one.
+
+    librosa has better ways, all over functions that Numba compiles; several processes that compile them at once can
+    leave files behind which crash every later one (numba issue 10128).
+    """
+    frames = np.lib.stride_tricks.sliding_window_view(wave, _FRAME)[::_HOP].astype(np.float64)
+    frames = frames - frames.mean(1, keepdims=True)
+    spectrum = np.fft.rfft(frames, 2 * _FRAME, axis=1)
+    product = np.fft.irfft(np.square(np.abs(spectrum)), axis=1)[:, :_FRAME]
+    squares = np.cumsum(np.square(frames), axis=1)
+    whole = squares[:, -1:]
+    # Energy of the frame without its last, and without its first, `lag` samples.
+    begin = np.concatenate([whole, squares[:, ::-1][:, 1:]], axis=1)
+    end = whole - np.concatenate([np.zeros_like(whole), squares[:, :-1]], axis=1)
+    likeness = product / np.maximum(np.sqrt(begin * end), 1e-12)
+    first, last = int(rate / _HIGHEST_HZ), min(int(rate / _LOWEST_HZ), _FRAME - 2)
+    lags = np.arange(first, last + 1)
+    peak = (likeness[:, lags] > likeness[:, lags - 1]) & (likeness[:, lags] >= likeness[:, lags + 1])
+    candidate = np.where(peak, likeness[:, lags], 0.0)
+    best = candidate.max(1)
+    near = candidate >= _NEAR_BEST * best[:, None]
+    return np.where(best > _PERIODIC, rate / lags[near.argmax(1)], np.nan)
 
 
 def _motion(record: Record) -> float:
