@@ -50,11 +50,13 @@ class Space(NamedTuple):
     clips: np.ndarray
     centre: np.ndarray  # taken from a text's vector first [E]
     kernel: np.ndarray | None  # of the text's head [E, D]; None leaves it as it is
+    bias: np.ndarray | float = 0.0  # [D]
 
     def similarity(self, texts: np.ndarray) -> np.ndarray:
         """Cosine of each clip and each text's vector [M, E]: float32 [N, M]."""
         vectors = texts - self.centre
-        return self.clips @ _unit(vectors if self.kernel is None else vectors @ self.kernel).T
+        moved = vectors if self.kernel is None else vectors @ self.kernel + self.bias
+        return self.clips @ _unit(moved).T
 
     @property
     def name(self) -> dict:
@@ -138,14 +140,21 @@ def _by_heads(
     network: extraction.Network, features: dict[str, np.ndarray], config: ConfigDict
 ) -> list[Space]:
     """A space for each view that was compared with texts, and for picture and sound together."""
-    heads = {name: np.asarray(head["kernel"]) for name, head in network.params[HEAD].items()}
+    heads = {
+        name: (np.asarray(of["kernel"]), np.asarray(of["bias"])) for name, of in network.params[HEAD].items()
+    }
     compared = {name for pair in config.contrast.pairs if TEXT in pair.split("-") for name in pair.split("-")}
-    vectors = {name: _unit(features[name] @ heads[name]) for name in views(config.model) if name in compared}
+    vectors = {
+        name: _unit(features[name] @ heads[name][0] + heads[name][1])
+        for name in views(config.model)
+        if name in compared
+    }
     if {"video", "audio"} <= set(vectors):
         vectors["both"] = _unit(vectors["video"] + vectors["audio"])
-    nothing = np.zeros(heads[TEXT].shape[0], np.float32)
+    kernel, bias = heads[TEXT]
+    nothing = np.zeros(len(kernel), np.float32)
     return [
-        Space(network.weights, network.seed, HEADS, name, clips, nothing, heads[TEXT])
+        Space(network.weights, network.seed, HEADS, name, clips, nothing, kernel, bias)
         for name, clips in vectors.items()
     ]
 

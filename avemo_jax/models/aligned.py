@@ -1,7 +1,7 @@
 """An encoder whose clips are compared with texts: linear heads into one space, for texts of a frozen tower too.
 
 `Aligned` goes before the class of an encoder (`class X(Aligned, Encoder)`), of which it needs `encode` alone. The
-heads are `head/NAME/kernel`; everything else of the model has the encoder's own names, so that a pretrained run hands
+heads are `head/NAME`; everything else of the model has the encoder's own names, so that a pretrained run hands
 it on, and every evaluation of frozen features takes the model as it takes the encoder.
 
 Sizes: B clips, C the encoder's width, E the tower's, D of the shared space.
@@ -51,7 +51,8 @@ class Aligned:
         super().__init__(model, rngs=rngs, **options)  # type: ignore[call-arg]  # of the encoder
         self.head = nnx.Dict(
             {
-                name: Linear(dim, model.shared_dim, init=glorot(1), bias_init=None, rngs=rngs)
+                # With a bias, which takes away what all clips, or all texts, have in common.
+                name: Linear(dim, model.shared_dim, init=glorot(1), rngs=rngs)
                 for name, dim in {**views(model), TEXT: model.text_dim}.items()
             }
         )

@@ -47,7 +47,12 @@ def aligned():
     told = (f"contrast.pairs={','.join(PAIRS)}", f"contrast.weights={','.join(map(str, WEIGHTS))}")
     task = make_task(load_config("vaemo_text:demo", [*ALIGNED, *told]))
     of = batch(8) | {"text": jnp.asarray(texts(NUMBER)), "text_number": jnp.asarray(NUMBER)}
-    return task, *split(fresh(task)), of
+    graphdef, params = split(fresh(task))
+    rng = np.random.default_rng(2)
+    params["head"] = jax.tree.map(
+        lambda x: x + 0.1 * rng.standard_normal(x.shape).astype(np.float32), params["head"]
+    )
+    return task, graphdef, params, of
 
 
 def infonce(first, second, number):
@@ -75,7 +80,7 @@ def test_the_loss_is_that_of_its_equations_and_clips_without_a_text_are_in_pairs
     means = {"video": features.video_layers[-1].mean(1), "audio": features.audio_layers[-1].mean(1)}
     fused = (features.fused_video.mean(1), features.fused_audio.mean(1))
     given = {**means, "joint": np.concatenate(fused, axis=1), "text": np.asarray(of["text"])}
-    plain = {name: vector @ head[name]["kernel"] for name, vector in given.items()}
+    plain = {name: vector @ head[name]["kernel"] + head[name]["bias"] for name, vector in given.items()}
     for name, vector in plain.items():
         np.testing.assert_allclose(vectors[name], vector, atol=1e-5)
     expected = {
@@ -127,7 +132,7 @@ def test_what_is_no_alignment_is_refused_in_one_line(override, says):
 RUN = (
     *(
         "batch_size=8",
-        "total_steps=40",
+        "total_steps=80",
         "log.every_steps=1",
         "data.workers=0",
         "data.crop=none",
@@ -135,7 +140,7 @@ RUN = (
     ),
     *(
         "model.shared_dim=16",
-        "optimizer.learning_rate=0.1",
+        "optimizer.learning_rate=0.05",
         "optimizer.warmup_share=0.0",
         "contrast.temperature=0.2",
     ),
