@@ -8,7 +8,6 @@ the same question for every network, aligned or not, with random weights too. No
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -182,7 +181,7 @@ def _ridge(known: np.ndarray, wanted: np.ndarray, asked: np.ndarray) -> np.ndarr
     """Predictions for `asked` [M, F] of ridge regression `known` [N, F] → `wanted` [N, E], features standardised; its
     strength by generalised cross-validation (Golub et al. 1979)."""
     mean, deviation = known.mean(0), np.maximum(known.std(0), 1e-6)
-    x, offset = np.float64((known - mean) / deviation), wanted.mean(0)
+    x, offset = ((known - mean) / deviation).astype(np.float64), wanted.mean(0)
     left, sizes, right = np.linalg.svd(x, full_matrices=False)
     projected, squares = left.T @ (wanted - offset), np.square(sizes)
 
@@ -193,12 +192,12 @@ def _ridge(known: np.ndarray, wanted: np.ndarray, asked: np.ndarray) -> np.ndarr
 
     strength = min(_STRENGTHS * len(x), key=error)
     weights = right.T @ ((sizes / (squares + strength))[:, None] * projected)
-    return np.float32(((asked - mean) / deviation) @ weights + offset)
+    return (((asked - mean) / deviation) @ weights + offset).astype(np.float32)
 
 
-def unit_mean(vectors: Sequence[np.ndarray]) -> np.ndarray:
-    """The direction that several texts' vectors [E] have in common."""
-    return _unit(_unit(np.stack(list(vectors))).mean(0))
+def unit_mean(vectors: np.ndarray) -> np.ndarray:
+    """The direction [E] that several texts' vectors [M, E] have in common."""
+    return _unit(_unit(vectors).mean(0))
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from avemo_jax.convert.text_tower import load_tower
 from avemo_jax.errors import UserError
@@ -25,6 +26,7 @@ from avemo_jax.evaluation import metrics, retrieval
 from avemo_jax.evaluation.intervals import bootstrap_scores
 from avemo_jax.evaluation.prompts import class_prompts, filled, words_of
 from avemo_jax.evaluation.text_space import FITTED, Judged, Model, Space, spaces, unit_mean
+from avemo_jax.models.params import Params
 from avemo_jax.training.checkpoints import load_params
 from input_pipeline.texts import Described, TextTable, read_table, read_texts
 
@@ -104,11 +106,22 @@ def ask(checkpoint: str, data: str, suites: Sequence[str], options: Options) -> 
             raise UserError(f"--tower {options.tower}: {whose} the vectors of another tower; give that one")
     if table and tower and table.dim != tower.dim:
         raise UserError(f"--tower {options.tower} gives {tower.dim} numbers, {options.texts} has {table.dim}")
-    sizes = {"split": options.split, "batch_size": options.batch_size, "workers": options.workers}
-    judged, found = spaces(Model("checkpoint", config, params), data, table, seeds=options.seeds, **sizes)
+
+    def asked(weights: str, config: ConfigDict, params: Params, seeds: int) -> tuple[Judged, list[Space]]:
+        return spaces(
+            Model(weights, config, params),
+            data,
+            table,
+            split=options.split,
+            seeds=seeds,
+            batch_size=options.batch_size,
+            workers=options.workers,
+        )
+
+    judged, found = asked("checkpoint", config, params, options.seeds)
     if options.against:
         other_config, other_params, _ = load_params(options.against)
-        others, more = spaces(Model(AGAINST, other_config, other_params), data, table, **sizes)
+        others, more = asked(AGAINST, other_config, other_params, 0)
         if others.clip_id != judged.clip_id:
             raise UserError(f"{data}: not every clip can be read; prepare it again to compare two runs on it")
         found += [space for space in more if space.map == FITTED]
