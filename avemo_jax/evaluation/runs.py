@@ -18,6 +18,7 @@ import numpy as np
 
 from avemo_jax import paths
 from avemo_jax.errors import UserError
+from avemo_jax.evaluation.retrieval import RECALLS
 from avemo_jax.provenance import read_calls
 from avemo_jax.training import checkpoint_files as files
 from avemo_jax.training import goodput, manifest
@@ -39,6 +40,17 @@ _SUITE_KEYS = {  # without which nothing can be shown of a suite's row
     "identity": {"feature", "weights", "seed", "uar", "ci95", "war", "wf1", "chance", "n", "speakers", "dim"},
     "neighbours": {"feature", "weights", "seed", "label", "k", "n", "precision", "precision_ci95", "chance"},
     "rollout": {"clip_id", "video", "audio"},
+    "zero_shot": {"weights", "seed", "map", "by", "n", "uar", "uar_ci95", "war", "war_ci95", "chance"},
+    "text_retrieval": {
+        *("weights", "seed", "map", "by", "n", "chance"),
+        *(
+            f"{way}_r{k}{end}"
+            for way in ("text_to_clip", "clip_to_text")
+            for k in RECALLS
+            for end in ("", "_ci95")
+        ),
+    },
+    "statements": {"weights", "seed", "map", "by", "n", "accuracy", "accuracy_ci95", "auc", "auc_ci95"},
 }
 
 

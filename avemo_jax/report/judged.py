@@ -6,7 +6,7 @@ a run has several of the suite, and what tells its models apart.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from avemo_jax.evaluation.outcomes import MAIN_SCORES
@@ -18,6 +18,12 @@ Numbers = dict[str, Any]
 
 MOST_SERIES = 6  # that a chart can tell apart; tables have all
 WAYS = ("video_to_audio", "audio_to_video")
+# Of suites of texts: score → its heading.
+TEXT_SCORES = {
+    "zero_shot": {"uar": "UAR", "war": "WAR"},
+    "text_retrieval": {"r1": "R@1", "r5": "R@5", "r10": "R@10"},
+    "statements": {"accuracy": "accuracy", "auc": "AUC"},
+}
 
 
 class Found(NamedTuple):
@@ -197,6 +203,29 @@ def _identity(found: Sequence[Found], tables: dict[str, list[Row]]) -> Numbers:
     return {"runs": entries}
 
 
+def _of_texts(suite: str) -> Callable[[Sequence[Found], dict[str, list[Row]]], Numbers]:
+    """For a suite of texts: a line a space and, of retrieval, a way; what there is of `TEXT_SCORES` in each."""
+    ways = ("text_to_clip", "clip_to_text") if suite == "text_retrieval" else ("",)
+
+    def add(found: Sequence[Found], tables: dict[str, list[Row]]) -> Numbers:
+        lines = []
+        for words, own in found:
+            for row in own:
+                weights = f"random {row['seed']}" if row["weights"] == "random" else row["weights"]
+                facts = {"series": _series(words, weights), **{key: row[key] for key in ("map", "by", "n")}}
+                for way in ways:
+                    prefix = f"{way}_" if way else ""
+                    scores = {
+                        name: {"value": row[prefix + name], "bounds": row[f"{prefix}{name}_ci95"]}
+                        for name in TEXT_SCORES[suite]
+                    }
+                    lines.append({**facts, "way": way, "scores": scores})
+        tables[suite] = lines
+        return {"n": lines[0]["n"], "chance": found[0].rows[0].get("chance")}
+
+    return add
+
+
 def _outcome(run: Run, place: str, rows: Sequence[Row], number: int, tables: dict[str, list[Row]]) -> Row:
     """A fine-tuning run's scores: lines of a table, and confusions where classes are predicted."""
     first = rows[0]
@@ -247,4 +276,5 @@ _SUITES = {
     "retrieval": _retrieval,
     "robustness": _robustness,
     "identity": _identity,
+    **{suite: _of_texts(suite) for suite in TEXT_SCORES},
 }

@@ -52,6 +52,7 @@ def render(
         "run_styles": styles.run_styles,
         "series_styles": suite_charts.series_styles,
         "most_series": judged.MOST_SERIES,
+        "text_scores": judged.TEXT_SCORES,
         "own_unit": IN_OWN_UNIT,
         "marks": styles.MARKS,
         "flatten": contents.flatten,

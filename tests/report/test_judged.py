@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 
 from avemo_jax.cli import main
-from avemo_jax.evaluation import extraction, judging, outcomes, suites
+from avemo_jax.evaluation import extraction, judging, outcomes, suites, text_space, text_suites
 from avemo_jax.evaluation.predicted import Predicted
 from avemo_jax.evaluation.protocols import LabelledClips, make_splits
 from avemo_jax.evaluation.runs import gather_run
 from avemo_jax.report import contents, judged
 from input_pipeline.targets import Target
+from input_pipeline.texts import Described, make_table
 from tests.report.test_report_page import CHARTS, TABLE
 
 CLASSES = ("fear", "joy", "sad")
@@ -71,6 +72,33 @@ def _robustness(change):
     ]  # fmt: skip
 
 
+def _texts():
+    rng = np.random.default_rng(5)
+    words = {name: rng.normal(size=6).astype(np.float32) for name in CLASSES}
+    said = [CLASSES[n % 3] for n in range(CLIPS)]
+    ids = [f"c{n:02d}" for n in range(CLIPS)]
+    clips = text_space.Judged(
+        ids, np.array([f"p{n % 9}" for n in range(CLIPS)]), [{"tone": name} for name in said]
+    )
+    vectors = np.stack([words[name] for name in said]) + rng.normal(size=(CLIPS, 6))
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    space = text_space.Space("checkpoint", 0, "heads", "both", vectors, np.zeros(6), None)
+    spaces, embed = (
+        [space, space._replace(weights="random", map="fitted")],
+        lambda texts: np.stack([words[t] for t in texts]),
+    )
+    described = [
+        Described(ids[n], said[n], ((said[n], True), (CLASSES[(n + 1) % 3], False))) for n in range(CLIPS)
+    ]
+    return {
+        "zero_shot": text_suites.zero_shot_rows(
+            clips, spaces, "tone", {name: [name] for name in CLASSES}, embed
+        ),
+        "text_retrieval": text_suites.text_retrieval_rows(clips, spaces, make_table(ids, embed(said))),
+        "statements": text_suites.statement_rows(clips, spaces, described, embed),
+    }
+
+
 def _outcomes(seed):
     target = Target("class", ("emotion",), CLASSES)
     rng = np.random.default_rng(seed)
@@ -100,6 +128,7 @@ def _write(folder, seed, change):
         "conflict": suites.conflict_rows(models, _known()),
         "robustness": _robustness(change),
         "identity": _identity(),
+        **_texts(),
     }
     (folder / "judged").mkdir()
     (folder / "judged" / "suites.json").write_text(json.dumps(results))
@@ -150,6 +179,13 @@ def test_the_rows_of_all_runs_stand_in_one_table_told_apart_by_run_and_model(run
     changes = [(row["series"], row["condition"], row["change"]) for row in tables["robustness"]]
     assert changes[:3] == [("a", "as they are", 0), ("a", "noise, 20 dB", -0.1), ("a", "black", -0.2)]
     assert [one["series"] for one in found["identity"]["runs"]] == ["a", "b"]
+    asked = [row["zero_shot"][0] for row in runs.values()]
+    assert [row["scores"]["uar"]["value"] for row in tables["zero_shot"][::2]] == [
+        row["uar"] for row in asked
+    ]
+    lines = [(row["series"], row["map"], row["way"]) for row in tables["text_retrieval"][:3]]
+    assert lines[:2] == [("a, checkpoint", "heads", way) for way in ("text_to_clip", "clip_to_text")]
+    assert lines[2][:2] == ("a, random 0", "fitted") and len(tables["statements"]) == 4
     assert {path.stem for path in charts.iterdir()} >= {
         "reliability",
         "risk",
