@@ -95,23 +95,29 @@ def test_the_loss_is_that_of_its_equations_and_clips_without_a_text_are_in_pairs
 
 
 @pytest.mark.slow
-def test_microbatches_are_contrasted_as_one_batch_where_asked():
+def test_microbatches_and_devices_make_no_difference():
     task, graphdef, params, of = aligned()
-    mesh = mesh_lib.make_mesh(task.config.mesh, jax.devices()[:1])
 
-    def gradients(count):
+    def gradients(count, devices):
         with task.config.unlocked():
             task.config.accumulate, task.config.contrast.cached = count, count > 1
+        mesh = mesh_lib.make_mesh(task.config.mesh, jax.devices()[:devices])
+        placed = jax.device_put(of, mesh_lib.batch_shardings(of, mesh))
+        on_mesh = jax.device_put(params, mesh_lib.shardings(params, mesh))
         compute = jax.jit(
-            lambda p: loss_and_grads(task, graphdef, p, of, jax.random.key(0), mesh), compiler_options=QUICKLY
+            lambda p, b: loss_and_grads(task, graphdef, p, b, jax.random.key(0), mesh),
+            compiler_options=QUICKLY,
         )
-        return compute(params)
+        (loss, _), grads = jax.tree.map(np.asarray, compute(on_mesh, placed))
+        return loss, grads
 
-    ((whole, _), grads), ((parts, _), cached) = gradients(1), gradients(2)
+    whole, plain = gradients(1, 1)
+    for count, devices in ((2, 1), (1, 8)):
+        loss, grads = gradients(count, devices)
+        assert loss == pytest.approx(whole, rel=1e-5)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=2e-5), plain, grads)
     with task.config.unlocked():
         task.config.accumulate, task.config.contrast.cached = 1, False
-    assert float(parts) == pytest.approx(float(whole), rel=1e-5)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=2e-5), grads, cached)
 
 
 @pytest.mark.parametrize(
