@@ -22,7 +22,7 @@ class ClipTexts(NamedTuple):
     """
 
     fields: dict[str, np.ndarray]
-    positions: np.ndarray | None
+    positions: list[int] | None
 
 
 def texts_of(config: ConfigDict) -> ClipTexts:
@@ -50,7 +50,7 @@ def texts_of(config: ConfigDict) -> ClipTexts:
         "text": np.where(has[:, None], table.embedding[rows], np.float32(0)),
         "text_number": np.where(has, table.number[rows], np.int32(-1)),
     }
-    return ClipTexts(fields, np.flatnonzero(has) if config.text.clips == "described" else None)
+    return ClipTexts(fields, np.flatnonzero(has).tolist() if config.text.clips == "described" else None)
 
 
 def remember_tower(config: ConfigDict) -> None:
