@@ -49,7 +49,13 @@ def test_each_head_takes_features_of_its_kind_and_has_rows_of_the_same_form(plac
 
 def test_one_modality_alone_can_be_asked_for(place, tmp_path):
     rows = probe_rows(place, tmp_path, "tone", modality="audio", features="default", head="linear,layer_mix")
-    assert {row["feature"] for row in rows} == {"audio", "audio_rows", "log_mel", "log_mel_spans", "audio_layers"}
+    assert {row["feature"] for row in rows} == {
+        "audio",
+        "audio_rows",
+        "log_mel",
+        "log_mel_spans",
+        "audio_layers",
+    }
 
 
 @pytest.mark.slow
