@@ -26,13 +26,21 @@ def describe(name: str, records: Records, say: Callable[[str], None] = print) ->
     """
     writer = load_plugin("--by", name, __name__, WRITERS, "describe(records)")
     known, found = set(records.clip_ids), dict[str, Described]()
-    for one in writer.describe(records):
-        if not isinstance(one, Described) or not one.text.strip():
-            raise DataError(f"--by {name} gave {one!r}: it is to give Described(clip_id, text)")
-        if one.clip_id not in known or one.clip_id in found:
-            what = "described twice" if one.clip_id in found else "not in the data"
-            raise DataError(f"--by {name}: clip {one.clip_id} is {what}")
-        found[one.clip_id] = one
+    try:
+        for one in writer.describe(records):
+            if not isinstance(one, Described) or not one.text.strip():
+                raise DataError(f"--by {name} gave {one!r}: it is to give Described(clip_id, text)")
+            if one.clip_id not in known or one.clip_id in found:
+                what = "described twice" if one.clip_id in found else "not in the data"
+                raise DataError(f"--by {name}: clip {one.clip_id} is {what}")
+            found[one.clip_id] = one
+    except DataError:
+        raise
+    except Exception as error:  # a writer is anybody's code, and may ask anything of anybody
+        why = " ".join(str(error).split())
+        raise DataError(
+            f"--by {name} failed after {len(found)} clips: {type(error).__name__}: {why}"
+        ) from error
     if not found:
         raise DataError(f"--by {name} describes none of {len(records)} clips")
     say(f"{len(found)} of {len(records)} clips are described")

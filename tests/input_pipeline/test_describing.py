@@ -158,6 +158,7 @@ def test_a_table_knows_equal_texts_and_clips_without_one(tmp_path):
         ("yield 'one.'", "it is to give Described"),
         ("yield Described('x', 'one.')", "clip x is not in the data"),
         ("yield from [Described('a', 'one.')] * 2", "clip a is described twice"),
+        ("raise OSError('no answer')", "failed after 0 clips: OSError: no answer"),
         ("yield from ()", "describes none of 1 clips"),
     ],
 )
