@@ -35,6 +35,7 @@ Embed = Callable[[Sequence[str]], np.ndarray]  # texts → their tower's vectors
 Measure = Callable[[np.ndarray], Mapping[str, float]]  # scores of some of the rows, some of them twice
 SUITES = ("zero_shot", "text_retrieval", "statements")
 AGAINST = "against"
+_BLOCK = 1024  # texts that are compared at a time
 # Of the command, by the names of `Options`.
 FLAGS = (
     "texts",
@@ -207,13 +208,22 @@ def text_retrieval_rows(judged: Judged, spaces: Sequence[Space], table: TextTabl
         )
         chance[f"clip_to_text_r{k}"] = min(1.0, k / len(first))
 
+    starts = range(0, len(first), _BLOCK)
+
     def measured(space: Space) -> tuple[Measure, Row]:
-        similarity = space.similarity(vectors)[kept]  # [clips, texts]
-        own = similarity[np.arange(len(kept)), text]
-        to_text = (similarity >= own[:, None]).sum(1)
-        of_text = np.full(len(first), -np.inf)
+        own, of_text = np.zeros(len(kept)), np.full(len(first), -np.inf)
+        for start in starts:  # a block of texts at a time, so that memory does not grow with clips × texts
+            similarity = space.similarity(vectors[start : start + _BLOCK])[kept]
+            inside = np.flatnonzero((text >= start) & (text < start + _BLOCK))
+            own[inside] = similarity[inside, text[inside] - start]
         np.maximum.at(of_text, text, own)
-        others = np.array([(similarity[text != t, t] >= of_text[t]).sum() for t in range(len(first))])
+        to_text, others = np.zeros(len(kept), int), np.zeros(len(first), int)
+        for start in starts:
+            similarity = space.similarity(vectors[start : start + _BLOCK])[kept]
+            number = np.arange(start, start + similarity.shape[1])
+            to_text += (similarity >= own[:, None]).sum(1)
+            nearer = (similarity >= of_text[number]) & (text[:, None] != number)
+            others[number] = nearer.sum(0)
         to_clip = 1 + others[text]
 
         def scores(rows: np.ndarray) -> dict[str, float]:

@@ -56,7 +56,9 @@ def test_a_clip_has_the_class_whose_prompts_are_nearest():
         text_suites.zero_shot_rows(JUDGED, [space()], "pitch", classes, embed)
 
 
-def test_any_clip_with_a_text_is_found_by_it_and_a_clip_finds_it_among_different_ones():
+@pytest.mark.parametrize("block", [1024, 4])
+def test_any_clip_with_a_text_is_found_by_it_and_a_clip_finds_it_among_different_ones(block, monkeypatch):
+    monkeypatch.setattr(text_suites, "_BLOCK", block)
     described = range(3, CLIPS)
     table = make_table([f"clip{n}" for n in described], embed([TEXT[n] for n in described]))
     (row,) = text_suites.text_retrieval_rows(JUDGED, [space()], table)
