@@ -16,6 +16,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from avemo_jax.errors import UserError
+from input_pipeline import own_files
 
 _PACKAGE = Path(__file__).resolve().parent
 # The wheel's copy, made when it was built, or else the checkout's own folder. In this order: what lies beside an
@@ -45,6 +46,7 @@ def load_config(name: str, overrides: Sequence[str] = ()) -> ConfigDict:
     config.lock()
     for override in overrides:
         apply_override(config, override)
+    _place_own_files(config)
     return config
 
 
@@ -220,6 +222,18 @@ def pretrain_defaults() -> dict[str, ConfigDict]:
                 "chunk": 2048,  # larger groups are compared so many clips at a time; 0 is all at once
             }
         ),
+        "objectives": ConfigDict(
+            {
+                # Further terms of the loss: names in avemo_jax/objectives, or Python files (docs/extend.md); and what
+                # each weighs, 1 where none is given.
+                "terms": (),
+                "weights": (),
+                # Weights that change over the steps: (term, factor until `from`, factor from `to` on, from, to). Terms
+                # are video, audio, cross, contrast and the further ones.
+                "ramps": (),
+                "ramp": "linear",  # or cosine
+            }
+        ),
     }
 
 
@@ -350,6 +364,19 @@ def parse_argument(arg: str, sizes: Iterable[str], variants: Iterable[str]) -> t
     return size, bool(variant)
 
 
+def _place_own_files(config: ConfigDict) -> None:
+    """Files of one's own get their whole paths: a run is also looked at from other folders."""
+
+    def placed(name: str) -> str:
+        return str(Path(name).absolute()) if name.endswith(own_files.ENDING) else name
+
+    if "assembly" in config:
+        config.assembly = placed(config.assembly)
+    for node, key in ((config.get("objectives"), "terms"), (config, "scores")):
+        if node is not None and key in node:
+            node[key] = tuple(map(placed, node[key]))
+
+
 def _tuples(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _tuples(item) for key, item in value.items()}
@@ -371,6 +398,8 @@ def _parse(key: str, text: str, old: Any) -> Any:
     elif kind is tuple and isinstance(value, str):
         if not old or isinstance(old[0], str):
             return tuple(item for item in value.split(",") if item)
+    elif kind is tuple and not old and type(value) in (int, float):
+        return (value,)
     elif kind is float and type(value) in (int, float):
         return float(value)
     elif type(value) is kind:

@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
             if every:
                 _report(workdir, config, partition, by_fold[-1])
         assert partition
-        outcomes = finetuning.pooled(partition, by_fold) if every else by_fold[0]
+        outcomes = finetuning.pooled(config, partition, by_fold) if every else by_fold[0]
         _report(args.workdir, config, partition, outcomes, args.json)
     return 0
 

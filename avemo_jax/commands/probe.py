@@ -22,6 +22,7 @@ _HEADS = """comma-separated: linear (default), ridge and knn of --features; laye
 attentive, a learned query over all tokens"""
 _MISSING = """audio, video or both, comma-separated: more rows of what sees both, trained and tested on clips with that
 modality replaced by silence or by grey frames"""
+_SCORES = """further metrics, comma-separated: kappa, or Python files with score(predicted, truth)"""
 _MAP = """common names of the labels of both corpora: angry=ANG,sad=SAD, or a file with such a pair on each line"""
 _SHARED = """names of speakers in both: refuse (default); drop: not trained on; differ: other people"""
 
@@ -67,6 +68,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     )
     add("--views_per_clip", type=int, default=4, help="random views of augmented")
     add("--legacy", action="store_true", help="more rows, labelled so: setting chosen on the test clips")
+    add("--scores", default="", metavar="NAMES", help=_SCORES)
     add("--against", metavar="DIR", help="folder of another checkpoint's probe, to compare with clip by clip")
     add("--cache", default="", metavar="DIR", help="folder that keeps features for other probes")
     add("--token_memory", type=float, default=4.0, help="most GiB of tokens for attentive")
@@ -102,6 +104,7 @@ def run(args: argparse.Namespace) -> int:
         views=args.views,
         views_per_clip=args.views_per_clip,
         legacy=args.legacy,
+        scores=tuple(filter(None, args.scores.split(","))),
         cache=args.cache,
         token_memory=args.token_memory,
         sizes=args.sizes,

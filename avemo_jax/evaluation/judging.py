@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,8 +14,11 @@ from avemo_jax.evaluation.extraction import Source
 from avemo_jax.evaluation.heads import HEADS
 from avemo_jax.evaluation.heads.examples import Examples, centre_views
 from avemo_jax.evaluation.intervals import bootstrap
+from avemo_jax.evaluation.outcome_files import plain
+from avemo_jax.evaluation.outcomes import further_intervals
 from avemo_jax.evaluation.probes import SplitPrediction, choose
 from avemo_jax.evaluation.protocols import LabelledClips, Splits
+from avemo_jax.evaluation.scores import Score, check_names
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,7 @@ def judge(
     examples: Examples | None = None,
     *,
     legacy: bool = False,
+    further: Mapping[str, Score] | None = None,
 ) -> list[Judged]:
     """Probe features [R, …] of `clips` on every split and score the pooled test predictions: one result, and with
     `legacy` a second one whose setting was chosen in each split by its accuracy on the test clips.
@@ -46,7 +51,8 @@ def judge(
     `wf1`, `macro_f1` over all test predictions pooled; `ci95` of the UAR, `war_ci95`, `wf1_ci95`, and `ci_unit`,
     what the bootstrap drew; `fold_uar_mean`, `fold_uar_std` (n - 1; null for one split) and the like for WAR and
     for `dev_uar`, the UAR on the inner folds; `confusion`, rows = truth; `folds`, one entry a split; `layer_shares` of
-    a head that mixes layers (else null), the mean over splits for each stream and layer.
+    a head that mixes layers (else null), the mean over splits for each stream and layer; with `further` scores
+    `further`, their names, and `NAME` and `NAME_ci95` of each, over all test predictions, None where not defined.
     Scores are fractions.
     """
     examples = examples or centre_views(clips.label, len(clips.classes))
@@ -56,15 +62,16 @@ def judge(
         results = [
             choose(one, examples, split, on_test) for one, split in zip(scored, splits.splits, strict=True)
         ]
-        judged.append(_judged(source, features, clips, splits, head, results))
+        judged.append(_judged(source, features, clips, splits, head, results, further or {}))
         judged[-1].row["selection"] = "test (legacy)" if on_test else "inner_folds"
     return judged
 
 
-def _judged(source, features, clips, splits, head, results) -> Judged:
+def _judged(source, features, clips, splits, head, results, further) -> Judged:
     classes = len(clips.classes)
     tested = np.concatenate([split.test for split in splits.splits])
-    predicted = np.concatenate([result.probabilities.argmax(-1) for result in results])
+    probabilities = np.concatenate([result.probabilities for result in results])
+    predicted = probabilities.argmax(-1)
     labels, speakers = clips.label[tested], clips.speaker[tested]
     confusion = metrics.confusion_matrix(labels, predicted, classes)
     intervals = bootstrap(labels, predicted, speakers, classes)
@@ -96,8 +103,11 @@ def _judged(source, features, clips, splits, head, results) -> Judged:
         "confusion": confusion.tolist(),
         "folds": folds,
     }
+    check_names(further, row)
+    found = {called: score(probabilities, labels) for called, score in further.items()}
+    row |= plain(found | further_intervals(further, probabilities, labels, speakers))
     name = np.concatenate([np.full(len(split.test), split.name) for split in splits.splits])
-    return Judged(row, tested, name, np.concatenate([result.probabilities for result in results]))
+    return Judged(row, tested, name, probabilities)
 
 
 def _mean_shares(results: list[SplitPrediction]) -> list[list[float]] | None:

@@ -28,7 +28,7 @@ IN_OWN_UNIT = frozenset(
 
 def table(target: Target, rows: Sequence[Row], left_out: dict[str, int]) -> str:
     """What was tested, the main scores with 95 % intervals, and what to be careful about."""
-    first, main = rows[0], main_scores(target)
+    first, main = rows[0], (*main_scores(target), *rows[0].get("further", ()))
     lines = [
         f"label {first['label']} ({first['target']}): {_tested(first)} tested, speakers: {first['speakers']}, "
         f"outputs: {', '.join(first['outputs'])}",

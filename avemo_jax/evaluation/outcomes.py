@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from avemo_jax.evaluation import metrics
 from avemo_jax.evaluation.intervals import bootstrap, bootstrap_scores
+from avemo_jax.evaluation.scores import Score, check_names
 from input_pipeline.targets import Target
 
 Row = dict[str, Any]
@@ -27,8 +29,10 @@ def main_scores(target: Target) -> tuple[str, ...]:
     return MAIN_SCORES[target.kind]
 
 
-def scores_of(target: Target, predicted: np.ndarray, truth: np.ndarray) -> dict[str, float]:
-    """All scores of M clips, as fractions or in the unit of the values.
+def scores_of(
+    target: Target, predicted: np.ndarray, truth: np.ndarray, further: Mapping[str, Score] | None = None
+) -> dict[str, float]:
+    """All scores of M clips, as fractions or in the unit of the values; the `further` ones by their names.
 
     Args:
       predicted: merged outputs float [M, K] (see `views.Viewer`).
@@ -40,6 +44,13 @@ def scores_of(target: Target, predicted: np.ndarray, truth: np.ndarray) -> dict[
       several classes: see `metrics.multi_label_scores`.
       values: `ccc`, `pcc`, `mae`, `mse`, `rmse`, the mean over values, and `ccc_NAME` and so on of each.
     """
+    known = _usual_scores(target, predicted, truth)
+    further = further or {}
+    check_names(further, known)
+    return known | {name: score(predicted, truth) for name, score in further.items()}
+
+
+def _usual_scores(target: Target, predicted: np.ndarray, truth: np.ndarray) -> dict[str, float]:
     if target.kind == "values":
         each = metrics.regression_scores(predicted, truth)
         scores = {name: float(np.mean(values)) for name, values in each.items()}
@@ -67,13 +78,40 @@ def scores_of(target: Target, predicted: np.ndarray, truth: np.ndarray) -> dict[
     return scores
 
 
-def judged(target: Target, predicted: np.ndarray, truth: np.ndarray, speakers: np.ndarray) -> Row:
+def recalls(target: Target, predicted: np.ndarray, truth: np.ndarray) -> dict[str, float]:
+    """Each class's recall, NaN of one that no clip has; nothing for values.
+
+    Of distributions the likeliest class beside the most voted one; of several classes a clip how often one that is
+    there is given at least one half.
+    """
+    if target.kind == "values":
+        return {}
+    if target.kind == "multi_label":
+        present = np.asarray(truth) > 0.5
+        hits, clips = ((np.asarray(predicted) >= 0.5) & present).sum(0), present.sum(0)
+    else:
+        classes = truth if target.is_class else truth.argmax(-1)
+        counts = metrics.confusion_matrix(classes, predicted.argmax(-1), len(target.names))
+        hits, clips = np.diagonal(counts), counts.sum(-1)
+    with np.errstate(invalid="ignore"):
+        return dict(zip(target.names, (hits / clips).tolist(), strict=True))
+
+
+def judged(
+    target: Target,
+    predicted: np.ndarray,
+    truth: np.ndarray,
+    speakers: np.ndarray,
+    further: Mapping[str, Score] | None = None,
+) -> Row:
     """`scores_of`, with 95 % intervals of the main ones from resampling speakers: JSON values.
 
     Further keys: `n`, `speakers`; `ci95` of the first main score and `NAME_ci95` of the others; `ci_unit`, `ci_groups`;
-    `outputs`, the names of what is predicted; of classes `chance`, `classes` and `confusion` (rows are the truth).
+    `outputs`, the names of what is predicted; of classes `chance`, `classes` and `confusion` (rows are the truth);
+    `further`, the names of further scores, which have intervals too.
     """
-    scores = scores_of(target, predicted, truth)
+    further = further or {}
+    scores = scores_of(target, predicted, truth, further)
     row: Row = {
         "n": len(truth),
         "speakers": len(np.unique(speakers)),
@@ -95,4 +133,17 @@ def judged(target: Target, predicted: np.ndarray, truth: np.ndarray, speakers: n
         )
     for place, name in enumerate(main):
         row["ci95" if place == 0 else f"{name}_ci95"] = list(intervals.bounds[name])
+    row |= further_intervals(further, predicted, truth, speakers)
     return row | {"ci_unit": intervals.unit, "ci_groups": intervals.groups}
+
+
+def further_intervals(
+    further: Mapping[str, Score], predicted: np.ndarray, truth: np.ndarray, speakers: np.ndarray
+) -> Row:
+    """`further`, their names, and the interval of each, `NAME_ci95`; nothing where there are none."""
+    if not further:
+        return {}
+    bounds = bootstrap_scores(
+        lambda rows: {name: score(predicted[rows], truth[rows]) for name, score in further.items()}, speakers
+    ).bounds
+    return {"further": list(further), **{f"{name}_ci95": list(bounds[name]) for name in further}}

@@ -10,7 +10,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from avemo_jax.errors import UserError
-from avemo_jax.evaluation import baselines, cross_corpus, extraction, features, heads
+from avemo_jax.evaluation import baselines, cross_corpus, extraction, features, heads, scores
 from avemo_jax.evaluation.extraction import LOUDNESS, MISSING, Network, Source
 from avemo_jax.evaluation.gathering import Folder, Wanted, check_tokens, gather
 from avemo_jax.evaluation.judging import Judged, judge
@@ -28,13 +28,13 @@ VIEWS = ("cached", "augmented")
 class ProbeOptions:
     """What to probe and how.
 
-    features: names and groups, comma-separated (`features.select`). heads: names, comma-separated
-    (`heads.select`); each takes the features of its kind. modality, missing: comma-separated, all when empty and
-    none when empty. classes: all of the label's when empty. random_seeds: how many randomly initialised networks
-    stand beside the checkpoint. views: `cached` trains on the centre view, `augmented` on `views_per_clip` random
-    ones. cache: folder of features, none when empty. token_memory: GiB. legacy: rows whose setting is chosen on
-    the test clips too. sizes, positions: of clips of another size than in training, see `models.positions`. other: the
-    corpus to test on, all of it, where it is not the one to train on.
+    features: names and groups, comma-separated (`features.select`). heads: names, comma-separated (`heads.select`);
+    each takes the features of its kind. modality, missing: comma-separated, all when empty and none when empty.
+    classes: all of the label's when empty. random_seeds: how many randomly initialised networks stand beside the
+    checkpoint. views: `cached` trains on the centre view, `augmented` on `views_per_clip` random ones. cache: folder
+    of features, none when empty. token_memory: GiB. legacy: rows whose setting is chosen on the test clips too.
+    scores: further ones, names or Python files (`scores.select`). sizes, positions: of clips of another size than in
+    training, see `models.positions`. other: the corpus to test on, all of it, where it is not the one to train on.
     """
 
     label: str
@@ -51,6 +51,7 @@ class ProbeOptions:
     views: str = "cached"
     views_per_clip: int = 4
     legacy: bool = False
+    scores: tuple[str, ...] = ()
     cache: str = ""
     token_memory: float = 4.0
     sizes: str = ""
@@ -87,7 +88,7 @@ def run(
     The splits are made before any feature is computed, so what cannot be split is refused at once, and so is
     an earlier probe to compare with that was split otherwise. Raises UserError or DataError for bad input.
     """
-    chosen = heads.select(options.heads)
+    chosen, further = heads.select(options.heads), scores.select(options.scores, "--scores")
     _check(options)
     config, params, step = load_params(checkpoint, say=say)
     if options.sizes:
@@ -118,7 +119,16 @@ def run(
         for source, matrix in sorted(matrices.items(), key=lambda item: _order(item[0], wanted)):
             for head in chosen:
                 if _is_asked(source, head, options):
-                    judged += judge(source, matrix, clips, splits, head, examples, legacy=options.legacy)
+                    judged += judge(
+                        source,
+                        matrix,
+                        clips,
+                        splits,
+                        head,
+                        examples,
+                        legacy=options.legacy,
+                        further=further,
+                    )
             progress.advance(source.feature)
     for one in judged:
         one.row.update(label=options.label, views=options.views)

@@ -97,7 +97,8 @@ def summarise(rows: Sequence[Row]) -> list[Row]:
     """One line a feature, kind of weights and `QUESTION`: the mean over its seeds of each score.
 
     Keys: `feature`, `weights`, those of `QUESTION`, `seeds`, `dim`, `n`; `uar`, `war`, `wf1` with `uar_bounds` and
-    so on, which are the 95 % bootstrap interval of a single row and the lowest and highest of several seeds;
+    so on, which are the 95 % bootstrap interval of a single row and the lowest and highest of several seeds, and the
+    same of `further`, where rows have further scores (None where they are not defined);
     `fold_uar_mean`, and `fold_uar_std` of a single row (None elsewhere). Fractions.
     """
     lines = []
@@ -106,10 +107,16 @@ def summarise(rows: Sequence[Row]) -> list[Row]:
         line = {"feature": feature, "weights": weights, "seeds": len(group)}
         line |= dict(zip(QUESTION, asked, strict=True))
         line |= {"dim": group[0]["dim"], "n": group[0]["n"]}
-        for score, interval in (("uar", "ci95"), ("war", "war_ci95"), ("wf1", "wf1_ci95")):
-            values = [row[score] for row in group]
-            line[score] = float(np.mean(values))
-            line[f"{score}_bounds"] = alone[interval] if alone else [min(values), max(values)]
+        further = group[0].get("further", [])
+        line |= {"further": further} if further else {}
+        for score, interval in (
+            ("uar", "ci95"),
+            *((name, f"{name}_ci95") for name in ("war", "wf1", *further)),
+        ):
+            values = [row[score] for row in group if row[score] is not None]
+            line[score] = float(np.mean(values)) if values else None
+            spread = [min(values), max(values)] if values else None
+            line[f"{score}_bounds"] = alone[interval] if alone else spread
         line["fold_uar_mean"] = float(np.mean([row["fold_uar_mean"] for row in group]))
         line["fold_uar_std"] = alone["fold_uar_std"] if alone else None
         lines.append(line)
@@ -122,7 +129,8 @@ def table(rows: Sequence[Row]) -> str:
     Brackets hold the 95 % bootstrap interval of the UAR. Random seeds share one line: mean scores, and the
     lowest and highest UAR.
     """
-    lines = [("feature", "weights", "UAR", "", "WAR", "WF1", "folds' UAR", "size")]
+    further = rows[0].get("further", [])
+    lines = [("feature", "weights", "UAR", "", "WAR", "WF1", *further, "folds' UAR", "size")]
     several_heads = len({question(row)["head"] for row in rows}) > 1
     for line in summarise(rows):
         low, high = (f"{100 * bound:.0f}" for bound in line["uar_bounds"])
@@ -134,8 +142,11 @@ def table(rows: Sequence[Row]) -> str:
         if line["fold_uar_std"] is not None:
             folds += f" ± {100 * line['fold_uar_std']:.1f}"
         name = ", ".join([line["feature"], *manner(line, several_heads)])
-        uar, war, wf1 = (f"{100 * line[score]:.1f}" for score in ("uar", "war", "wf1"))
-        lines.append((name, weights, uar, spread, war, wf1, folds, str(line["dim"])))
+        uar, *others = (
+            "-" if line[score] is None else f"{100 * line[score]:.1f}"
+            for score in ("uar", "war", "wf1", *further)
+        )
+        lines.append((name, weights, uar, spread, *others, folds, str(line["dim"])))
     return aligned(lines, left=(0, 1, 3))
 
 

@@ -1,7 +1,8 @@
 """Models: layers → encoders → decoders → one file an assembly. `build` makes the one a config names.
 
 An assembly is a module in this folder with `MODELS`, the class of each task. A config takes the one of its method's
-name, or that `assembly` names: so several methods are one assembly with different values.
+name, or that `assembly` names: so several methods are one assembly with different values. `assembly` may also be a
+Python file elsewhere.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from avemo_jax.models.autoencoder import DECODERS
 from avemo_jax.models.hicmae import HEAD_ACTIVATIONS
 from avemo_jax.models.layers import POSITIONS
 from avemo_jax.models.streams import WEIGHTS
+from input_pipeline import own_files
 
 _FOLDER = Path(__file__).parent
 
@@ -49,12 +51,20 @@ def build(config: ConfigDict, key: jax.Array) -> nnx.Module:
 
 def _models_of(config: ConfigDict) -> dict[str, Callable[..., nnx.Module]]:
     name = config.get("assembly") or config.method
+    if name.endswith(own_files.ENDING):
+        # As it stands where configs are read (`load_config`). A relative one would mean another file in another folder,
+        # and what a checkpoint brings along is never run.
+        if not Path(name).is_absolute():
+            raise UserError(f"assembly {name} is not the whole path of a file")
+        return own_files.load(name, f"assembly {name}", "MODELS").MODELS
     if (_FOLDER / f"{name}.py").is_file():
         module = importlib.import_module(f"avemo_jax.models.{name}")
         if hasattr(module, "MODELS"):
             return module.MODELS
     known = sorted(path.stem for path in _FOLDER.glob("*.py") if "\nMODELS = " in path.read_text())
-    raise UserError(f"no model '{name}' (method '{config.method}'): there are {', '.join(known)}")
+    raise UserError(
+        f"no model '{name}' (method '{config.method}'): there are {', '.join(known)}, or a file of your own, NAME.py"
+    )
 
 
 def compute_dtype(config: ConfigDict, platform: str = "") -> jnp.dtype:

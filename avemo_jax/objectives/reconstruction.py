@@ -23,9 +23,9 @@ def masked_reconstruction(
     *,
     difference_weight: float = -1.0,
     error: str = "mse",
-    video_weight: float = 1.0,
-    audio_weight: float = 1.0,
-    cross_weight: float = 1.0,
+    video_weight: Array | float = 1.0,
+    audio_weight: Array | float = 1.0,
+    cross_weight: Array | float = 1.0,
 ) -> tuple[Array, dict[str, Array]]:
     """Mean error over the masked tokens of each modality that is predicted, weighted and added up.
 
@@ -70,5 +70,5 @@ def masked_reconstruction(
         else:
             loss = of.mean()
         terms[f"loss_{name}"] = loss
-        total += loss if weight == 1 else weight * loss
+        total += weight * loss
     return total, terms

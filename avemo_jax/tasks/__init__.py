@@ -47,6 +47,15 @@ class TaughtTask(Task, Protocol):
         """Whether it does."""
 
 
+class ChangingTask(Task, Protocol):
+    """A task whose loss may be another one at every step: `loss` takes the `step`, int32 [], and so do `comparison` and
+    `pulled_loss` of one that compares."""
+
+    @property
+    def changes_with_step(self) -> bool:
+        """Whether it is."""
+
+
 class ComparingTask(Task, Protocol):
     """A task that compares clips with each other and can do so over microbatches (`training.gradients`)."""
 

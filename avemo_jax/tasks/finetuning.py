@@ -14,14 +14,14 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from avemo_jax.errors import UserError
-from avemo_jax.evaluation import decisions, pooling, stitching
+from avemo_jax.evaluation import decisions, pooling, scores, stitching
 from avemo_jax.evaluation.choosing import DEVELOPMENT, LAST, TEST, choices
-from avemo_jax.evaluation.outcomes import LOWER_IS_BETTER, Row, judged, main_scores, scores_of
+from avemo_jax.evaluation.outcomes import LOWER_IS_BETTER, Row, judged, main_scores, recalls, scores_of
 from avemo_jax.evaluation.partition import Partition, make_partition
 from avemo_jax.evaluation.views import BOTH, MODALITIES, Viewer
 from avemo_jax.models.params import Params
 from avemo_jax.training.checkpoint_files import load_params
-from avemo_jax.training.watching import Watch
+from avemo_jax.training.watching import RECALL, Watch
 from input_pipeline.mixtures import folders_of
 from input_pipeline.records import open_records
 
@@ -130,7 +130,8 @@ def missing_in_words(config: ConfigDict, partition: Partition) -> str:
 def make_watch(
     config: ConfigDict, partition: Partition, workdir: Path, mesh: Mesh, say: Callable[[str], None]
 ) -> Watch | None:
-    """Looks at the development clips, or, for `select.by=test`, at the test clips; None where there are none.
+    """Looks at the development clips, or, for `select.by=test`, at the test clips: their main scores, and the recall of
+    each class; None where there are none.
 
     Raises:
       UserError: `select.score` is none of the target's scores.
@@ -139,19 +140,24 @@ def make_watch(
     rows = partition.test if select.by == TEST else partition.development
     if not len(rows):
         return None
+    further = further_scores(config)
     known = scores_of(
-        target, np.zeros((2, len(target.names))), target.summary(np.stack([target.empty] * 2) + 1)
+        target, np.zeros((2, len(target.names))), target.summary(np.stack([target.empty] * 2) + 1), further
     )
     if select.score not in known:
         raise UserError(f"select.score is '{select.score}': data.target={target.rule} has {', '.join(known)}")
     viewer, positions = Viewer(config, target, mesh), partition.positions(rows)
     prefix = TEST if select.by == TEST else DEVELOPMENT
-    shown = dict.fromkeys((*main_scores(target), select.score))
+    shown = dict.fromkeys((*main_scores(target), *further, select.score))
 
     def measure(params: Params) -> dict[str, float]:
         read, predicted = viewer.merged(params, positions)
-        scores = scores_of(target, predicted, partition.truth(rows_at(partition, read)))
-        return {f"{prefix}_{name}": scores[name] for name in shown}
+        truth = partition.truth(rows_at(partition, read))
+        found = scores_of(target, predicted, truth, further)
+        by_class = recalls(target, predicted, truth)
+        return {f"{prefix}_{name}": found[name] for name in shown} | {
+            f"{prefix}{RECALL}{name}": value for name, value in by_class.items()
+        }
 
     steps = len(partition.train) / config.batch_size
     return Watch(
@@ -161,6 +167,7 @@ def make_watch(
         lower_is_better=select.score in LOWER_IS_BETTER,
         every_steps=round(select.every_epochs * steps),
         patience=select.patience,
+        told=[f"{prefix}_{name}" for name in shown],
         say=say,
     )
 
@@ -173,6 +180,7 @@ def test(config: ConfigDict, partition: Partition, workdir: Path, mesh: Mesh) ->
       UserError: the run has no checkpoint, or no test clip can be read.
     """
     viewer, outcomes = Viewer(config, partition.target, mesh), []
+    further = further_scores(config)
     for selection, folder in choices(config, workdir):
         _, params, step = load_params(folder)
         placed = viewer.placed(params)
@@ -206,8 +214,9 @@ def test(config: ConfigDict, partition: Partition, workdir: Path, mesh: Mesh) ->
                 "views": config.views.segments * config.views.crops,
                 "clips": len(rows),  # more than `n` where several are judged as one
                 "seed": config.seed,
-                **judged(partition.target, predicted, truth, speaker),
             }
+            scores.check_names(further, row)
+            row |= judged(partition.target, predicted, truth, speaker, further)
             if modalities == BOTH:
                 decision = _decision(viewer, placed, partition)
                 if decision:
@@ -224,9 +233,14 @@ def test(config: ConfigDict, partition: Partition, workdir: Path, mesh: Mesh) ->
     return outcomes
 
 
-def pooled(partition: Partition, folds: list[list[Outcome]]) -> list[Outcome]:
+def further_scores(config: ConfigDict) -> dict[str, scores.Score]:
+    """Those that `scores` of the config names; a config of an earlier version names none."""
+    return scores.select(config.get("scores", ()), "scores")
+
+
+def pooled(config: ConfigDict, partition: Partition, folds: list[list[Outcome]]) -> list[Outcome]:
     """Outcomes over the test clips of all folds together, with the mean and deviation (n − 1) over folds."""
-    together = []
+    together, further = [], further_scores(config)
     for same in zip(*folds, strict=True):
         arrays = {
             field.name: np.concatenate([getattr(outcome, field.name) for outcome in same])
@@ -234,14 +248,14 @@ def pooled(partition: Partition, folds: list[list[Outcome]]) -> list[Outcome]:
             if field.name != "row"
         }
         row = dict(same[0].row)
-        scores = judged(partition.target, arrays["predicted"], arrays["truth"], arrays["speaker"])
-        for name in main_scores(partition.target):
+        found = judged(partition.target, arrays["predicted"], arrays["truth"], arrays["speaker"], further)
+        for name in (*main_scores(partition.target), *further):
             values = [outcome.row[name] for outcome in same]
-            scores[f"fold_{name}_mean"] = float(np.mean(values))
-            scores[f"fold_{name}_std"] = float(np.std(values, ddof=1)) if len(values) > 1 else None
+            found[f"fold_{name}_mean"] = float(np.mean(values))
+            found[f"fold_{name}_std"] = float(np.std(values, ddof=1)) if len(values) > 1 else None
         row.pop("decision", None)
         row.pop("sequence", None)  # each fold has its own
-        row |= {"fold": "all", "step": None, "n_train": None, "n_development": None, **scores}
+        row |= {"fold": "all", "step": None, "n_train": None, "n_development": None, **found}
         for name in ("unreadable", "clips"):
             row[name] = sum(outcome.row[name] for outcome in same)
         row["folds"] = [outcome.row for outcome in same]

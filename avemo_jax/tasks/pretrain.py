@@ -1,7 +1,7 @@
 """Pretraining: what was hidden of a clip is predicted, and its picture and sound are told from others'.
 
-A method is a config: its model, how clips are masked, what is predicted and how modalities are compared are values
-of `config.model`, `mask`, `target` and `contrast`.
+A method is a config: its model, how clips are masked, what is predicted, how modalities are compared and what else
+the loss has are values of `config.model`, `mask`, `target`, `contrast` and `objectives`.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from avemo_jax.objectives.contrastive import hierarchical_contrast
 from avemo_jax.objectives.reconstruction import masked_reconstruction
 from avemo_jax.tasks import clips
 from avemo_jax.tasks.pictures import reconstruction_grid
+from avemo_jax.tasks.weighing import Weighing
 
 # Of video and audio, float32 [B, copies, levels, C], and what a model learns about comparing, [B, copies, 2] or None.
 Embeddings = tuple[Array, Array, Array | None]
@@ -60,6 +61,8 @@ class Pretrain:
             )
         if config.mask.complementary and (len(self.grids) < 2 or config.mask.choices):
             raise UserError("mask.complementary needs both modalities, and knows no mask.choices")
+        own = [*self.grids, *(["cross"] if model.get("crosses", False) else [])]
+        self.weighing = Weighing(config.objectives, [*own, *(["contrast"] if config.contrast.weight else [])])
 
     def init_model(self, key: Array) -> nnx.Module:
         return models.build(self.config, key)
@@ -72,11 +75,21 @@ class Pretrain:
         """Whether `loss` is to be given the moving average of the model as `teacher`."""
         return self.config.target.kind == "latents"
 
+    @property
+    def changes_with_step(self) -> bool:
+        """Whether `loss`, `comparison` and `pulled_loss` are to be given the `step`."""
+        return bool(self.weighing.ramps)
+
     def loss(
-        self, model: nnx.Module, batch: Batch, key: Array, teacher: nnx.Module | None = None
+        self,
+        model: nnx.Module,
+        batch: Batch,
+        key: Array,
+        teacher: nnx.Module | None = None,
+        step: Array | None = None,
     ) -> tuple[Array, dict[str, Array]]:
         def scored(choice: int) -> tuple[Array, dict[str, Array]]:
-            return self.score(*self._predict(model, batch, key, teacher, choice))
+            return self.score(*self._predict(model, batch, key, teacher, choice), step)
 
         return self._at_some_ratio(scored, key)
 
@@ -103,7 +116,7 @@ class Pretrain:
         scale = None if outputs.scale is None else outputs.scale.reshape(-1, copies, 2)
         return by_clip(outputs.video_levels), by_clip(outputs.audio_levels), scale
 
-    def comparison(self, embeddings: Embeddings) -> tuple[Array, dict[str, Array]]:
+    def comparison(self, embeddings: Embeddings, step: Array | None = None) -> tuple[Array, dict[str, Array]]:
         """λ Σ L_contrast of all clips of a batch, and its terms."""
         contrast = self.config.contrast
         video, audio, scale = embeddings
@@ -126,16 +139,16 @@ class Pretrain:
         loss, terms = jax.tree.map(jnp.mean, jax.vmap(align)(*apart))
         if scale is not None:
             terms |= {"contrast_temperature": temperature}
-        return contrast.weight * loss, terms
+        return contrast.weight * self.weighing.factors(step).get("contrast", 1.0) * loss, terms
 
     def pulled_loss(
-        self, model: nnx.Module, batch: Batch, key: Array, pull: Embeddings
+        self, model: nnx.Module, batch: Batch, key: Array, pull: Embeddings, step: Array | None = None
     ) -> tuple[Array, dict[str, Array]]:
         """The loss without its comparison, whose gradient comes in by ⟨embeddings, pull⟩, and its terms."""
 
         def pulled(choice: int) -> tuple[Array, dict[str, Array]]:
             outputs, targets = self._predict(model, batch, key, None, choice)
-            loss, terms = self._reconstruction(outputs, targets)
+            loss, terms = self._beside_contrast(outputs, targets, step)
             along = optax.tree.vdot(self.compared_by(outputs), pull)
             return loss + along - jax.lax.stop_gradient(along), terms
 
@@ -162,13 +175,16 @@ class Pretrain:
             per_colour=target.per_colour,
         )
 
-    def score(self, outputs: Outputs, targets: Targets) -> tuple[Array, dict[str, Array]]:
-        """The loss L_video + L_audio + λ Σ L_contrast (Sun et al. 2024), of what the method has, and its terms."""
-        reconstruction, metrics = self._reconstruction(outputs, targets)
+    def score(
+        self, outputs: Outputs, targets: Targets, step: Array | None = None
+    ) -> tuple[Array, dict[str, Array]]:
+        """The loss L_video + L_audio + λ Σ L_contrast (Sun et al. 2024), of what the method has, and further terms; and
+        each of them. Without a step there are no ramps."""
+        loss, metrics = self._beside_contrast(outputs, targets, step)
         if outputs.video_levels is None or not self.config.contrast.weight:
-            return reconstruction, metrics
-        alignment, more = self.comparison(self.compared_by(outputs))
-        return reconstruction + alignment, metrics | more
+            return loss, metrics
+        alignment, more = self.comparison(self.compared_by(outputs), step)
+        return loss + alignment, metrics | more
 
     def figures(self, model: nnx.Module, batch: Batch, key: Array) -> dict[str, np.ndarray]:
         """Input, what is left of it, and the reconstruction of up to four clips, frames and log-mel."""
@@ -214,17 +230,23 @@ class Pretrain:
         drop_keys = fold_keys(keys, 2) if self.config.model.drop_path else None
         return model(clip, masks, drop_keys), self.targets(clip, masks, teacher)
 
-    def _reconstruction(self, outputs: Outputs, targets: Targets) -> tuple[Array, dict[str, Array]]:
-        target = self.config.target
-        return masked_reconstruction(
+    def _beside_contrast(
+        self, outputs: Outputs, targets: Targets, step: Array | None
+    ) -> tuple[Array, dict[str, Array]]:
+        """Reconstruction and the further terms."""
+        target, factors = self.config.target, self.weighing.factors(step)
+        loss, metrics = masked_reconstruction(
             outputs,
             targets,
             difference_weight=target.difference_weight,
             error=target.error,
-            video_weight=target.video_weight,
-            audio_weight=target.audio_weight,
-            cross_weight=target.cross_weight,
+            video_weight=target.video_weight * factors.get("video", 1.0),
+            audio_weight=target.audio_weight * factors.get("audio", 1.0),
+            cross_weight=target.cross_weight * factors.get("cross", 1.0),
         )
+        further, more = self.weighing.further(outputs, targets, self.config.mask.repeats, factors)
+        changing = {f"factor_{name}": factor for name, factor in factors.items()}
+        return loss + further, metrics | more | changing
 
 
 def _filled(config: ConfigDict) -> ConfigDict:

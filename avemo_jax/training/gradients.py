@@ -30,26 +30,29 @@ def loss_and_grads(
     key: Array,
     mesh: Mesh,
     average: Params | None = None,
+    step: Array | None = None,
 ) -> tuple[tuple[Array, dict[str, Array]], Params]:
     """((loss, terms), grads) of the task on one batch; the mesh is known to `avemo_jax.sharding` meanwhile.
 
-    `average` is the moving average of the parameters, which a task that `learns_from_average` is given as a model.
+    `average` is the moving average of the parameters, which a task that `learns_from_average` is given as a model;
+    `step` is for one that `changes_with_step`.
 
     Raises:
       UserError: the batch does not cut into `config.accumulate` microbatches that the mesh can divide.
     """
     count = task.config.accumulate
+    told = {"step": step} if getattr(task, "changes_with_step", False) else {}
     taught = {}
     if getattr(task, "learns_from_average", False) and average is not None:
         taught["teacher"] = merge(graphdef, average)
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
         if count == 1:
-            return _at_once(task, graphdef, params, batch, key, taught)
+            return _at_once(task, graphdef, params, batch, key, taught | told)
         check_microbatches(len(next(iter(batch.values()))), count, rows_divisor(mesh))
         parts = jax.tree.map(lambda field: _cut(field, count), batch)
         if getattr(task, "compares_whole_batch", False):
-            return _cached(task, graphdef, params, parts, key)
-        return _mean(lambda part: _at_once(task, graphdef, params, part, key, taught), parts)
+            return _cached(task, graphdef, params, parts, key, told)
+        return _mean(lambda part: _at_once(task, graphdef, params, part, key, taught | told), parts)
 
 
 def check_microbatches(batch_size: int, count: int, devices: int) -> None:
@@ -61,13 +64,13 @@ def check_microbatches(batch_size: int, count: int, devices: int) -> None:
         )
 
 
-def _at_once(task, graphdef, params, batch, key, taught):
-    return jax.value_and_grad(lambda p: task.loss(merge(graphdef, p), batch, key, **taught), has_aux=True)(
+def _at_once(task, graphdef, params, batch, key, given):
+    return jax.value_and_grad(lambda p: task.loss(merge(graphdef, p), batch, key, **given), has_aux=True)(
         params
     )
 
 
-def _cached(task, graphdef, params, parts, key):
+def _cached(task, graphdef, params, parts, key, told):
     """What clips are compared by is computed first, for all; then each microbatch is pulled the right way.
 
     With e the embeddings of all clips and L(e) their loss, ∂L/∂θ = Σ ∂L/∂e · ∂e/∂θ, and ∂L/∂e is known after the
@@ -76,11 +79,11 @@ def _cached(task, graphdef, params, parts, key):
     count = len(next(iter(parts.values())))
     embeddings = jax.lax.map(lambda part: task.embeddings(merge(graphdef, params), part, key), parts)
     whole = jax.tree.map(_join, embeddings)
-    (compared, terms), pulls = jax.value_and_grad(task.comparison, has_aux=True)(whole)
+    (compared, terms), pulls = jax.value_and_grad(lambda of: task.comparison(of, **told), has_aux=True)(whole)
     pulls = jax.tree.map(lambda pull: _cut(pull * count, count), pulls)  # the mean is over microbatches
 
     def part_loss(params, part, pull):
-        return task.pulled_loss(merge(graphdef, params), part, key, pull)
+        return task.pulled_loss(merge(graphdef, params), part, key, pull, **told)
 
     grad = jax.value_and_grad(part_loss, has_aux=True)
     (loss, more), grads = _mean(lambda both: grad(params, *both), (parts, pulls))

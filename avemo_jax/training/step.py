@@ -41,7 +41,9 @@ def make_step(
 
     def step(state: TrainState, batch: Batch, run_bits: Array) -> tuple[TrainState, Metrics]:
         key = _step_key(run_bits, state.step)
-        (loss, terms), grads = loss_and_grads(task, graphdef, state.params, batch, key, mesh, state.averaged)
+        (loss, terms), grads = loss_and_grads(
+            task, graphdef, state.params, batch, key, mesh, state.averaged, state.step
+        )
         grad_norm = optax.tree.norm(grads)
         good = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
 
@@ -89,7 +91,7 @@ def make_check(task: Any, graphdef: nnx.GraphDef, params: Params, batch: Batch, 
     def check(params: Params, batch: Batch, rows: Array, step: Array, run_bits: Array) -> Array:
         batch = jax.tree.map(lambda field: jnp.take(field, rows, axis=0), batch)
         key = _step_key(run_bits, step)
-        (loss, _), grads = loss_and_grads(task, graphdef, params, batch, key, mesh, params)
+        (loss, _), grads = loss_and_grads(task, graphdef, params, batch, key, mesh, params, step)
         return jnp.isfinite(loss) & jnp.isfinite(optax.tree.norm(grads))
 
     whole = mesh_lib.replicated(mesh)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from avemo_jax.training.manifest import write_durably
 from avemo_jax.training.state import TrainState
 
 LOOKS = "looks.jsonl"
+RECALL = "_recall_"  # between the clips that were looked at and a class, in the name of a score
 
 Scores = Mapping[str, float]
 
@@ -37,6 +38,7 @@ class Watch:
       lower_is_better: whether it is an error.
       every_steps: between looks.
       patience: looks in a row without a better one after which the run ends; 0 never ends it.
+      told: of the scores, those that `say` is told; all where none are named.
     """
 
     def __init__(
@@ -48,12 +50,14 @@ class Watch:
         lower_is_better: bool = False,
         every_steps: int,
         patience: int = 0,
+        told: Collection[str] = (),
         say: Callable[[str], None] = print,
     ):
         self._path = workdir / LOOKS
         self._best = Checkpoints(workdir / BEST, keep=2, background=False, say=say)
         self._measure, self._score, self._sign = measure, score, -1.0 if lower_is_better else 1.0
         self._every, self._patience, self._say = max(1, every_steps), patience, say
+        self._told = told
         self._looks: list[dict[str, Any]] = []
 
     def rewind(self, step: int) -> None:
@@ -87,7 +91,7 @@ class Watch:
         if jax.process_index() == 0:
             lines = [json.dumps({k: _number(v) for k, v in look.items()}) for look in self._looks]
             write_durably(self._path, "\n".join(lines) + "\n")
-        shown = ", ".join(f"{name} {value:.4f}" for name, value in scores.items())
+        shown = ", ".join(f"{name} {scores[name]:.4f}" for name in self._told or scores)
         self._say(f"step {step}: {shown}{' (the best so far)' if self.best_step == step else ''}")
         return scores
 

@@ -30,7 +30,7 @@ LOCK = ".lock"
 MAY_CHANGE = (
     "total_steps", "epochs", "remat", "attention.", "mesh.", "checkpoint.", "log.", "guard.", "profile.",
     "data.path", "data.paths", "data.workers", "data.prefetch", "data.max_unreadable_share",
-    "views.alone", "views.batch_size", "views.pool",
+    "views.alone", "views.batch_size", "views.pool", "scores",
 )  # fmt: skip
 
 

@@ -100,6 +100,7 @@ def get_config(arg: str = "base") -> ConfigDict:
             "patience": 0,  # looks without a better one that end the run; 0 never does
         }
     )
+    config.scores = ()  # further ones: names in avemo_jax/evaluation/scores, or Python files (docs/extend.md)
     config.views = ConfigDict(
         {
             "segments": 2,

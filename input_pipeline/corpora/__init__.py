@@ -12,9 +12,9 @@ import os
 import pkgutil
 from pathlib import Path
 
+from input_pipeline import own_files
 from input_pipeline.corpora.listing import Listing as Listing
 from input_pipeline.errors import DataError
-from input_pipeline.plugins import load_plugin
 
 # Each is a module here with `list_clips(root) -> Listing`.
 CORPORA = tuple(sorted(module.name for module in pkgutil.iter_modules(__path__) if module.name != "listing"))
@@ -29,7 +29,7 @@ def list_corpus(name: str, root: str | os.PathLike, *, layout: str = "") -> List
     Raises:
       DataError: no such corpus or folder, a table of the corpus is missing or damaged, or no clip is found.
     """
-    adapter = load_plugin("--corpus", name, __name__, CORPORA, "list_clips(root)")
+    adapter = own_files.find(name, f"--corpus {name}", __name__, CORPORA, "list_clips(root)")
     root = Path(root)
     if not root.is_dir():
         raise DataError(f"{root}: no such folder (--root)")

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+from input_pipeline import own_files
 from input_pipeline.errors import DataError
-from input_pipeline.plugins import load_plugin
 from input_pipeline.records import Records
 from input_pipeline.texts import Described
 
@@ -24,7 +24,7 @@ def describe(name: str, records: Records, say: Callable[[str], None] = print) ->
     Raises:
       DataError: no such writer, or it gives what is no description, nothing at all or a clip that is not there.
     """
-    writer = load_plugin("--by", name, __name__, WRITERS, "describe(records)")
+    writer = own_files.find(name, f"--by {name}", __name__, WRITERS, "describe(records)")
     known, found = set(records.clip_ids), dict[str, Described]()
     try:
         for one in writer.describe(records):

@@ -4,11 +4,12 @@ import json
 
 import numpy as np
 import pytest
+from sklearn.metrics import recall_score
 
 from avemo_jax.evaluation.intervals import bootstrap, bootstrap_scores
 from avemo_jax.evaluation.metrics import classification_scores, confusion_matrix
 from avemo_jax.evaluation.outcome_files import plain
-from avemo_jax.evaluation.outcomes import judged, main_scores
+from avemo_jax.evaluation.outcomes import judged, main_scores, recalls
 from input_pipeline.targets import RULES, Target
 
 CLASSES = ("a", "b", "c", "d")
@@ -45,6 +46,20 @@ def test_better_predictions_score_better_and_intervals_hold_the_score(rule):
             low, high = row["ci95" if place == 0 else f"{name}_ci95"]
             assert low <= row[name] <= high and (low < high or row[name] == 1)
     json.dumps(plain(good), allow_nan=False)
+
+
+def test_recalls_are_scikit_learn_s():
+    for rule in ("class", "distribution", "multi_label"):
+        target, predicted, truth = case(rule, 0.9)
+        found = recalls(target, predicted, truth)
+        if rule == "multi_label":
+            expected = recall_score(truth > 0.5, predicted >= 0.5, average=None)
+        else:
+            classes = truth if rule == "class" else truth.argmax(-1)
+            expected = recall_score(classes, predicted.argmax(-1), average=None)
+        assert tuple(found) == CLASSES and list(found.values()) == pytest.approx(expected.tolist())
+    without = recalls(Target("class", ("x",), CLASSES), np.eye(4)[:2], np.arange(2))
+    assert without["a"] == 1 and np.isnan(without["d"]) and not recalls(*case("values", 0.5))
 
 
 def test_the_interval_of_any_score_is_that_of_the_confusion_matrices():

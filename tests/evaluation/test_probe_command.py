@@ -10,6 +10,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from sklearn.metrics import cohen_kappa_score
 
 from avemo_jax.cli import main
 from avemo_jax.errors import UserError
@@ -24,7 +25,7 @@ def _by_name(rows):
 
 
 def test_every_feature_stands_beside_random_weights_and_plain_statistics(place, tmp_path, capsys):
-    flags = {"features": "default", "random_seeds": 2, "json": tmp_path / "copy.json"}
+    flags = {"features": "default", "random_seeds": 2, "json": tmp_path / "copy.json", "scores": "kappa"}
     rows = probe_rows(place, tmp_path / "out", "tone", **flags)
     features = ["cat4", "video", "audio", "fused_video", "fused_audio", "audio_rows", "video_cells"]
     expected = [(f, w, s) for f in features for w, s in (("checkpoint", 0), ("random", 0), ("random", 1))]
@@ -45,9 +46,14 @@ def test_every_feature_stands_beside_random_weights_and_plain_statistics(place, 
     with open(tmp_path / "out" / "predictions.csv", newline="") as file:
         predictions = list(csv.DictReader(file))
     assert len(predictions) == 48 * len(rows)
+    assert "kappa" in (tmp_path / "out" / "table.txt").read_text().splitlines()[5]
     log_mel = [line for line in predictions if line["feature"] == "log_mel"]
     right = sum(line["label"] == line["predicted"] for line in log_mel)
-    assert right / 48 == pytest.approx(_by_name(rows)["log_mel", "none", 0, "as_recorded"]["war"])
+    row = _by_name(rows)["log_mel", "none", 0, "as_recorded"]
+    assert right / 48 == pytest.approx(row["war"])
+    words = ([line[key] for line in log_mel] for key in ("label", "predicted"))
+    assert row["kappa"] == pytest.approx(cohen_kappa_score(*words)) and row["further"] == ["kappa"]
+    assert row["kappa_ci95"][0] <= row["kappa"] <= row["kappa_ci95"][1]
 
 
 def test_sound_is_found_in_sound_and_picture_in_the_picture(place, tmp_path):

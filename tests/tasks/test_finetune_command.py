@@ -192,7 +192,7 @@ def test_clips_that_lack_a_stream_are_counted_and_used_where_asked(tmp_path, cap
     lacking = lambda number: {1: "sound", 2: "picture"}.get(number % 12, "")  # noqa: E731
     synthetic.write_folder(tmp_path / "data", lacking)
     synthetic.write_checkpoint(tmp_path / "run")
-    short = ("total_steps=2", *SHADE[:3], "data.max_unreadable_share=0.5")
+    short = ("total_steps=2", *SHADE[:3], "data.max_unreadable_share=0.5", "scores=kappa")
     for allowed, tested in (("false", 10), ("true", 12)):
         run = tmp_path / allowed
         assert main(words(tmp_path, run, *short, f"data.allow_missing={allowed}")) == 0
@@ -202,3 +202,7 @@ def test_clips_that_lack_a_stream_are_counted_and_used_where_asked(tmp_path, cap
         assert ("used with black frames or silence" in said) == (allowed == "true")
         assert [row["n"] for row in rows_of(run)] == [tested] * 2
         assert rows_of(run)[0]["unreadable"] == 12 - tested
+        assert rows_of(run)[0]["kappa_ci95"][0] <= rows_of(run)[0]["kappa"] and "KAPPA %" in said
+        look = read_looks(run / LOOKS)[0]
+        assert {"development_kappa", "development_recall_dark", "development_recall_bright"} <= look.keys()
+        assert "development_kappa" in said and "development_recall" not in said
