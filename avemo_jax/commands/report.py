@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
 
     from avemo_jax.report import page, run_report
 
-    html, numbers, charts = run_report.make(args.runs, args.data, args.label, args.clips)
+    html, numbers, charts = run_report.make(args.runs, args.data, args.label, args.clips, beside=out.parent)
     write_file(out, html)
     print(f"report: {out} ({len(html.encode()) / 1e6:.1f} MB)")
     if args.charts:

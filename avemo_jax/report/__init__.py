@@ -29,7 +29,6 @@ _NEEDED = {
     "altair": "altair",
     "vl_convert": "vl-convert-python",
     "jinja2": "jinja2",
-    "sklearn": "scikit-learn",
 }
 
 

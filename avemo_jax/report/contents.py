@@ -14,11 +14,13 @@ from avemo_jax.evaluation.questions import manner, question
 from avemo_jax.evaluation.report import summarise
 from avemo_jax.evaluation.runs import Probe, Run
 from avemo_jax.report import judged
+from avemo_jax.report.numbers import recall_of
 from avemo_jax.training.goodput import KINDS
 
 Row = dict[str, Any]
 Numbers = dict[str, Any]
 
+MOST_CLASSES = 8  # lines of a chart; those that are found least, a table has all
 MOST_POINTS = 400  # of a curve; a screen shows no more
 STRUCTURED = (
     "cat4",
@@ -35,6 +37,7 @@ def assemble(runs: Sequence[Run]) -> Numbers:
     numbers: Numbers = {
         "runs": [_run(run) for run in runs],
         "curves": [],
+        "recalls": [],
         "probes": [],
         "layers": [],
         "maps": [],
@@ -46,6 +49,7 @@ def assemble(runs: Sequence[Run]) -> Numbers:
         tables["time"] += _time(run)
         for probe in run.probes:
             _add_probe(numbers, run, probe)
+        _add_recalls(numbers, run)
     numbers["curves"] = curve_keys(tables["curves"])
     numbers["judged"], more = judged.assemble(runs)
     tables |= more
@@ -69,6 +73,7 @@ def curve_keys(rows: Sequence[Row]) -> list[str]:
     """Which numbers have a curve: loss and its terms first, then the task's, then how it was trained."""
     found = {key for row in rows for key, value in row.items() if isinstance(value, (int, float))}
     found -= set(_BOOKKEEPING)
+    found = {key for key in found if not recall_of(key)}  # one chart has all of them
     middle = sorted(found - set(_FIRST) - set(_LAST))
     return [key for key in (*_FIRST, *middle, *_LAST) if key in found]
 
@@ -131,6 +136,39 @@ def _versions(run: Run) -> dict[str, str]:
     """Of the command that trained it, where that is known; else what the checkpoint says."""
     trained = [call for call in run.calls if call["command"].startswith("avemo train")]
     return {**run.versions, **(trained[-1].get("versions", {}) if trained else {})}
+
+
+def _add_recalls(numbers: Numbers, run: Run) -> None:
+    """How often each class was found by the looks at a run: one entry for each kind of clips that was looked at."""
+    keys = {key: found for row in run.metrics for key in row if (found := recall_of(key))}
+    for looked_at in dict.fromkeys(which for which, _ in keys.values()):
+        table = f"recalls-{len(numbers['recalls'])}"
+        classes = {name: key for key, (which, name) in keys.items() if which == looked_at}
+        rows = [
+            {"series": name, "step": row["step"], "recall": row[key]}
+            for name, key in classes.items()
+            for row in run.metrics
+            if row.get(key) is not None
+        ]
+        if not rows:
+            continue
+        lines = []
+        for name in classes:
+            own = [row["recall"] for row in rows if row["series"] == name]
+            if own:
+                lines.append({"name": name, "first": own[0], "highest": max(own), "last": own[-1]})
+        drawn = sorted(lines, key=lambda line: line["last"])[:MOST_CLASSES]
+        numbers["recalls"].append(
+            {
+                "run": run.name,
+                "of": looked_at,
+                "looks": len({row["step"] for row in rows}),
+                "classes": lines,
+                "drawn": [line["name"] for line in lines if line in drawn],
+                "table": table,
+            }
+        )
+        numbers["tables"][table] = rows
 
 
 def _time(run: Run) -> list[Row]:

@@ -7,6 +7,7 @@ a run has several of the suite, and what tells its models apart.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from avemo_jax.evaluation.outcomes import MAIN_SCORES
@@ -17,6 +18,7 @@ Row = dict[str, Any]
 Numbers = dict[str, Any]
 
 MOST_SERIES = 6  # that a chart can tell apart; tables have all
+TENTHS = ("video", "audio", "fused_video", "fused_audio")  # of which rollout says how even it is
 WAYS = ("video_to_audio", "audio_to_video")
 # Of suites of texts: score → its heading.
 TEXT_SCORES = {
@@ -27,10 +29,12 @@ TEXT_SCORES = {
 
 
 class Found(NamedTuple):
-    """Rows of one suite in one folder, and what its series are called before their models."""
+    """Rows of one suite in one folder, what its series are called before their models, and the page that `avemo
+    evaluate` made of it, if it did."""
 
     words: tuple[str, ...]
     rows: list[Row]
+    page: Path
 
 
 def assemble(runs: Sequence[Run]) -> tuple[Numbers, dict[str, list[Row]]]:
@@ -61,7 +65,7 @@ def _found(runs: Sequence[Run], suite: str) -> Iterator[Found]:
         own = [one for one in run.suites if suite in one.results]
         for one in own:
             words = [run.name] * (len(runs) > 1) + [one.name] * (len(own) > 1)
-            yield Found(tuple(words), one.results[suite])
+            yield Found(tuple(words), one.results[suite], run.folder / one.name / f"{suite}.html")
 
 
 def _series(words: Sequence[str], name: str, otherwise: str = "the run") -> str:
@@ -70,7 +74,7 @@ def _series(words: Sequence[str], name: str, otherwise: str = "the run") -> str:
 
 def _of_models(found: Sequence[Found]) -> Iterator[tuple[str, Row]]:
     """(series, row) of suites whose rows say of which model they are."""
-    for words, rows in found:
+    for words, rows, _ in found:
         models = [row["model"] for row in rows]
         unique = [dict(pairs) for pairs in dict.fromkeys(tuple(model.items()) for model in models)]
         names = dict(zip((tuple(one.items()) for one in unique), names_of(unique), strict=True))
@@ -153,7 +157,7 @@ def _conflict(found: Sequence[Found], tables: dict[str, list[Row]]) -> Numbers:
 
 def _retrieval(found: Sequence[Found], tables: dict[str, list[Row]]) -> Numbers:
     rows = []
-    for words, own in found:
+    for words, own, _ in found:
         for row in own:
             weights = row["weights"] if row["weights"] == "checkpoint" else f"random {row['seed']}"
             for way in WAYS:
@@ -165,7 +169,7 @@ def _retrieval(found: Sequence[Found], tables: dict[str, list[Row]]) -> Numbers:
 
 def _robustness(found: Sequence[Found], tables: dict[str, list[Row]]) -> Numbers:
     rows = []
-    for words, own in found:
+    for words, own, _ in found:
         features = [row.get("feature", "") for row in own]
         several = len(set(features)) > 1
         for feature, row in zip(features, own, strict=True):
@@ -189,7 +193,7 @@ def _robustness(found: Sequence[Found], tables: dict[str, list[Row]]) -> Numbers
 
 def _identity(found: Sequence[Found], tables: dict[str, list[Row]]) -> Numbers:
     entries = []
-    for number, (words, rows) in enumerate(found):
+    for number, (words, rows, _) in enumerate(found):
         table = f"identity-{number}"
         tables[table] = summarise(rows)
         first = rows[0]
@@ -209,7 +213,7 @@ def _of_texts(suite: str) -> Callable[[Sequence[Found], dict[str, list[Row]]], N
 
     def add(found: Sequence[Found], tables: dict[str, list[Row]]) -> Numbers:
         lines = []
-        for words, own in found:
+        for words, own, _ in found:
             for row in own:
                 weights = f"random {row['seed']}" if row["weights"] == "random" else row["weights"]
                 facts = {"series": _series(words, weights), **{key: row[key] for key in ("map", "by", "n")}}
@@ -226,10 +230,44 @@ def _of_texts(suite: str) -> Callable[[Sequence[Found], dict[str, list[Row]]], N
     return add
 
 
+def _neighbours(found: Sequence[Found], tables: dict[str, list[Row]]) -> Numbers:
+    kept = ("feature", "label", "k", "n", "precision", "precision_ci95", "chance")
+    tables["neighbours"] = [
+        {"series": _series(words, _weights(row)), **{key: row[key] for key in kept}}
+        for words, own, _ in found
+        for row in own
+    ]
+    return {"k": found[0].rows[0]["k"], "pages": _pages(found)}
+
+
+def _rollout(found: Sequence[Found], tables: dict[str, list[Row]]) -> Numbers:
+    """The mean over clips of how much comes from the most relevant tenth of patches."""
+    tables["rollout"] = [
+        {
+            "series": _series(words, ""),
+            "clips": len(own),
+            **{name: sum(row[name] for row in own) / len(own) for name in TENTHS if name in own[0]},
+        }
+        for words, own, _ in found
+    ]
+    return {"pages": _pages(found)}
+
+
+def _pages(found: Sequence[Found]) -> list[Row]:
+    """Pages of clips, which are never part of another page: they show people, and go where their reader takes them."""
+    return [{"series": _series(one.words, ""), "path": str(one.page)} for one in found if one.page.is_file()]
+
+
+def _weights(row: Row) -> str:
+    return {"checkpoint": "checkpoint", "random": f"random {row['seed']}", "none": "no network"}[
+        row["weights"]
+    ]
+
+
 def _outcome(run: Run, place: str, rows: Sequence[Row], number: int, tables: dict[str, list[Row]]) -> Row:
     """A fine-tuning run's scores: lines of a table, and confusions where classes are predicted."""
     first = rows[0]
-    scores = MAIN_SCORES[first["target"]]
+    scores = (*MAIN_SCORES[first["target"]], *first.get("further", ()))
     lines = []
     for row in rows:
         cells = {
@@ -277,4 +315,6 @@ _SUITES = {
     "robustness": _robustness,
     "identity": _identity,
     **{suite: _of_texts(suite) for suite in TEXT_SCORES},
+    "neighbours": _neighbours,
+    "rollout": _rollout,
 }

@@ -16,6 +16,7 @@ from avemo_jax.evaluation.extraction import centre_batches
 from avemo_jax.report import page
 from avemo_jax.report.clips import draw, read_cards
 from avemo_jax.report.images import Picture, picture
+from avemo_jax.report.judged import TENTHS
 from avemo_jax.tasks.pictures import clip_strips
 from avemo_jax.training.checkpoint_files import load_params
 from input_pipeline.records import open_records
@@ -25,7 +26,6 @@ PAGE = "rollout.html"
 ROWS = ("input", "its encoder", "after the fusion")
 _GLOW = np.array([255.0, 150.0, 0.0])
 _DIM, _QUALITY = 0.6, 88
-TENTHS = ("video", "audio", "fused_video", "fused_audio")
 
 
 def make(checkpoint: str, data: str, *, clips: int = 6, workers: int = 0) -> tuple[str, list[Row]]:

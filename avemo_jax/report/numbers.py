@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any
 
+from avemo_jax.training.watching import RECALL
+
 NONE = "–"
 
 
@@ -60,7 +62,7 @@ def moment(text: str | None) -> str:
 
 def is_share(key: str) -> bool:
     """Is this number of `metrics.jsonl` a fraction, which is shown in per cent?"""
-    return key.endswith(("_share", "accuracy", *_SCORES))
+    return RECALL in key or key.endswith(("_share", "accuracy", *_SCORES))
 
 
 def metric(number: float | None, key: str) -> str:
@@ -70,12 +72,23 @@ def metric(number: float | None, key: str) -> str:
     return value(number)
 
 
+def recall_of(key: str) -> tuple[str, str] | None:
+    """(whose clips, class) of a key that says how often a class is found; None for any other."""
+    looked_at, _, name = key.partition(RECALL)
+    return (looked_at, name) if looked_at in _LOOKED_AT and name else None
+
+
 def title(key: str) -> str:
     """A key of the data in words: loss_video → Video error."""
     prefix, _, score = key.partition("_")
     if prefix in _LOOKED_AT:
         return f"{score.upper() if len(score) < 4 else score.replace('_', ' ').capitalize()} of {_LOOKED_AT[prefix]}"
     return _TITLES.get(key, key.replace("_", " ").capitalize())
+
+
+def whose(looked_at: str) -> str:
+    """Clips that were looked at, in words."""
+    return _LOOKED_AT[looked_at]
 
 
 FILTERS: dict[str, Callable[..., Any]] = {
@@ -87,6 +100,7 @@ FILTERS: dict[str, Callable[..., Any]] = {
     "moment": moment,
     "metric": metric,
     "title_of": title,
+    "whose": whose,
 }
 
 _SCORES = ("_uar", "_war", "_wf1", "_macro_f1", "_micro_f1", "_map", "_auc", "_top2", "_top3")

@@ -6,7 +6,9 @@ import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 from scipy import special
@@ -14,10 +16,10 @@ from scipy import special
 from avemo_jax.errors import UserError
 from avemo_jax.evaluation.outcome_files import IN_OWN_UNIT
 from avemo_jax.evaluation.runs import Run, gather_run
-from avemo_jax.paths import absolute, to_path
+from avemo_jax.paths import absolute, is_remote, to_path
 from avemo_jax.report import charts, contents, embedding, page, suite_charts
 from avemo_jax.report.clips import Card, Grouping, groupings, read_cards
-from avemo_jax.report.numbers import count
+from avemo_jax.report.numbers import count, whose
 from avemo_jax.report.samples import sampled
 from avemo_jax.report.styles import group_style
 from avemo_jax.tasks.finetuning import choices
@@ -37,6 +39,7 @@ def make(
     label: str = "",
     clips: int = 400,
     say: Callable[[str], None] = print,
+    beside: str | os.PathLike = "",
 ) -> tuple[str, contents.Numbers, dict[str, charts.Chart]]:
     """The HTML text, what `--json` writes, and the charts by name.
 
@@ -45,6 +48,7 @@ def make(
       data: the prepared folder whose clips are mapped; that of each run unless given.
       label: the first to colour maps by.
       clips: at most so many on a map; 0 for no map.
+      beside: the folder that the page will lie in, from which it links to other pages; without it there are no links.
 
     Raises:
       UserError, DataError: no run, no such label, or a page too large to mail.
@@ -64,6 +68,7 @@ def make(
         strips=strips,
         pictures=pictures,
         unmapped=unmapped,
+        link=lambda path: _link(path, beside),
         differing=contents.differing(numbers["runs"]) if len(runs) > 1 else [],
     )
     size = len(html.encode())
@@ -73,6 +78,13 @@ def make(
             "give fewer runs, or fewer --clips"
         )
     return html, numbers, drawn
+
+
+def _link(path: str, beside: str | os.PathLike) -> str:
+    """The way from one folder's page to another page; empty where there is none that a browser could follow."""
+    if not os.fspath(beside) or is_remote(path) or is_remote(beside):
+        return ""
+    return quote(Path(os.path.relpath(path, beside)).as_posix())
 
 
 def _tell_apart(runs: Sequence[Run]) -> None:
@@ -135,6 +147,7 @@ def _add_maps(
             {
                 **entry,
                 "clips": len(rows),
+                "placed_by": embedding.placed_by(),
                 "trained_on": path == run.data,
                 "task": run.config.get("task"),
                 "table": table,
@@ -173,6 +186,10 @@ def _charts(numbers: contents.Numbers) -> dict[str, charts.Chart]:
     """Every chart of the page, by name."""
     tables, names = numbers["tables"], [run["name"] for run in numbers["runs"]]
     drawn = [charts.curve(tables["curves"], key, names) for key in numbers["curves"]]
+    drawn += [
+        suite_charts.recalls(tables[one["table"]], one["table"], one["drawn"], whose(one["of"]))
+        for one in numbers["recalls"]
+    ]
     timed = list(dict.fromkeys(row["run"] for row in tables["time"]))
     drawn += [charts.time_bars(tables["time"], timed)] if timed else []
     drawn += [charts.scores(tables[p["table"]], p["table"], p["chance"]) for p in numbers["probes"]]

@@ -192,6 +192,34 @@ def layer_bars(rows: Sequence[Row], table: str, what: str) -> Chart:
     return finished(bars, table, table, rows, 260, 160, words)
 
 
+def recalls(rows: Sequence[Row], table: str, classes: Sequence[str], of: str) -> Chart:
+    """How often each of these classes is found, look after look."""
+    drawn = alt.FieldOneOfPredicate(field="series", oneOf=list(classes))
+    base = (
+        alt.Chart(alt.NamedData(table))
+        .transform_filter(drawn)
+        .transform_calculate(shown="100 * datum.recall")
+    )
+    x = alt.X("step:Q", title="step", axis=alt.Axis(tickCount=4, format=",d"))
+    share = alt.Scale(domain=[0, 100], nice=False)
+    y = alt.Y("shown:Q", title="recall, per cent", scale=share, axis=alt.Axis(tickCount=5))
+    tips = [
+        alt.Tooltip("series:N", title="class"),
+        alt.Tooltip("step:Q", format=","),
+        _tip("shown:Q", "recall"),
+    ]
+    line = base.mark_line(strokeWidth=1.6, aria=False).encode(x, y, _colour(classes), _dash(classes))
+    dots = base.mark_point(filled=True, size=40, opacity=1, aria=False).encode(
+        x, y, _colour(classes), _shape(classes), tooltip=tips
+    )
+    told = []
+    for name in classes:
+        own = [row["recall"] for row in rows if row["series"] == name]
+        told.append(f"{name} {numbers.percent(own[0])} at first, {numbers.percent(own[-1])} at last")
+    words = f"Recall by class of {of}, per cent, over the steps: {'; '.join(told)}."
+    return finished(alt.layer(line, dots), table, table, rows, 380, 220, words)
+
+
 def confusion(rows: Sequence[Row], table: str, what: str) -> Chart:
     """A confusion matrix: counts of clips, the darker the larger the share of their row."""
     classes = list(dict.fromkeys(row["truth"] for row in rows))

@@ -1,9 +1,12 @@
 """How numbers are chosen and written, and how clips are told apart."""
 
+import sys
+
 import numpy as np
 import pytest
+from sklearn.decomposition import PCA
 
-from avemo_jax.report import contents, numbers
+from avemo_jax.report import contents, embedding, numbers
 from avemo_jax.report.clips import MOST_GROUPS, NOTHING, OTHERS, Card, classes_of, draw, groupings
 from avemo_jax.report.embedding import place
 
@@ -99,3 +102,16 @@ def test_on_a_map_clips_with_like_features_are_neighbours():
     far = np.square(places[:, None] - places[None]).sum(-1) + 9 * np.eye(60)
     assert (kinds[far.argmin(1)] == kinds).mean() > 0.95
     np.testing.assert_array_equal(place(features), places)
+
+
+def test_without_scikit_learn_a_map_is_its_first_two_principal_components(monkeypatch):
+    rng = np.random.default_rng(1)
+    features = rng.normal(size=(40, 6)) @ rng.normal(size=(6, 6))
+    scaled = (features - features.mean(0)) / features.std(0)
+    expected = PCA(2).fit_transform(scaled)
+    monkeypatch.setitem(sys.modules, "sklearn", None)  # as where it is not installed
+    assert embedding.placed_by() == "PCA"
+    places = place(features)
+    for axis in (0, 1):
+        assert abs(np.corrcoef(places[:, axis], expected[:, axis])[0, 1]) == pytest.approx(1, abs=1e-6)
+    assert places.min() == -1 and places.max() == 1

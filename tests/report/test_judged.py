@@ -2,6 +2,7 @@
 
 import json
 import re
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
@@ -99,6 +100,14 @@ def _texts():
     }
 
 
+def _neighbours(seed):
+    return [
+        {"feature": "cat4", "weights": weights, "seed": seed, "label": "emotion", "k": 5, "index": "exact", "n": CLIPS,
+         "precision": 0.5, "precision_ci95": [0.4, 0.6], "chance": 0.3}
+        for weights in ("checkpoint", "random")
+    ]  # fmt: skip
+
+
 def _outcomes(seed):
     target = Target("class", ("emotion",), CLASSES)
     rng = np.random.default_rng(seed)
@@ -115,6 +124,14 @@ def _write(folder, seed, change):
     folder.mkdir()
     config = {"task": "finetune", "batch_size": 8, "total_steps": 40, "data": {"path": "nowhere"}}
     (folder / "config.json").write_text(json.dumps(config))
+    looks = [
+        {"step": step, "loss": 1.0, "development_uar": 0.5}
+        | {f"development_recall_{name}": k / 10 + step / 100 for k, name in enumerate(CLASSES)}
+        for step in (10, 20)
+    ]
+    looks.insert(1, {"step": 15, "loss": 1.0})
+    looks[0][f"development_recall_{CLASSES[-1]}"] = None  # no clip of it was there
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(look) + "\n" for look in looks))
     (folder / "rows.json").write_text(json.dumps(_outcomes(seed)))
     (folder / "fold_1").mkdir()
     (folder / "fold_1" / "rows.json").write_text(json.dumps(_outcomes(seed + 1)))
@@ -129,8 +146,14 @@ def _write(folder, seed, change):
         "robustness": _robustness(change),
         "identity": _identity(),
         **_texts(),
+        "neighbours": _neighbours(seed),
+        "rollout": [
+            {"clip_id": f"c{n}", "video": 0.1 + n / 10, "audio": 0.2, "fused_video": 0.3, "fused_audio": 0.4}
+            for n in range(3)
+        ],
     }
     (folder / "judged").mkdir()
+    (folder / "judged" / "neighbours.html").write_text("<title>nearest</title>")
     (folder / "judged" / "suites.json").write_text(json.dumps(results))
     return results
 
@@ -210,6 +233,32 @@ def test_a_fine_tuning_runs_scores_are_those_of_all_its_folds_together(runs):
     assert one["confusions"][0]["recalls"] == pytest.approx(recalls.tolist())
 
 
+def test_how_often_each_class_was_found_by_looks_has_one_chart_a_run(made):
+    page, numbers, charts = made
+    assert [(one["run"], one["of"], one["looks"]) for one in numbers["recalls"]] == [
+        (name, "development", 2) for name in "ab"
+    ]
+    first, *_, last = numbers["recalls"][0]["classes"]
+    assert first == {"name": CLASSES[0], "first": 0.1, "highest": 0.2, "last": 0.2}
+    assert last["first"] == last["last"] == pytest.approx(0.2 + (len(CLASSES) - 1) / 10)
+    assert "development_uar" in numbers["curves"]
+    assert not any("recall" in key for key in numbers["curves"])
+    assert {"recalls-0", "recalls-1"} <= {path.stem for path in charts.iterdir()}
+    assert "Recall by class of the development clips" in page.read_text()
+
+
+def test_pages_of_clips_are_linked_where_they_were_made(runs, made):
+    page, numbers, _ = made
+    rows = [(row["series"], row["label"], row["precision"]) for row in numbers["tables"]["neighbours"]]
+    assert rows[:2] == [("a, checkpoint", "emotion", 0.5), ("a, random 0", "emotion", 0.5)]
+    assert [row["series"] for row in numbers["tables"]["rollout"]] == ["a", "b"]
+    assert numbers["tables"]["rollout"][0]["video"] == pytest.approx(0.2)
+    assert numbers["judged"]["rollout"]["pages"] == []  # nobody made any
+    links = re.findall(r'<a href="([^"#]+)">the clips</a>', page.read_text())
+    targets = [(page.parent / unquote(link)).resolve() for link in links]
+    assert targets == [(run / "judged" / "neighbours.html").resolve() for run in runs]
+
+
 def test_models_are_called_by_what_tells_them_apart():
     probes = [
         {"feature": "cat4", "weights": w, "seed": s, "head": "linear"}
@@ -246,6 +295,7 @@ def test_in_a_browser_every_chart_is_drawn_and_every_table_shows_its_numbers(bro
         "robustness",
         "scores-identity-0",
         "confusion-1",
+        "recalls-0",
     }
     assert {name for name, *_ in charts} >= expected
     assert all(live and not still for _, live, still in charts), charts
