@@ -55,6 +55,16 @@ class Targets(NamedTuple):
 
     video: Array | None  # float32 [B, N masked, 2·16·16·3], ordered (frame, row, column, channel)
     audio: Array | None  # float32 [B, N masked, 16·16], ordered (time, mel)
+    # bool [B], which clips have this stream at all; None: all of them (`data.allow_missing` is off)
+    video_there: Array | None = None
+    audio_there: Array | None = None
+
+    @property
+    def complete(self) -> Array | None:
+        """bool [B], which clips have both streams; None: all."""
+        if self.video_there is None or self.audio_there is None:
+            return None
+        return self.video_there & self.audio_there
 
 
 class Outputs(NamedTuple):

@@ -153,6 +153,7 @@ def run_defaults() -> ConfigDict:
                 "workers": 1,
                 "prefetch": 2,  # batches a worker holds ready
                 "max_unreadable_share": 0.01,
+                "allow_missing": False,  # clips without picture, or without sound, are used too
             },
             "optimizer": {
                 "learning_rate": 3e-4,  # for 256 clips; scaled linearly with the batch

@@ -115,7 +115,9 @@ def _pretraining(prefix: str, info: dict, arrays: Arrays) -> Arrays:
     def objective(params):
         outputs = merge(graphdef, params)(clip, masks)
         loss, metrics = task.score(outputs, targets)
-        contrast = task.comparison(task.compared_by(outputs))[1]  # as a term, even where its weight is 0
+        contrast = task.comparison(task.compared_by(outputs, targets))[
+            1
+        ]  # as a term, even where its weight is 0
         return loss, (outputs, metrics, contrast)
 
     (loss, (outputs, metrics, contrast)), grads = jax.jit(jax.value_and_grad(objective, has_aux=True))(params)

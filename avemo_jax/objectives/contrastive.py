@@ -77,7 +77,7 @@ def hierarchical_contrast(
       bias: added to SigLIP's logits.
       within: int32 [B]; only clips of the same number are each other's negatives (a speaker's own other clips).
       same: int32 [B]; clips of the same number are no negatives of each other (they have the same text), and those with
-        a negative one (that have none) take no part. None of them in a batch: the loss is 0.
+        a negative one (that lack a text or a stream) take no part. None of them in a batch: the loss is 0.
 
     Returns:
       The loss, and `loss_contrast` with `contrast_accuracy`, the share of clips whose own sound is the

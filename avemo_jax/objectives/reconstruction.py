@@ -29,6 +29,8 @@ def masked_reconstruction(
 ) -> tuple[Array, dict[str, Array]]:
     """Mean error over the masked tokens of each modality that is predicted, weighted and added up.
 
+    Clips that lack a stream are left out of its mean, and of that of what is predicted from it.
+
     Args:
       outputs: predictions [B, N masked, P] of each modality; None where there is none.
       targets: the same shapes.
@@ -53,22 +55,31 @@ def masked_reconstruction(
     def errors(prediction: Array, target: Array) -> Array:
         return ERRORS[error](prediction.astype(jnp.float32) - target)
 
+    seen, heard, both = targets.video_there, targets.audio_there, targets.complete
     wanted = (
-        ("video", outputs.video_prediction, targets.video, video_weight),
-        ("audio", outputs.audio_prediction, targets.audio, audio_weight),
-        ("video_from_audio", outputs.video_from_audio, targets.video, video_weight * cross_weight),
-        ("audio_from_video", outputs.audio_from_video, targets.audio, audio_weight * cross_weight),
+        ("video", outputs.video_prediction, targets.video, seen, video_weight),
+        ("audio", outputs.audio_prediction, targets.audio, heard, audio_weight),
+        ("video_from_audio", outputs.video_from_audio, targets.video, both, video_weight * cross_weight),
+        ("audio_from_video", outputs.audio_from_video, targets.audio, both, audio_weight * cross_weight),
     )
-    for name, prediction, target, weight in wanted:
+    for name, prediction, target, counted, weight in wanted:
         if prediction is None or target is None:
             continue
         of = errors(prediction, target)
         if name == "video" and difference_weight >= 0:
-            first, second = (half.mean() for half in jnp.split(of, 2, axis=-1))
+            first, second = (mean_of(half, counted) for half in jnp.split(of, 2, axis=-1))
             loss = (1 - difference_weight) * first + difference_weight * second
             terms |= {"loss_video_frame": first, "loss_video_difference": second}
         else:
-            loss = of.mean()
+            loss = mean_of(of, counted)
         terms[f"loss_{name}"] = loss
         total += weight * loss
     return total, terms
+
+
+def mean_of(values: Array, counted: Array | None) -> Array:
+    """The mean of [B, …] over the clips that are `counted`, bool [B], or over all; 0 where none is."""
+    if counted is None:
+        return values.mean()
+    each = values.reshape(len(values), -1).mean(1)
+    return jnp.sum(each * counted) / jnp.maximum(counted.sum(), 1)

@@ -23,14 +23,18 @@ def term(outputs: Outputs, targets: Targets) -> Array:
         raise UserError("it takes the vectors that clips are compared by, and this method gives none")
     if outputs.video_levels.shape[1] < 2:
         raise UserError("it takes pairs of clips, and a batch has one")
-    return (_of(outputs.video_levels[-1]) + _of(outputs.audio_levels[-1])) / 2
+    seen, heard = targets.video_there, targets.audio_there
+    return (_of(outputs.video_levels[-1], seen) + _of(outputs.audio_levels[-1], heard)) / 2
 
 
-def _of(vectors: Array) -> Array:
-    """[B, C] → []"""
+def _of(vectors: Array, there: Array | None) -> Array:
+    """[B, C] → [], over the clips that are there, bool [B]; 0 where there are no two."""
     units = vectors / jnp.linalg.norm(vectors, axis=-1, keepdims=True)
     cosines = jnp.einsum("ic,jc->ij", units, units, precision=jax.lax.Precision.HIGHEST)
-    other = ~jnp.eye(len(units), dtype=bool)
+    there = jnp.ones(len(units), bool) if there is None else there
+    pairs = there[:, None] & there[None] & ~jnp.eye(len(units), dtype=bool)
     # ‖u − v‖² = 2 − 2 cos
-    exponents = jnp.where(other, -_HEAT * (2 - 2 * cosines), -jnp.inf)
-    return jax.nn.logsumexp(exponents) - jnp.log(len(units) * (len(units) - 1))
+    heat = jnp.where(pairs, jnp.exp(-_HEAT * (2 - 2 * cosines)), 0.0).sum()
+    return jnp.where(
+        pairs.any(), jnp.log(jnp.where(pairs.any(), heat, 1.0) / jnp.maximum(pairs.sum(), 1)), 0.0
+    )

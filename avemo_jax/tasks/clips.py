@@ -80,6 +80,11 @@ def seen(batch: Batch, config: ConfigDict, gain: jax.Array | None) -> Clip:
     return frontend.to_clip(cut(batch, config), mels=config.model.mel_bins, gain=gain)
 
 
+def streams(batch: Batch) -> tuple[jax.Array, jax.Array]:
+    """Which clips have a picture, and which have sound, bool [B] each; a stream that is not there is zeros."""
+    return (batch["video"] > 0).any((1, 2, 3, 4)), batch["waveform_length"] > 0
+
+
 def clip_keys(key: jax.Array, batch: Batch) -> jax.Array:
     """One key a clip, [B], from the step's key and the clip's place in the dataset."""
     return jax.vmap(jax.random.fold_in, (None, 0))(key, batch["position"])

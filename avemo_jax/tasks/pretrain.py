@@ -30,8 +30,9 @@ from avemo_jax.tasks import clips
 from avemo_jax.tasks.pictures import reconstruction_grid
 from avemo_jax.tasks.weighing import Weighing
 
-# Of video and audio, float32 [B, copies, levels, C], and what a model learns about comparing, [B, copies, 2] or None.
-Embeddings = tuple[Array, Array, Array | None]
+# Of video and audio, float32 [B, copies, levels, C]; what a model learns about comparing, [B, copies, 2] or None; and
+# 1.0 for clips that have both streams, else 0.0, [B, copies], or None for all.
+Embeddings = tuple[Array, Array, Array | None, Array | None]
 _RATIOS = np.uint32(0xFFFFFFFE)  # no clip's place: which of the ratios a step has
 TARGETS = ("patches", "latents")
 
@@ -101,10 +102,10 @@ class Pretrain:
     def embeddings(self, model: nnx.Module, batch: Batch, key: Array) -> Embeddings:
         """What these clips are compared by."""
         return self._at_some_ratio(
-            lambda choice: self.compared_by(self._predict(model, batch, key, None, choice)[0]), key
+            lambda choice: self.compared_by(*self._predict(model, batch, key, None, choice)), key
         )
 
-    def compared_by(self, outputs: Outputs) -> Embeddings:
+    def compared_by(self, outputs: Outputs, targets: Targets) -> Embeddings:
         """What clips are compared by, of a model's outputs."""
         copies = self.config.mask.repeats
 
@@ -114,16 +115,20 @@ class Pretrain:
             return jnp.moveaxis(levels.reshape(count, clips_and_copies // copies, copies, dim), 0, 2)
 
         scale = None if outputs.scale is None else outputs.scale.reshape(-1, copies, 2)
-        return by_clip(outputs.video_levels), by_clip(outputs.audio_levels), scale
+        complete = targets.complete
+        if complete is not None:
+            complete = complete.reshape(-1, copies).astype(jnp.float32)  # a tree with a gradient, which is 0
+        return by_clip(outputs.video_levels), by_clip(outputs.audio_levels), scale, complete
 
     def comparison(self, embeddings: Embeddings, step: Array | None = None) -> tuple[Array, dict[str, Array]]:
         """λ Σ L_contrast of all clips of a batch, and its terms."""
         contrast = self.config.contrast
-        video, audio, scale = embeddings
+        video, audio, scale, complete = embeddings
         temperature, bias = contrast.temperature, 0.0
         if scale is not None:
             learned, bias = scale.mean((0, 1))
             temperature = 1 / learned
+
         align = functools.partial(
             hierarchical_contrast,
             temperature=temperature,
@@ -136,7 +141,10 @@ class Pretrain:
         )
         # Copies of a clip are not each other's negatives: the first copies are contrasted, then the second, …
         apart = (jnp.moveaxis(levels, (0, 1, 2), (2, 0, 1)) for levels in (video, audio))
-        loss, terms = jax.tree.map(jnp.mean, jax.vmap(align)(*apart))
+        # What lacks a stream takes no part.
+        same = None if complete is None else jnp.where(complete.T > 0, jnp.arange(len(complete)), -1)
+        compared = jax.vmap(lambda video, audio, same: align(video, audio, same=same))(*apart, same)
+        loss, terms = jax.tree.map(jnp.mean, compared)
         if scale is not None:
             terms |= {"contrast_temperature": temperature}
         return contrast.weight * self.weighing.factors(step).get("contrast", 1.0) * loss, terms
@@ -149,7 +157,7 @@ class Pretrain:
         def pulled(choice: int) -> tuple[Array, dict[str, Array]]:
             outputs, targets = self._predict(model, batch, key, None, choice)
             loss, terms = self._beside_contrast(outputs, targets, step)
-            along = optax.tree.vdot(self.compared_by(outputs), pull)
+            along = optax.tree.vdot(self.compared_by(outputs, targets), pull)
             return loss + along - jax.lax.stop_gradient(along), terms
 
         return self._at_some_ratio(pulled, key)
@@ -183,7 +191,7 @@ class Pretrain:
         loss, metrics = self._beside_contrast(outputs, targets, step)
         if outputs.video_levels is None or not self.config.contrast.weight:
             return loss, metrics
-        alignment, more = self.comparison(self.compared_by(outputs), step)
+        alignment, more = self.comparison(self.compared_by(outputs, targets), step)
         return loss + alignment, metrics | more
 
     def figures(self, model: nnx.Module, batch: Batch, key: Array) -> dict[str, np.ndarray]:
@@ -228,7 +236,11 @@ class Pretrain:
         batch, keys = clips.repeated(batch, clips.clip_keys(key, batch), self.config.mask.repeats)
         clip, masks = self.view(batch, keys, choice)
         drop_keys = fold_keys(keys, 2) if self.config.model.drop_path else None
-        return model(clip, masks, drop_keys), self.targets(clip, masks, teacher)
+        targets = self.targets(clip, masks, teacher)
+        if self.config.data.get("allow_missing", False):
+            seen, heard = clips.streams(batch)
+            targets = targets._replace(video_there=seen, audio_there=heard)
+        return model(clip, masks, drop_keys), targets
 
     def _beside_contrast(
         self, outputs: Outputs, targets: Targets, step: Array | None

@@ -114,7 +114,6 @@ def check_config(workdir: Path, config: ConfigDict) -> None:
     defaults = _flat(ConfigDict({**run_defaults(), **pretrain_defaults()}))
     defaults |= {f"model.resize_positions.{key}": value for key, value in _flat(resize_positions()).items()}
     defaults |= {
-        "data.allow_missing": False,
         "data.raters": [],
         "data.centres": [],
         "data.stitch": "",

@@ -60,7 +60,6 @@ def get_config(arg: str = "base") -> ConfigDict:
     config.data.development = (
         8  # one of so many groups of training speakers is held out to choose by; 0: none
     )
-    config.data.allow_missing = False  # clips without picture, or without sound, are used too
     config.data.rand_augment = ConfigDict({"operations": 4, "magnitude": 7.0, "deviation": 0.5})
     config.augment = ConfigDict(
         {
