@@ -1,4 +1,4 @@
-"""A Python file of one's own → what it holds: how corpora, writers, models, objectives and scores come in without an edit.
+"""A Python file of one's own → what it holds, for corpora, writers, models, objectives and scores.
 
 docs/extend.md has an example of each. Not here: what such a file must do.
 """

@@ -143,8 +143,11 @@ class Pretrain:
         apart = (jnp.moveaxis(levels, (0, 1, 2), (2, 0, 1)) for levels in (video, audio))
         # What lacks a stream takes no part.
         same = None if complete is None else jnp.where(complete.T > 0, jnp.arange(len(complete)), -1)
-        compared = jax.vmap(lambda video, audio, same: align(video, audio, same=same))(*apart, same)
-        loss, terms = jax.tree.map(jnp.mean, compared)
+
+        def compared(video: Array, audio: Array, same: Array | None) -> tuple[Array, dict[str, Array]]:
+            return align(video, audio, same=same)
+
+        loss, terms = jax.tree.map(jnp.mean, jax.vmap(compared)(*apart, same))
         if scale is not None:
             terms |= {"contrast_temperature": temperature}
         return contrast.weight * self.weighing.factors(step).get("contrast", 1.0) * loss, terms
