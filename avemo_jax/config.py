@@ -305,8 +305,9 @@ def text_alignment(pretraining: ConfigDict) -> ConfigDict:
     config = pretraining.copy_and_resolve_references()
     with config.unlocked():
         config.task = "align_text"
-        for section in ("mask", "target"):  # whole clips are seen, and nothing is predicted
+        for section in ("mask", "target", "objectives"):  # whole clips are seen, and nothing is predicted
             del config[section]
+        del config.data["allow_missing"]
         for name in [name for name in config.model if name.startswith(("decoder", "learned"))]:
             del config.model[name]
         config.model.shared_dim = 256

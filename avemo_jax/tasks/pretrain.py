@@ -140,14 +140,14 @@ class Pretrain:
             chunk=contrast.chunk,
         )
         # Copies of a clip are not each other's negatives: the first copies are contrasted, then the second, …
-        apart = (jnp.moveaxis(levels, (0, 1, 2), (2, 0, 1)) for levels in (video, audio))
+        video, audio = (jnp.moveaxis(levels, (0, 1, 2), (2, 0, 1)) for levels in (video, audio))
         # What lacks a stream takes no part.
         same = None if complete is None else jnp.where(complete.T > 0, jnp.arange(len(complete)), -1)
 
         def compared(video: Array, audio: Array, same: Array | None) -> tuple[Array, dict[str, Array]]:
             return align(video, audio, same=same)
 
-        loss, terms = jax.tree.map(jnp.mean, jax.vmap(compared)(*apart, same))
+        loss, terms = jax.tree.map(jnp.mean, jax.vmap(compared)(video, audio, same))
         if scale is not None:
             terms |= {"contrast_temperature": temperature}
         return contrast.weight * self.weighing.factors(step).get("contrast", 1.0) * loss, terms
