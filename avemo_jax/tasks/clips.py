@@ -16,6 +16,8 @@ from avemo_jax.tasks.texts import texts_of
 from input_pipeline import loader
 from input_pipeline.audio import samples_for
 from input_pipeline.loader import Loader
+from input_pipeline.mixtures import folders_of
+from input_pipeline.records import open_records
 
 
 def make_loader(
@@ -83,6 +85,38 @@ def seen(batch: Batch, config: ConfigDict, gain: jax.Array | None) -> Clip:
 def streams(batch: Batch) -> tuple[jax.Array, jax.Array]:
     """Which clips have a picture, and which have sound, bool [B] each; a stream that is not there is zeros."""
     return (batch["video"] > 0).any((1, 2, 3, 4)), batch["waveform_length"] > 0
+
+
+def missing_in_words(config: ConfigDict, parts: Mapping[str, Sequence[int]] | None = None) -> str:
+    """How many clips lack picture or sound, and what becomes of them; empty where none does.
+
+    parts: positions by the name of what they are for; None: all clips of the config, for training, in folders whose
+      clips.csv tells without reading them.
+    """
+    folders = [open_records(folder, config.data.split) for folder in folders_of(config.data)]
+    if parts is None:
+        folders = [folder for folder in folders if folder.sound_s is not None]
+    if not folders:
+        return ""
+    counts = np.concatenate([[of.frame_counts, of.sample_counts] for of in folders], axis=1)
+    said = []
+    for name, positions in (parts or {"train": range(counts.shape[1])}).items():
+        lacking = (counts[:, list(positions)] == 0).sum(1).tolist()
+        words = [
+            f"{count} without {what}"
+            for count, what in zip(lacking, ("picture", "sound"), strict=True)
+            if count
+        ]
+        if words:
+            said.append(f"{' and '.join(words)} among {len(positions)} {name} clips")
+    if not said:
+        return ""
+    fate = "they are used with black frames or silence (data.allow_missing)"
+    if config.task == "pretrain":
+        fate = "what they have is learnt from (data.allow_missing)"
+    if not config.data.get("allow_missing", False):
+        fate = "they count as unreadable; data.allow_missing=true uses what they have"
+    return f"{', '.join(said)}: {fate}"
 
 
 def clip_keys(key: jax.Array, batch: Batch) -> jax.Array:

@@ -20,10 +20,9 @@ from avemo_jax.evaluation.outcomes import LOWER_IS_BETTER, Row, judged, main_sco
 from avemo_jax.evaluation.partition import Partition, make_partition
 from avemo_jax.evaluation.views import BOTH, MODALITIES, Viewer
 from avemo_jax.models.params import Params
+from avemo_jax.tasks import clips
 from avemo_jax.training.checkpoint_files import load_params
 from avemo_jax.training.watching import RECALL, Watch
-from input_pipeline.mixtures import folders_of
-from input_pipeline.records import open_records
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,25 +105,8 @@ def joined(config: ConfigDict, partition: Partition, outcomes: Sequence[Outcome]
 
 def missing_in_words(config: ConfigDict, partition: Partition) -> str:
     """How many clips of each part lack picture or sound, and what becomes of them; empty where none does."""
-    records = open_records(folders_of(config.data)[0])
-    counts = np.array([records.frame_counts, records.sample_counts])
     parts = {"train": partition.train, "development": partition.development, "test": partition.test}
-    said = []
-    for name, rows in parts.items():
-        lacking = (counts[:, partition.positions(rows)] == 0).sum(1).tolist()
-        words = [
-            f"{count} without {what}"
-            for count, what in zip(lacking, ("picture", "sound"), strict=True)
-            if count
-        ]
-        if words:
-            said.append(f"{' and '.join(words)} among {len(rows)} {name} clips")
-    if not said:
-        return ""
-    fate = "they are used with black frames or silence (data.allow_missing)"
-    if not config.data.get("allow_missing", False):
-        fate = "they count as unreadable; data.allow_missing=true uses what they have"
-    return f"{', '.join(said)}: {fate}"
+    return clips.missing_in_words(config, {name: partition.positions(rows) for name, rows in parts.items()})
 
 
 def make_watch(

@@ -10,9 +10,11 @@ import pytest
 
 from avemo_jax import augmentation
 from avemo_jax.batch import Outputs, Targets
+from avemo_jax.config import load_config
 from avemo_jax.objectives import term_of
 from avemo_jax.objectives.contrastive import hierarchical_contrast
 from avemo_jax.tasks import clips
+from tests.evaluation import synthetic
 from tests.tasks import test_family
 from tests.tasks.small import batch, fresh, task
 
@@ -123,3 +125,18 @@ def test_a_clip_without_a_stream_changes_nothing_that_is_of_the_other_one(method
     rest = two | {"video": two["video"].at[1:].set(255 - two["video"][1:])}
     (_, first), (_, second) = (terms_of(of) for of in (two, rest))
     assert float(first["loss_audio"]) == float(second["loss_audio"]) > 0
+
+
+def test_clips_that_lack_a_stream_are_counted_over_all_folders(tmp_path):
+    lacking = lambda number: {1: "sound", 2: "picture"}.get(number % 12, "")  # noqa: E731
+    paths = [tmp_path / name for name in ("whole", "lacking", "another")]
+    for path, which in zip(paths, (lambda number: "", lacking, lacking), strict=True):
+        synthetic.write_folder(path, which)
+
+    def said(*overrides):
+        return clips.missing_in_words(load_config("hicmae:demo", overrides))
+
+    assert said(f"data.path={paths[0]}") == ""
+    both = f"data.paths={paths[1]},{paths[2]}"
+    assert said(both).startswith("8 without picture and 8 without sound among 96 train clips: they count as")
+    assert "learn" in said(both, "data.allow_missing=true")
