@@ -102,7 +102,7 @@ def _hicmae_complaints(config: ConfigDict) -> list[str]:
     model, complaints = config.model, []
     if model.fusion_depth < 1:
         complaints.append(f"model.fusion_depth {model.fusion_depth} must be at least 1")
-    if config.task != "pretrain" and model.head_activation not in HEAD_ACTIVATIONS:
+    if "head_activation" in model and model.head_activation not in HEAD_ACTIVATIONS:
         known = ", ".join(repr(name) for name in HEAD_ACTIVATIONS)
         complaints.append(f"model.head_activation is '{model.head_activation}', not one of {known}")
     if config.task == "pretrain":

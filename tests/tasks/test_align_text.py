@@ -288,3 +288,19 @@ def test_texts_that_do_not_go_with_data_or_tower_are_one_line(place, tmp_path, c
         error = capsys.readouterr().err
         assert says in error and error.count("\n") == 1, error
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    "first, second", [("hicmae:demo", "hicmae_text:demo"), ("vaemo:demo", "vaemo_text:demo")]
+)
+def test_a_second_stage_takes_every_part_but_its_heads_from_the_first(first, second):
+    def shapes(name):
+        made = make_task(load_config(name))
+        return made, split(jax.eval_shape(made.init_model, jax.random.key(0)))[1]
+
+    (_, had), (task, wanted) = shapes(first), shapes(second)
+    assert set(task.handed_on) == set(wanted) - {"head"} <= set(had)
+    for part in task.handed_on:
+        assert jax.tree.map(lambda x: x.shape, wanted[part]) == jax.tree.map(lambda x: x.shape, had[part]), (
+            part
+        )
