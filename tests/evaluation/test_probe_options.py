@@ -65,7 +65,7 @@ def test_cached_features_are_used_by_a_copy_of_the_checkpoint_and_not_for_other_
     cache = tmp_path / "cache"
     first = probe_rows(place, tmp_path / "a", "tone", cache=cache)
     kept = sorted(cache.iterdir())
-    assert len(kept) == 4 and all(path.suffix == ".npz" for path in kept)  # cat4 and three statistics
+    assert len(kept) == 5 and all(path.suffix == ".npz" for path in kept)  # cat4 and four statistics
     synthetic.write_checkpoint(tmp_path / "copy")
     with monkeypatch.context() as patch:
         patch.setattr(extraction, "extract_folder", _no_decoding)

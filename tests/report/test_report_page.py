@@ -45,7 +45,7 @@ def test_the_numbers_are_those_of_the_runs_files(place, numbers):
     found = {(row["feature"], row["weights"], row["seed"]): row for row in _rows(place)}
     (probe,) = numbers["probes"]
     lines = numbers["tables"][probe["table"]]
-    assert len(lines) == 3 * 2 + 3  # of checkpoint and random weights, and plain statistics
+    assert len(lines) == 3 * 2 + 4  # of checkpoint and random weights, and plain statistics
     for line in lines:
         same = [row for key, row in found.items() if key[:2] == (line["feature"], line["weights"])]
         assert line["seeds"] == len(same) and line["uar"] == pytest.approx(
