@@ -106,7 +106,10 @@ def test_a_method_learns_from_real_clips_and_is_probed(method, prepared_folder, 
     if method == "audio_mae":
         assert main(["probe", *words, *probe, "--features", "video"]) == 2
         (line,) = capsys.readouterr().err.splitlines()
-        assert "no feature 'video'; there are audio, audio_rows, audio_spans, audio_layer_0 … audio_layer_1" in line
+        assert (
+            "no feature 'video'; there are audio, audio_rows, audio_spans, audio_layer_0 … audio_layer_1"
+            in line
+        )
         assert main(["evaluate", *words, "--suite", "retrieval", "--out", str(tmp_path / "suites")]) == 2
         assert "looks at one of them only" in capsys.readouterr().err
 
