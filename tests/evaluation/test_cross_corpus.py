@@ -87,7 +87,7 @@ def test_augmented_views_are_of_the_clips_trained_on_alone(place, other, tmp_pat
     rows = probe_rows(place, tmp_path / "out", "tone", **flags)
     row = {row["feature"]: row for row in rows}["log_mel"]
     assert row["classes"] == ["low", "high"] and row["n"] == 30 and row["uar"] > 0.9
-    assert len(list((tmp_path / "cache").iterdir())) == 4 * (
+    assert len(list((tmp_path / "cache").iterdir())) == 5 * (
         2 + 2
     )  # both centre views, two random ones of one
 
