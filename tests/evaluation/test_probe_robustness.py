@@ -51,7 +51,7 @@ def test_what_is_seen_is_lost_in_the_dark_and_what_is_heard_is_not(place, tmp_pa
         say=lambda _: None,
     )
     by = {(row["feature"], row["corruption"]): row for row in rows}
-    assert len(by) == len(rows) == 4 * 3 and [row["corruption"] for row in rows[:3]] == [
+    assert len(by) == len(rows) == 5 * 3 and [row["corruption"] for row in rows[:3]] == [
         "none",
         "silence",
         "black",
