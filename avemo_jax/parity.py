@@ -115,9 +115,8 @@ def _pretraining(prefix: str, info: dict, arrays: Arrays) -> Arrays:
     def objective(params):
         outputs = merge(graphdef, params)(clip, masks)
         loss, metrics = task.score(outputs, targets)
-        contrast = task.comparison(task.compared_by(outputs, targets))[
-            1
-        ]  # as a term, even where its weight is 0
+        compared = task.compared_by(outputs, targets)
+        contrast = task.comparison(compared)[1]  # as a term, even where its weight is 0
         return loss, (outputs, metrics, contrast)
 
     (loss, (outputs, metrics, contrast)), grads = jax.jit(jax.value_and_grad(objective, has_aux=True))(params)

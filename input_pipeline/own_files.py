@@ -21,14 +21,16 @@ ENDING = ".py"  # by which a file is told from a name
 def find(name: str, asked: str, package: str, known: Sequence[str], holds: str) -> ModuleType:
     """The module `package.name` where `name` is one of `known`, or else the file that it names; see `load`.
 
+    asked: where it was named, for messages: `--corpus`.
+
     Raises:
       DataError: there is neither.
     """
     if name in known:
         return importlib.import_module(f"{package}.{name}")
     if not name.endswith(ENDING):
-        raise DataError(f"{asked}: there are {', '.join(known)}, or a file of your own, NAME.py")
-    return load(name, asked, holds)
+        raise DataError(f"{asked}: no '{name}'; there are {', '.join(known)}, or a file of your own, NAME.py")
+    return load(name, f"{asked} {name}", holds)
 
 
 def load(name: str, asked: str, holds: str) -> ModuleType:

@@ -5,6 +5,16 @@ from __future__ import annotations
 import argparse
 
 
+def add_wording(parser: argparse.ArgumentParser, of: str = "") -> None:
+    """`--template` and `--words`, of verbs that say labels in sentences; `of` begins their help."""
+    parser.add_argument(
+        "--template",
+        default="The person is {}.",
+        help=f"{of}how a label is said ('The person is {{}}.')",
+    )
+    parser.add_argument("--words", default="", help=f"{of}words of labels: ANG=angry,HAP=happy")
+
+
 def add_sizes(parser: argparse.ArgumentParser) -> None:
     """`--sizes` and `--positions`, of verbs that may look at clips of another size than a checkpoint was trained on."""
     parser.add_argument(

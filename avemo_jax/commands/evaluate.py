@@ -12,6 +12,7 @@ import argparse
 import json
 from pathlib import Path
 
+from avemo_jax.commands import add_wording
 from avemo_jax.paths import to_path
 
 _OF_ANY = tuple(
@@ -63,12 +64,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add("--texts", default="", metavar="DIR", help="of suites of texts: folder of avemo describe --tower")
     add("--tower", default="", help="of zero_shot and statements: the text tower, as in avemo describe")
     add("--split", default="", help="of suites of texts: only the clips of this split")
-    add(
-        "--template",
-        default="The person is {}.",
-        help="of zero_shot: how a class is said ('The person is {}.')",
-    )
-    add("--words", default="", help="of zero_shot: words of classes, ANG=angry,HAP=happy")
+    add_wording(parser, "of zero_shot: ")
     add(
         "--prompts",
         default="",

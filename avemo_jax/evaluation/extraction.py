@@ -26,6 +26,7 @@ from avemo_jax.models.params import Params, merge, split
 from avemo_jax.training.mesh import BATCH_RULES, make_mesh, replicated, rows_divisor, shardings
 from input_pipeline.loader import eval_batches
 from input_pipeline.progress import Progress
+from input_pipeline.records import Records, open_records
 from input_pipeline.video import IMAGENET_MEAN
 
 LOUDNESS = ("as_recorded", "normalised")
@@ -114,6 +115,23 @@ def extract_folder(
                 progress.advance()
 
         return extract(config, networks, counted(), wanted, loudness, missing)
+
+
+def extract_all(
+    config: ConfigDict,
+    data: str,
+    networks: Sequence[Network],
+    wanted: Sequence[str],
+    split: str = "",
+    **options,
+) -> tuple[Records, list[int], dict[Source, np.ndarray]]:
+    """`extract_folder` for all clips of a prepared folder, or of one split: its records, and which of them, by index,
+    the rows are of."""
+    records = open_records(data, split)
+    first = records.first_position
+    every = range(first, first + len(records))
+    positions, matrices = extract_folder(config, data, every, networks, wanted, **options)
+    return records, (positions - first).tolist(), matrices
 
 
 def centre_batches(

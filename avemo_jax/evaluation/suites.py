@@ -151,19 +151,11 @@ def retrieval_rows(
     wanted = [f"{stream}_layer_{layer}" for layer in layers for stream in ("video", "audio")]
     networks = [extraction.Network("checkpoint", config.seed, params)]
     networks += extraction.random_networks(config, range(seeds))
-    records = open_records(data)
-    first = records.first_position
-    positions, matrices = extraction.extract_folder(
-        config,
-        data,
-        range(first, first + len(records)),
-        networks,
-        wanted,
-        batch_size=batch_size,
-        workers=workers,
+    records, places, matrices = extraction.extract_all(
+        config, data, networks, wanted, batch_size=batch_size, workers=workers
     )
     speakers = [speaker for speaker, _ in records.known()]
-    speaker = np.array([speakers[position - first] for position in positions.tolist()])
+    speaker = np.array([speakers[place] for place in places])
     rows = []
     for network in networks:
 

@@ -19,7 +19,6 @@ from avemo_jax.evaluation import extraction
 from avemo_jax.models.aligned import HEAD, TEXT, views
 from avemo_jax.models.params import Params
 from avemo_jax.models.streams import fuses, layer_count
-from input_pipeline.records import open_records
 from input_pipeline.texts import TextTable
 
 HEADS, FITTED = "heads", "fitted"
@@ -104,19 +103,10 @@ def spaces(
     wanted = [f"video_layer_{last}", f"audio_layer_{last}", *(["fused"] if fuses(config.model) else [])]
     networks = [extraction.Network(model.weights, config.seed, model.params)]
     networks += extraction.random_networks(config, range(seeds)) if table is not None else []
-    records = open_records(data, split)
-    first = records.first_position
-    positions, matrices = extraction.extract_folder(
-        config,
-        data,
-        range(first, first + len(records)),
-        networks,
-        wanted,
-        batch_size=batch_size,
-        workers=workers,
+    records, places, matrices = extraction.extract_all(
+        config, data, networks, wanted, split, batch_size=batch_size, workers=workers
     )
     known = list(records.known())
-    places = (positions - first).tolist()
     judged = Judged(
         [records.clip_ids[place] for place in places],
         np.array([known[place][0] for place in places]),

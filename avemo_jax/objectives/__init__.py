@@ -6,14 +6,12 @@ A module in this folder with `term(outputs, targets)` is a further term of the l
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from pathlib import Path
 
 from jax import Array
 
 from avemo_jax.batch import Outputs, Targets
-from avemo_jax.errors import UserError
 from input_pipeline import own_files
 
 Term = Callable[[Outputs, Targets], Array]
@@ -24,12 +22,8 @@ def term_of(name: str) -> tuple[str, Term]:
     """What a term of `objectives.terms` is called in numbers and ramps, and its function.
 
     Raises:
-      UserError: there is no such term.
-      DataError: its file cannot be used.
+      DataError: there is no such term, or its file cannot be used.
     """
-    if name.endswith(own_files.ENDING):
-        return Path(name).stem, own_files.load(name, f"objective {name}", "term(outputs, targets)").term
     known = sorted(path.stem for path in _FOLDER.glob("*.py") if "\ndef term(" in path.read_text())
-    if name not in known:
-        raise UserError(f"objectives.terms: no '{name}'; there are {', '.join(known)}, or a file, NAME.py")
-    return name, importlib.import_module(f"avemo_jax.objectives.{name}").term
+    module = own_files.find(name, "objectives.terms", __name__, known, "term(outputs, targets)")
+    return Path(name).stem, module.term

@@ -29,7 +29,7 @@ def list_corpus(name: str, root: str | os.PathLike, *, layout: str = "") -> List
     Raises:
       DataError: no such corpus or folder, a table of the corpus is missing or damaged, or no clip is found.
     """
-    adapter = own_files.find(name, f"--corpus {name}", __name__, CORPORA, "list_clips(root)")
+    adapter = own_files.find(name, "--corpus", __name__, CORPORA, "list_clips(root)")
     root = Path(root)
     if not root.is_dir():
         raise DataError(f"{root}: no such folder (--root)")

@@ -24,7 +24,7 @@ def describe(name: str, records: Records, say: Callable[[str], None] = print) ->
     Raises:
       DataError: no such writer, or it gives what is no description, nothing at all or a clip that is not there.
     """
-    writer = own_files.find(name, f"--by {name}", __name__, WRITERS, "describe(records)")
+    writer = own_files.find(name, "--by", __name__, WRITERS, "describe(records)")
     known, found = set(records.clip_ids), dict[str, Described]()
     try:
         for one in writer.describe(records):

@@ -95,7 +95,7 @@ def test_a_method_is_a_config_and_one_file(monkeypatch):
     ("words", "says"),
     [
         (("objectives.terms=uniform",), "no 'uniform'; there are uniformity, or a file"),
-        (("objectives.terms=none.py",), "objective .*none.py: no such file"),
+        (("objectives.terms=none.py",), "objectives.terms .*none.py: no such file"),
         (("objectives.terms=my_metric.py",), r"has no term\(outputs, targets\): see docs/extend.md"),
         (("objectives.terms=uniformity", "objectives.weights=1,2"), "1 terms need a number each"),
         (("objectives.terms=uniformity,uniformity",), "two terms are called 'uniformity'"),

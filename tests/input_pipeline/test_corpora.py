@@ -90,7 +90,7 @@ def test_links_to_folders_are_followed_but_not_in_circles(tmp_path):
 
 
 def test_a_corpus_that_is_not_there_is_one_line(tmp_path):
-    with pytest.raises(DataError, match="--corpus ravdes: there are avcaffe, crema_d, .*ravdess"):
+    with pytest.raises(DataError, match="--corpus: no 'ravdes'; there are avcaffe, crema_d, .*ravdess"):
         list_corpus("ravdes", tmp_path)
     with pytest.raises(DataError, match="no such folder"):
         list_corpus("ravdess", tmp_path / "absent")

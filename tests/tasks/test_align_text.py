@@ -274,7 +274,10 @@ def test_texts_that_do_not_go_with_data_or_tower_are_one_line(place, tmp_path, c
             ["describe", *data, *out, "--texts", str(tmp_path / "strange.jsonl")],
             "describes 1 clips, none of them in",
         ),
-        (["describe", *data, *out, "--by", "nobody"], "--by nobody: there are facts, or a file of your own"),
+        (
+            ["describe", *data, *out, "--by", "nobody"],
+            "--by: no 'nobody'; there are facts, or a file of your own",
+        ),
         (["describe", *data, *out, "--by", "facts", "--tower", "nowhere"], "no text tower 'nowhere'"),
         ([*asked, "zero_shot", "--label", "tone"], "needs a text tower"),
         ([*asked, "statements", *tower], "needs descriptions"),

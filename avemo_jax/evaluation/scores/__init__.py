@@ -7,7 +7,6 @@ is not defined. What every table has is in `metrics` and `outcomes`.
 
 from __future__ import annotations
 
-import importlib
 import pkgutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -29,18 +28,13 @@ def select(names: Iterable[str], asked: str) -> dict[str, Score]:
       asked: where they were named, for messages: `--scores`.
 
     Raises:
-      UserError: there is no such score, or two have one name.
-      DataError: its file cannot be used.
+      UserError: two have one name.
+      DataError: there is no such score, or its file cannot be used.
     """
     found: dict[str, Score] = {}
     for name in names:
-        if name.endswith(own_files.ENDING):
-            called = Path(name).stem
-            module = own_files.load(name, f"{asked} {name}", "score(predicted, truth)")
-        elif name in SCORES:
-            called, module = name, importlib.import_module(f"avemo_jax.evaluation.scores.{name}")
-        else:
-            raise UserError(f"{asked}: no '{name}'; there are {', '.join(SCORES)}, or a file, NAME.py")
+        module = own_files.find(name, asked, __name__, SCORES, "score(predicted, truth)")
+        called = Path(name).stem
         check_names([called], found)
         found[called] = _checked(called, module.score)
     return found
