@@ -167,7 +167,8 @@ def make_loader(
     max_unreadable_share: of the clips; when more are unreadable (one always may be), iterating raises
       DataError.
     positions: only these records of the data; None: all.
-    tables: what clips are to be, looked up by their position, in place of a label (see `Loader`).
+    tables: further fields, looked up by position (see `Loader`); with `label` among them, in place of a target of the
+      config, examples follow the rules of fine-tuning.
     """
     records = open_data(data)
     cut = Cut(
@@ -181,7 +182,7 @@ def make_loader(
         target=target_of(data),
         rand_augment=rand_augment_of(data),
         allow_missing=getattr(data, "allow_missing", False),
-        fine_tuning=bool(tables),
+        fine_tuning="label" in (tables or {}),
     )
     _check_first(records, cut)
     return Loader(

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import argparse
 
+from avemo_jax.evaluation.prompts import TEMPLATE
+
 
 def add_wording(parser: argparse.ArgumentParser, of: str = "") -> None:
     """`--template` and `--words`, of verbs that say labels in sentences; `of` begins their help."""
-    parser.add_argument(
-        "--template",
-        default="The person is {}.",
-        help=f"{of}how a label is said ('The person is {{}}.')",
-    )
+    parser.add_argument("--template", default=TEMPLATE, help=f"{of}how a label is said ('{TEMPLATE}')")
     parser.add_argument("--words", default="", help=f"{of}words of labels: ANG=angry,HAP=happy")
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from avemo_jax.errors import UserError
 
 GAP = "{}"
+TEMPLATE = "The person is {}."
 
 
 def words_of(text: str) -> dict[str, str]:

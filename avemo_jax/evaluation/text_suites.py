@@ -24,7 +24,7 @@ from avemo_jax.convert.text_tower import load_tower
 from avemo_jax.errors import UserError
 from avemo_jax.evaluation import metrics, retrieval
 from avemo_jax.evaluation.intervals import bootstrap_scores
-from avemo_jax.evaluation.prompts import class_prompts, filled, words_of
+from avemo_jax.evaluation.prompts import TEMPLATE, class_prompts, filled, words_of
 from avemo_jax.evaluation.text_space import FITTED, Judged, Model, Space, spaces, unit_mean
 from avemo_jax.models.params import Params
 from avemo_jax.training.checkpoints import load_params
@@ -64,7 +64,7 @@ class Options:
     tower: str = ""
     split: str = ""
     label: str = ""
-    template: str = "The person is {}."
+    template: str = TEMPLATE
     words: str = ""
     prompts: str = ""
     against: str = ""

@@ -301,6 +301,18 @@ def test_chosen_clips_can_be_balanced_and_a_damaged_one_gives_way_to_another_of_
     assert set(np.concatenate([batch["position"] for batch in batches])) == set(chosen) - {4}
 
 
+def test_further_fields_are_each_clip_s_own_and_only_labels_change_how_clips_are_cut(prepared_folder):
+    count = len(open_records(prepared_folder))
+    vectors = np.arange(count, dtype=np.float32)[:, None] * np.ones(3, np.float32)
+    plain = take(loader(prepared_folder), 2)
+    for one, bare in zip(take(loader(prepared_folder, tables={"text": vectors}), 2), plain, strict=True):
+        np.testing.assert_array_equal(one["text"], vectors[one["position"]])
+        assert_same({name: field for name, field in one.items() if name != "text"}, bare)
+    tuned = take(loader(prepared_folder, tables={"label": vectors}), 2)
+    assert all((one["position"] == bare["position"]).all() for one, bare in zip(tuned, plain, strict=True))
+    assert any((one["waveform"] != bare["waveform"]).any() for one, bare in zip(tuned, plain, strict=True))
+
+
 def test_evaluation_gives_every_record_once_in_order_and_marks_the_filling(prepared_folder):
     size = len(open_records(prepared_folder))
     batches = list(eval_batches(str(prepared_folder), **SHAPE, batch_size=4, frame_stride=2))
