@@ -75,7 +75,7 @@ def joined(config: ConfigDict) -> Iterator[Any]:
 def train_in(workdir: Path, config: ConfigDict, mesh: Any, partition: Any, **of: Any) -> int:
     """Trains to the last step, or until told to stop, on a partition's clips or on all, or as `of` says (see
     `tasks.clips.make_loader`); the exit code, 0 or 143."""
-    from avemo_jax.tasks import clips, finetuning, texts
+    from avemo_jax.tasks import finetuning, texts
     from avemo_jax.training import distributed, starting, stopping
     from avemo_jax.training import mesh as mesh_lib
     from avemo_jax.training.loop import train
@@ -85,8 +85,7 @@ def train_in(workdir: Path, config: ConfigDict, mesh: Any, partition: Any, **of:
         of["positions"] = partition.positions(partition.train)
     starting.remember_sizes(config, workdir)
     texts.remember_tower(config)
-    missing = finetuning.missing_in_words(config, partition) if partition else clips.missing_in_words(config)
-    if missing:
+    if missing := missing_in_words(config, partition):
         say(missing)
     task = make_task(config)
     watch = finetuning.make_watch(config, partition, workdir, mesh, say) if partition else None
@@ -112,3 +111,10 @@ def make_loader(config: ConfigDict, process_index: int, process_count: int, **of
     from avemo_jax.tasks import clips
 
     return clips.make_loader(config, process_index, process_count, **of)
+
+
+def missing_in_words(config: ConfigDict, partition: Any) -> str:
+    """How many of the clips, or of each part of a partition, lack picture or sound; empty where none does."""
+    from avemo_jax.tasks import clips, finetuning
+
+    return finetuning.missing_in_words(config, partition) if partition else clips.missing_in_words(config)
