@@ -38,11 +38,11 @@ from avemo_jax.planning.purposes import Stored
 from avemo_jax.tasks import make_task
 from avemo_jax.training import mesh as mesh_lib
 from avemo_jax.training import state as state_lib
-from avemo_jax.training.optimizer import learning_rate, make_optimizer
+from avemo_jax.training.optimizer import make_optimizer
+from avemo_jax.training.schedules import schedules_of
 from avemo_jax.training.step import make_step
 
 _LARGE = 2**20  # bytes from which a replicated array is worth a word
-_STEPS = 1000  # of the schedules, where the config gives none; costs nothing in the step
 
 
 def main(argv: Sequence[str]) -> int:
@@ -135,14 +135,14 @@ def trace_step(config: ConfigDict, mesh: Mesh) -> tuple[Any, state_lib.TrainStat
     task = make_task(config)
     init_key, _ = state_lib.run_keys(config.seed)
     graphdef, params = state_lib.abstract_params(task, init_key)
-    total_steps = config.total_steps or _STEPS
-    optimizer, schedule = make_optimizer(config, params, total_steps), learning_rate(config, total_steps)
+    schedules = schedules_of(config, total_steps=1)  # arguments of the step: of what value is the same to it
+    optimizer = make_optimizer(config, params, schedules)
     state = state_lib.with_shardings(
         state_lib.abstract_state(params, optimizer, average=config.ema.decay > 0), mesh
     )
     batch: Any = task.batch_shapes()
-    step = make_step(task, graphdef, optimizer, schedule, state, batch, mesh)
-    return step.trace(state, batch, jax.ShapeDtypeStruct((2,), np.uint32)), state
+    step = make_step(task, graphdef, state, batch, mesh)
+    return step.trace(state, batch, jax.ShapeDtypeStruct((2,), np.uint32), schedules), state
 
 
 def needed_bytes(refusal: str) -> int:

@@ -35,10 +35,11 @@ from avemo_jax.training.checkpoints import Checkpoints, Record
 from avemo_jax.training.feed import DeviceFeed, Fed, Loader
 from avemo_jax.training.goodput import Goodput
 from avemo_jax.training.heartbeat import HEARTBEAT
-from avemo_jax.training.optimizer import learning_rate, make_optimizer
+from avemo_jax.training.optimizer import make_optimizer
 from avemo_jax.training.profiling import Profile
 from avemo_jax.training.progress import Progress
 from avemo_jax.training.reporting import Reporter
+from avemo_jax.training.schedules import schedules_of
 from avemo_jax.training.starting import handed_on, placed
 from avemo_jax.training.state import TrainState
 from avemo_jax.training.step import make_step
@@ -106,7 +107,8 @@ def train(
     total_steps = count_steps(config, loader.dataset_size)
     init_key, run_key = state_lib.run_keys(config.seed)
     graphdef, params = state_lib.abstract_params(task, init_key)
-    optimizer, schedule = make_optimizer(config, params, total_steps), learning_rate(config, total_steps)
+    schedules = schedules_of(config, total_steps)
+    optimizer = make_optimizer(config, params, schedules)
     average = config.ema.decay > 0
     target = state_lib.with_shardings(state_lib.abstract_state(params, optimizer, average=average), mesh)
     batch_shapes = task.batch_shapes()
@@ -154,6 +156,7 @@ def train(
     if is_first:
         workdir_lib.write_config(workdir, config)
     run_bits = mesh_lib.put_everywhere(np.asarray(record.run_key, np.uint32), mesh)
+    schedules = jax.tree.map(lambda number: mesh_lib.put_everywhere(number, mesh), schedules)
     HEARTBEAT.at(record.step)
     if record.step:
         say(f"resuming at step {record.step} of {total_steps}")
@@ -168,9 +171,9 @@ def train(
 
     # 4. The step, compiled before any clock starts.
     began = time.monotonic()
-    stepping = make_step(task, graphdef, optimizer, schedule, target, batch_shapes, mesh)
+    stepping = make_step(task, graphdef, target, batch_shapes, mesh)
     with goodput.on("compiling"):
-        step_fn = stepping.lower(target, batch_shapes, run_bits).compile()
+        step_fn = stepping.lower(target, batch_shapes, run_bits, schedules).compile()
     million = sum(leaf.size for leaf in jax.tree.leaves(params)) / 1e6
     say(f"{million:.2f} M parameters, {mesh.size} devices, step compiled in {time.monotonic() - began:.1f} s")
     goodput.save()  # from here on a kill is a restart
@@ -203,7 +206,7 @@ def train(
                 goodput.waited(feed.idle_s)
                 step += 1
                 with profile.step(step), jax.transfer_guard("disallow"):
-                    state, metrics = step_fn(state, fed.batch, run_bits)
+                    state, metrics = step_fn(state, fed.batch, run_bits, schedules)
                 profile.done(step, metrics)
                 HEARTBEAT.at(step)
 

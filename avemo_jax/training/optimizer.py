@@ -15,7 +15,7 @@ import optax
 from ml_collections import ConfigDict
 
 from avemo_jax.models.params import Params, flatten, unflatten
-from avemo_jax.training.schedules import warmup_cosine
+from avemo_jax.training.schedules import Schedules
 
 # One-dimensional in the reference, or ending in `.bias`: never decayed. Nor are tokens and what contrast learns.
 _NEVER_DECAYED = re.compile(
@@ -24,19 +24,19 @@ _NEVER_DECAYED = re.compile(
 )
 
 
-def make_optimizer(config: ConfigDict, params: Params, total_steps: int) -> optax.GradientTransformation:
+def make_optimizer(config: ConfigDict, params: Params, schedules: Schedules) -> optax.GradientTransformation:
     """AdamW with scheduled learning rate and weight decay, optional clipping and layer-wise decay.
 
     Args:
-      config: the run's; reads `optimizer`, `batch_size` and `model`.
+      config: the run's; reads `optimizer` and `freeze`.
       params: the model's parameters, or their shapes.
-      total_steps: of the schedules.
+      schedules: of the run; their numbers may be traced.
     """
     options = config.optimizer
     transform = adamw(
         params,
-        rate=learning_rate(config, total_steps),
-        decay=warmup_cosine(options.weight_decay, options.weight_decay_end, total_steps),
+        rate=schedules.learning_rate,
+        decay=schedules.weight_decay,
         b1=options.b1,
         b2=options.b2,
         eps=options.eps,
@@ -73,15 +73,6 @@ def adamw(
     if scales is not None:
         steps.append(optax.stateless(lambda updates, _: jax.tree.map(jnp.multiply, updates, scales)))
     return optax.chain(*steps)
-
-
-def learning_rate(config: ConfigDict, total_steps: int) -> optax.Schedule:
-    """Step → learning rate; the config gives rates for 256 clips, scaled linearly with the batch."""
-    options, scale = config.optimizer, config.batch_size / 256
-    warmup = round(options.warmup_share * total_steps)
-    return warmup_cosine(
-        options.learning_rate * scale, options.min_learning_rate * scale, total_steps, warmup
-    )
 
 
 def decay_mask(params: Params, *, decay_audio_mask_token: bool) -> Params:

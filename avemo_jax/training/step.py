@@ -19,6 +19,8 @@ from avemo_jax.batch import Batch
 from avemo_jax.models.params import Params
 from avemo_jax.training import mesh as mesh_lib
 from avemo_jax.training.gradients import loss_and_grads
+from avemo_jax.training.optimizer import make_optimizer
+from avemo_jax.training.schedules import Schedules
 from avemo_jax.training.state import TrainState, averaged
 
 Metrics = dict[str, Array]
@@ -27,19 +29,19 @@ Metrics = dict[str, Array]
 def make_step(
     task: Any,
     graphdef: nnx.GraphDef,
-    optimizer: optax.GradientTransformation,
-    learning_rate: optax.Schedule,
     state: TrainState,
     batch: Batch,
     mesh: Mesh,
 ) -> jax.stages.Wrapped:
-    """`step(state, batch, run_bits) -> (state, metrics)`, jitted; the old state is given away.
+    """`step(state, batch, run_bits, schedules) -> (state, metrics)`, jitted; the old state is given away.
 
     Metrics are float32 or int32 scalars, the same on every device: the loss, the task's terms, `grad_norm`,
     `learning_rate`, `bad_steps`, `skipped_steps`.
     """
 
-    def step(state: TrainState, batch: Batch, run_bits: Array) -> tuple[TrainState, Metrics]:
+    def step(
+        state: TrainState, batch: Batch, run_bits: Array, schedules: Schedules
+    ) -> tuple[TrainState, Metrics]:
         key = _step_key(run_bits, state.step)
         (loss, terms), grads = loss_and_grads(
             task, graphdef, state.params, batch, key, mesh, state.averaged, state.step
@@ -47,6 +49,7 @@ def make_step(
         grad_norm = optax.tree.norm(grads)
         good = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
 
+        optimizer = make_optimizer(task.config, state.params, schedules)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         keep_if_bad = lambda new, old: jax.tree.map(lambda n, o: jnp.where(good, n, o), new, old)  # noqa: E731
@@ -64,7 +67,7 @@ def make_step(
             **terms,
             "grad_norm": grad_norm,
             # The schedule counts updates, as the optimiser does, so skipped steps do not move it.
-            "learning_rate": learning_rate(state.step - state.skipped_steps),
+            "learning_rate": schedules.learning_rate(state.step - state.skipped_steps),
             "bad_steps": new_state.bad_steps,
             "skipped_steps": new_state.skipped_steps,
         }
@@ -73,7 +76,7 @@ def make_step(
     state_shardings, whole = mesh_lib.shardings(state, mesh), mesh_lib.replicated(mesh)
     return jax.jit(
         step,
-        in_shardings=(state_shardings, mesh_lib.batch_shardings(batch, mesh), whole),
+        in_shardings=(state_shardings, mesh_lib.batch_shardings(batch, mesh), whole, whole),
         out_shardings=(state_shardings, whole),
         donate_argnums=0,
     )

@@ -19,6 +19,7 @@ from avemo_jax.training import mesh as mesh_lib
 from avemo_jax.training import state as state_lib
 from avemo_jax.training.checkpoints import Checkpoints, Record, load_params, save_params
 from avemo_jax.training.optimizer import make_optimizer
+from avemo_jax.training.schedules import schedules_of
 from tests.training.tiny import TinyTask, losses_of, run_here, tiny_config
 
 
@@ -109,7 +110,7 @@ def tiny_target(*overrides, devices=1):
     mesh = mesh_lib.make_mesh(config.mesh, jax.devices()[:devices])
     task, (key, _) = TinyTask(config), state_lib.run_keys(0)
     params = state_lib.abstract_params(task, key)[1]
-    optimizer = make_optimizer(config, params, 12)
+    optimizer = make_optimizer(config, params, schedules_of(config, 12))
     target = state_lib.with_shardings(state_lib.abstract_state(params, optimizer), mesh)
     return target, lambda: state_lib.create_state(task, optimizer, key, mesh)
 

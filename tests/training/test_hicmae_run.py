@@ -14,6 +14,7 @@ from avemo_jax.tasks import make_task
 from avemo_jax.training import mesh as mesh_lib
 from avemo_jax.training import state as state_lib
 from avemo_jax.training.optimizer import make_optimizer
+from avemo_jax.training.schedules import schedules_of
 from tests.training.random_clips import SMALL, run_here, small_config
 from tests.training.tiny import ROOT, environment, losses_of
 
@@ -30,7 +31,9 @@ def test_hicmae_and_its_optimiser_are_divided_as_the_table_says():
     config = small_config("mesh.fsdp=2", "mesh.tensor=2")
     mesh, task = mesh_lib.make_mesh(config.mesh), make_task(config)
     params = state_lib.abstract_params(task, jax.random.key(0))[1]
-    state = state_lib.create_state(task, make_optimizer(config, params, 10), jax.random.key(0), mesh)
+    state = state_lib.create_state(
+        task, make_optimizer(config, params, schedules_of(config, 10)), jax.random.key(0), mesh
+    )
     rows = mesh_lib.named_leaves(state)
     fc1 = [leaf for path, leaf in rows if path.endswith("video/blocks/mlp/fc1/kernel")]
     assert len(fc1) == 3  # the parameter and its two moments

@@ -18,6 +18,7 @@ from avemo_jax.tasks import make_task
 from avemo_jax.training import mesh as mesh_lib
 from avemo_jax.training import state as state_lib
 from avemo_jax.training.optimizer import make_optimizer
+from avemo_jax.training.schedules import schedules_of
 
 TABLE_MESH = {"replica": 1, "data": 1, "fsdp": 4, "tensor": 2}
 
@@ -95,7 +96,7 @@ def test_whatever_the_sizes_every_place_divides_its_array(path, shape, axes):
 def test_the_optimisers_moments_lie_where_their_parameters_do():
     config = load_config("hicmae:base")
     params = state_lib.abstract_params(make_task(config), jax.random.key(0))[1]
-    state = state_lib.abstract_state(params, make_optimizer(config, params, 10))
+    state = state_lib.abstract_state(params, make_optimizer(config, params, schedules_of(config, 10)))
     mesh = SimpleNamespace(shape={"replica": 1, "data": 1, "fsdp": 4, "tensor": 2})
     rows = {row.path: row for row in mesh_lib.placements(state, mesh)}
     matrices = [

@@ -13,9 +13,12 @@ from avemo_jax import models
 from avemo_jax.config import load_config
 from avemo_jax.convert import hicmae
 from avemo_jax.models.params import split
+from avemo_jax.planning.worker import trace_step
+from avemo_jax.training import mesh as mesh_lib
 from avemo_jax.training import optimizer
-from avemo_jax.training.schedules import warmup_cosine
+from avemo_jax.training.schedules import WarmupCosine, schedules_of
 from tests.golden_weights import GOLDEN, golden_weights
+from tests.training.random_clips import small_config
 
 SCHEDULES = json.loads((GOLDEN / "schedules.json").read_text())
 
@@ -26,15 +29,15 @@ def test_learning_rate_and_weight_decay_follow_the_recorded_schedule(case):
     total = recorded["epochs"] * recorded["niter"]
     warmup = recorded.get("warmup_steps") or recorded["warmup_epochs"] * recorded["niter"]
     steps = jnp.arange(recorded["length"])
-    rate = warmup_cosine(recorded["lr"], recorded["min_lr"], total, warmup)(steps)
+    rate = WarmupCosine(recorded["lr"], recorded["min_lr"], total, warmup)(steps)
     np.testing.assert_allclose(rate, arrays[f"{case}/lr"], rtol=3e-5, atol=1e-7 * recorded["lr"])
-    decay = warmup_cosine(recorded["wd"], recorded["wd_end"], total)(steps)
+    decay = WarmupCosine(recorded["wd"], recorded["wd_end"], total)(steps)
     np.testing.assert_allclose(decay[: len(arrays[f"{case}/wd"])], arrays[f"{case}/wd"], rtol=3e-5)
 
 
 def test_the_reference_script_is_what_the_base_config_says():
     config = load_config("hicmae:base,reference")
-    rate = optimizer.learning_rate(config, 5000)
+    rate = schedules_of(config, 5000).learning_rate
     np.testing.assert_allclose(
         [rate(0), rate(1), rate(249), rate(250)], [0, 7.53012e-7, 1.875e-4, 1.875e-4], rtol=1e-5
     )
@@ -161,7 +164,7 @@ def test_frozen_parts_neither_move_nor_decay_nor_count_when_clipping(freeze, sti
     shapes = shapes_of("finetune/crema_d:demo", *sizes)
     params = jax.tree.map(lambda leaf: jnp.ones(leaf.shape), shapes)
     grads = jax.tree.map(lambda leaf: jnp.full(leaf.shape, 0.5), shapes)
-    transform = optimizer.make_optimizer(config, params, total_steps=10)
+    transform = optimizer.make_optimizer(config, params, schedules_of(config, 10))
     update = jax.jit(transform.update, compiler_options={"xla_backend_optimization_level": 0})
     updates, _ = update(grads, transform.init(params), params)
     by_name = hicmae.to_reference(
@@ -181,3 +184,14 @@ def test_clipping_scales_the_gradient_to_the_recorded_norms():
     assert float(optax.tree.norm(grads)) == pytest.approx(recorded["total_norm_before"], rel=1e-5)
     for key, norm in recorded["l2_after"].items():
         assert float(jnp.linalg.norm(clipped[key].ravel())) == pytest.approx(norm, rel=1e-4)
+
+
+def test_runs_of_other_lengths_and_rates_take_the_same_program():
+    def program(*overrides):
+        config = small_config("batch_size=2", *overrides)
+        mesh = mesh_lib.make_mesh(config.mesh, jax.devices()[:1])
+        return trace_step(config, mesh)[0].lower().as_text()
+
+    longer = ("total_steps=900", "optimizer.learning_rate=1e-3", "optimizer.warmup_share=0.5")
+    assert program() == program(*longer)
+    assert program() != program("optimizer.b2=0.9")
