@@ -198,7 +198,8 @@ def pretrain_defaults() -> dict[str, ConfigDict]:
         ),
         "target": ConfigDict(
             {
-                "kind": "patches",  # or latents, of a teacher that is the moving average of the model
+                "kind": "patches",  # or latents, of a teacher: the moving average of the model, or a frozen one
+                "teacher": "",  # a pretrained run, whose encoder is the frozen one
                 "normalize_video": True,
                 "normalize_audio": True,
                 "per_colour": True,  # each colour of a tubelet is normalised by itself

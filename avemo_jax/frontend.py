@@ -114,6 +114,12 @@ def audio_grid(frames: int, mels: int) -> tuple[int, int]:
     return frames // PATCH, mels // PATCH
 
 
+def target_widths(model: ConfigDict) -> dict[str, int]:
+    """How many numbers a pretraining model of `config.model` predicts of a token: those of its patch, or of a frozen
+    teacher's token (`target_dim`)."""
+    return {name: model.get("target_dim") or width for name, width in PATCHES.items()}
+
+
 def token_grids(model: ConfigDict) -> dict[str, tuple[int, ...]]:
     """Tokens of the modalities that a model of `config.model` looks at: both, where it does not name them.
 

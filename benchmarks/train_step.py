@@ -90,28 +90,29 @@ def our_step(task_name: str, args: argparse.Namespace) -> dict[str, float]:
     from avemo_jax.training import state as state_lib
     from avemo_jax.training.optimizer import make_optimizer
     from avemo_jax.training.schedules import schedules_of
-    from avemo_jax.training.step import make_step
+    from avemo_jax.training.step import Given, make_step
 
     values = {"batch_size": args.batch, "dtype": "float32", "remat": args.remat, "total_steps": 1000}
     config = _config(task_name, args, [f"{key}={value}" for key, value in values.items()])
     task, mesh = make_task(config), mesh_lib.make_mesh(config.mesh, jax.devices()[:1])
     init_key, run_key = state_lib.run_keys(0)
     graphdef, params = state_lib.abstract_params(task, init_key)
-    schedules = jax.device_put(schedules_of(config, 1000), mesh_lib.replicated(mesh))
+    schedules = schedules_of(config, 1000)
     optimizer = make_optimizer(config, params, schedules)
     target = state_lib.with_shardings(state_lib.abstract_state(params, optimizer), mesh)
     state = state_lib.create_state(task, optimizer, init_key, mesh)
-    run_bits = mesh_lib.put_everywhere(np.asarray(jax.random.key_data(run_key)), mesh)
+    given = Given(np.asarray(jax.random.key_data(run_key)), schedules)
+    given = jax.device_put(given, mesh_lib.shardings(given, mesh))
     shapes = task.batch_shapes()
     began = time.process_time()
-    stepping = make_step(task, graphdef, target, shapes, mesh)
-    step = stepping.lower(target, shapes, run_bits, schedules).compile()
+    stepping = make_step(task, graphdef, target, shapes, given, mesh)
+    step = stepping.lower(target, shapes, given).compile()
     compiling_s = time.process_time() - began
     batch = jax.device_put(_our_batch(shapes), mesh_lib.batch_shardings(shapes, mesh))
 
     def one() -> float:
         nonlocal state
-        state, metrics = step(state, batch, run_bits, schedules)
+        state, metrics = step(state, batch, given)
         return float(metrics["loss"])
 
     return {**_measured(one, args.steps), "compiling_cpu_s": compiling_s}

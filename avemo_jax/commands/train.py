@@ -75,7 +75,7 @@ def joined(config: ConfigDict) -> Iterator[Any]:
 def train_in(workdir: Path, config: ConfigDict, mesh: Any, partition: Any, **of: Any) -> int:
     """Trains to the last step, or until told to stop, on a partition's clips or on all, or as `of` says (see
     `tasks.clips.make_loader`); the exit code, 0 or 143."""
-    from avemo_jax.tasks import finetuning, texts
+    from avemo_jax.tasks import finetuning, frozen_teacher, texts
     from avemo_jax.training import distributed, starting, stopping
     from avemo_jax.training import mesh as mesh_lib
     from avemo_jax.training.loop import train
@@ -85,6 +85,7 @@ def train_in(workdir: Path, config: ConfigDict, mesh: Any, partition: Any, **of:
         of["positions"] = partition.positions(partition.train)
     starting.remember_sizes(config, workdir)
     texts.remember_tower(config)
+    frozen_teacher.remember_width(config)
     if missing := missing_in_words(config, partition):
         say(missing)
     task = make_task(config)

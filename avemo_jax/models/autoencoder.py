@@ -13,7 +13,7 @@ from jax import Array
 from ml_collections import ConfigDict
 
 from avemo_jax.batch import Clip, Masks, Outputs
-from avemo_jax.frontend import PATCHES
+from avemo_jax.frontend import target_widths
 from avemo_jax.models.aligned import Aligned
 from avemo_jax.models.attention import PLAIN, Choice
 from avemo_jax.models.decoders import Part, Stream, TokenDecoder
@@ -29,7 +29,8 @@ class Autoencoder(StreamEncoder):
         self, model: ConfigDict, *, dtype, remat_policy: str, attention: Choice = PLAIN, rngs: nnx.Rngs
     ):
         super().__init__(model, dtype=dtype, remat_policy=remat_policy, attention=attention, rngs=rngs)
-        streams = {name: Stream(grid, PATCHES[name]) for name, grid in self.grids.items()}
+        widths = target_widths(model)
+        streams = {name: Stream(grid, widths[name]) for name, grid in self.grids.items()}
         groups = [{name: stream} for name, stream in streams.items()]
         self.decoders = nnx.Dict(
             {

@@ -17,7 +17,14 @@ from jax.nn import initializers
 from ml_collections import ConfigDict
 
 from avemo_jax.batch import Clip, Features, Masks, Outputs
-from avemo_jax.frontend import AUDIO_PATCH, VIDEO_PATCH, patchify_audio, patchify_video, token_grids
+from avemo_jax.frontend import (
+    AUDIO_PATCH,
+    VIDEO_PATCH,
+    patchify_audio,
+    patchify_video,
+    target_widths,
+    token_grids,
+)
 from avemo_jax.models.aligned import Aligned
 from avemo_jax.models.attention import PLAIN, Choice
 from avemo_jax.models.decoders import SkipDecoder
@@ -84,8 +91,9 @@ class HiCMAE(AudioVisualEncoder):
             "attention": attention,
         }
         counts = [math.prod(grid) for grid in token_grids(model).values()]
-        self.video_decoder = SkipDecoder(patch_dim=VIDEO_PATCH, tokens=counts[0], rngs=rngs, **shared)
-        self.audio_decoder = SkipDecoder(patch_dim=AUDIO_PATCH, tokens=counts[1], rngs=rngs, **shared)
+        widths = target_widths(model)
+        self.video_decoder = SkipDecoder(patch_dim=widths["video"], tokens=counts[0], rngs=rngs, **shared)
+        self.audio_decoder = SkipDecoder(patch_dim=widths["audio"], tokens=counts[1], rngs=rngs, **shared)
         self.skip_layers = tuple(model.skip_layers)
 
     def __call__(self, clip: Clip, masks: Masks, keys: Array | None = None) -> Outputs:

@@ -1,7 +1,7 @@
 """`mjepa`: latent prediction within and across modalities with one encoder for both (docs/methods.md).
 
 From the visible tokens of one modality a narrow predictor says what a teacher, the moving average of this same
-model, makes of the hidden tokens of that modality and of the other one, from the whole clip.
+model or a frozen one, makes of the hidden tokens of that modality and of the other one, from the whole clip.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from flax import nnx
 from jax import Array
 from ml_collections import ConfigDict
 
-from avemo_jax.batch import Clip, Masks, Outputs, Targets
+from avemo_jax.batch import Clip, Masks, Outputs, Targets, TokenMask
 from avemo_jax.models.attention import PLAIN, Choice
 from avemo_jax.models.decoders import Part, Stream, TokenDecoder
 from avemo_jax.models.encoders import take_tokens
@@ -27,7 +27,7 @@ class LatentPredictor(StreamEncoder):
     ):
         super().__init__(model, dtype=dtype, remat_policy=remat_policy, attention=attention, rngs=rngs)
         self.predictor = TokenDecoder(
-            {name: Stream(grid, model.dim) for name, grid in self.grids.items()},
+            {name: Stream(grid, model.get("target_dim") or model.dim) for name, grid in self.grids.items()},
             encoder_dim=model.dim,
             dim=model.decoder_dim,
             heads=model.decoder_heads,
@@ -69,10 +69,16 @@ class LatentPredictor(StreamEncoder):
             mask = getattr(masks, name)
             if name not in self.modalities or mask is None:
                 return None
-            layers = self.alone(clip, name).layers[-self.teacher_layers :, :, self.registers :]
-            return jax.lax.stop_gradient(take_tokens(standardised(layers).mean(0), mask.masked))
+            return hidden_latents(
+                self.alone(clip, name).layers[-self.teacher_layers :, :, self.registers :], mask
+            )
 
         return Targets(of("video"), of("audio"))
+
+
+def hidden_latents(layers: Array, mask: TokenMask) -> Array:
+    """A teacher's layers [L, B, N, C] → what is to be predicted of the hidden tokens, float32 [B, N masked, C]."""
+    return jax.lax.stop_gradient(take_tokens(standardised(layers).mean(0), mask.masked))
 
 
 MODELS = {"pretrain": LatentPredictor}

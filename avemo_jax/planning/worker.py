@@ -40,7 +40,7 @@ from avemo_jax.training import mesh as mesh_lib
 from avemo_jax.training import state as state_lib
 from avemo_jax.training.optimizer import make_optimizer
 from avemo_jax.training.schedules import schedules_of
-from avemo_jax.training.step import make_step
+from avemo_jax.training.step import Given, make_step
 
 _LARGE = 2**20  # bytes from which a replicated array is worth a word
 
@@ -141,8 +141,10 @@ def trace_step(config: ConfigDict, mesh: Mesh) -> tuple[Any, state_lib.TrainStat
         state_lib.abstract_state(params, optimizer, average=config.ema.decay > 0), mesh
     )
     batch: Any = task.batch_shapes()
-    step = make_step(task, graphdef, state, batch, mesh)
-    return step.trace(state, batch, jax.ShapeDtypeStruct((2,), np.uint32), schedules), state
+    teacher = getattr(task, "frozen_teacher", None)
+    given = Given(np.zeros(2, np.uint32), schedules, teacher and teacher.shapes)
+    step = make_step(task, graphdef, state, batch, given, mesh)
+    return step.trace(state, batch, given), state
 
 
 def needed_bytes(refusal: str) -> int:

@@ -13,6 +13,7 @@ from avemo_jax.batch import Batch
 from avemo_jax.errors import UserError
 from avemo_jax.tasks.align_text import AlignText
 from avemo_jax.tasks.finetune import Finetune
+from avemo_jax.tasks.frozen_teacher import FrozenTeacher
 from avemo_jax.tasks.pretrain import Pretrain
 from avemo_jax.tasks.several import Several
 
@@ -40,11 +41,14 @@ class Task(Protocol):
 
 
 class TaughtTask(Task, Protocol):
-    """A task that may learn from the moving average of its own model (`ema.decay`); `loss` takes it as `teacher`."""
+    """A task that may learn from the moving average of its own model (`ema.decay`) or from a frozen model, which `loss`
+    then takes as `teacher`."""
+
+    frozen_teacher: FrozenTeacher | None  # the frozen one
 
     @property
     def learns_from_average(self) -> bool:
-        """Whether it does."""
+        """Whether it learns from the average."""
 
 
 class ChangingTask(Task, Protocol):

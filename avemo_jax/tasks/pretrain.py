@@ -22,11 +22,12 @@ from avemo_jax import augmentation, frontend, masking, models
 from avemo_jax.batch import Batch, Clip, Masks, Outputs, Targets
 from avemo_jax.config import pretrain_defaults
 from avemo_jax.errors import UserError
-from avemo_jax.models.encoders import fold_keys
+from avemo_jax.models.encoders import Encodes, fold_keys
 from avemo_jax.models.jepa import LatentPredictor
 from avemo_jax.objectives.contrastive import hierarchical_contrast
 from avemo_jax.objectives.reconstruction import masked_reconstruction
 from avemo_jax.tasks import clips
+from avemo_jax.tasks.frozen_teacher import FrozenTeacher
 from avemo_jax.tasks.pictures import reconstruction_grid
 from avemo_jax.tasks.weighing import Weighing
 
@@ -46,17 +47,22 @@ class Pretrain:
             raise UserError(f"mask.repeats is {config.mask.repeats}: every clip needs at least one mask")
         if config.target.kind not in TARGETS:
             raise UserError(f"target.kind is '{config.target.kind}', not one of {', '.join(TARGETS)}")
-        if self.learns_from_average != ("teacher_layers" in config.model):
-            what = "latents" if "teacher_layers" in config.model else "patches"
+        if config.target.teacher and not self._predicts_latents:
+            raise UserError("target.teacher is learnt from with target.kind=latents")
+        if not config.target.teacher and self._predicts_latents != ("teacher_layers" in config.model):
+            what = (
+                "latents" if "teacher_layers" in config.model else "patches, or latents of a target.teacher"
+            )
             raise UserError(f"target.kind is '{config.target.kind}', and {config.method} predicts {what}")
         if self.learns_from_average and not config.ema.decay:
             raise UserError("target.kind=latents learns from a moving average: ema.decay must not be 0")
+        self.frozen_teacher = FrozenTeacher(config) if config.target.teacher else None
         model = config.model
         # Both, whatever the method looks at: pictures show both.
         self.video_grid = frontend.video_grid(model.frames, model.image_size)
         self.audio_grid = frontend.audio_grid(model.audio_frames, model.mel_bins)
         self.grids = frontend.token_grids(model)
-        if config.contrast.weight and (len(self.grids) < 2 or self.learns_from_average):
+        if config.contrast.weight and (len(self.grids) < 2 or "teacher_layers" in config.model):
             raise UserError(
                 f"contrast.weight is {config.contrast.weight}, and {config.method} gives no pair of vectors to compare"
             )
@@ -74,6 +80,10 @@ class Pretrain:
     @property
     def learns_from_average(self) -> bool:
         """Whether `loss` is to be given the moving average of the model as `teacher`."""
+        return self._predicts_latents and not self.config.target.teacher
+
+    @property
+    def _predicts_latents(self) -> bool:
         return self.config.target.kind == "latents"
 
     @property
@@ -174,6 +184,8 @@ class Pretrain:
     def targets(self, clip: Clip, masks: Masks, teacher: nnx.Module | None = None) -> Targets:
         """What was hidden should be; no gradient flows into it."""
         target = self.config.target
+        if self.frozen_teacher is not None:
+            return self.frozen_teacher.latents(cast(Encodes, teacher), clip, masks)
         if teacher is not None:
             return cast(LatentPredictor, teacher).latents(clip, masks)
         return frontend.reconstruction_targets(
@@ -199,7 +211,7 @@ class Pretrain:
 
     def figures(self, model: nnx.Module, batch: Batch, key: Array) -> dict[str, np.ndarray]:
         """Input, what is left of it, and the reconstruction of up to four clips, frames and log-mel."""
-        if self.learns_from_average:
+        if self._predicts_latents:
             return {}  # what it predicts is not a picture
         clip, masks, outputs = _pictured(self, model, batch, key)
         grid = reconstruction_grid(clip, masks, outputs, self.video_grid, self.audio_grid, self.config.target)

@@ -8,13 +8,12 @@ from typing import Any
 import jax
 import numpy as np
 from flax import nnx
-from jax import Array
 from jax.sharding import Mesh
 
 from avemo_jax.batch import Batch
 from avemo_jax.models.params import Params
 from avemo_jax.training import mesh as mesh_lib
-from avemo_jax.training.step import make_check
+from avemo_jax.training.step import Given, make_check
 
 _NAMED = 8
 
@@ -25,7 +24,7 @@ def describe_offenders(
     params: Params,
     batch: Batch,
     step: int,
-    run_bits: Array,
+    given: Given,
     mesh: Mesh,
     clip_ids: Callable[[np.ndarray], list[str]],
 ) -> str:
@@ -34,13 +33,13 @@ def describe_offenders(
     Halves of the batch are tried by themselves, then halves of those that fail, so it takes some
     (offenders × log₂ B) steps' time. Clips that are harmless one by one are blamed together.
     """
-    check = make_check(task, graphdef, params, batch, mesh)
+    check = make_check(task, graphdef, params, batch, given, mesh)
     size = len(batch["position"])
     step_array = mesh_lib.put_everywhere(np.asarray(step - 1, np.int32), mesh)
 
     def is_bad(rows: list[int]) -> bool:
         places = mesh_lib.put_everywhere(np.resize(np.asarray(rows, np.int32), size), mesh)
-        return not bool(check(params, batch, places, step_array, run_bits))
+        return not bool(check(params, batch, places, step_array, given))
 
     rows = _search(list(range(size)), is_bad)
     positions = jax.jit(lambda x: x, out_shardings=mesh_lib.replicated(mesh))(batch["position"])

@@ -31,11 +31,12 @@ def loss_and_grads(
     mesh: Mesh,
     average: Params | None = None,
     step: Array | None = None,
+    teacher: Params | None = None,
 ) -> tuple[tuple[Array, dict[str, Array]], Params]:
     """((loss, terms), grads) of the task on one batch; the mesh is known to `avemo_jax.sharding` meanwhile.
 
     `average` is the moving average of the parameters, which a task that `learns_from_average` is given as a model;
-    `step` is for one that `changes_with_step`.
+    `step` is for one that `changes_with_step`, `teacher` holds the parameters of `frozen_teacher`.
 
     Raises:
       UserError: the batch does not cut into `config.accumulate` microbatches that the mesh can divide.
@@ -45,6 +46,8 @@ def loss_and_grads(
     taught = {}
     if getattr(task, "learns_from_average", False) and average is not None:
         taught["teacher"] = merge(graphdef, average)
+    elif teacher is not None:
+        taught["teacher"] = merge(task.frozen_teacher.graphdef, teacher)
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
         if count == 1:
             return _at_once(task, graphdef, params, batch, key, taught | told)

@@ -42,7 +42,7 @@ from avemo_jax.training.reporting import Reporter
 from avemo_jax.training.schedules import schedules_of
 from avemo_jax.training.starting import handed_on, placed
 from avemo_jax.training.state import TrainState
-from avemo_jax.training.step import make_step
+from avemo_jax.training.step import Given, make_step
 from avemo_jax.training.stopping import StopRequest
 from avemo_jax.training.watching import Watch
 from avemo_jax.training.writers import make_writers
@@ -155,8 +155,6 @@ def train(
         )
     if is_first:
         workdir_lib.write_config(workdir, config)
-    run_bits = mesh_lib.put_everywhere(np.asarray(record.run_key, np.uint32), mesh)
-    schedules = jax.tree.map(lambda number: mesh_lib.put_everywhere(number, mesh), schedules)
     HEARTBEAT.at(record.step)
     if record.step:
         say(f"resuming at step {record.step} of {total_steps}")
@@ -169,18 +167,21 @@ def train(
             lock.close()
         return Ending(record.step, preempted=False)
 
-    # 4. The step, compiled before any clock starts.
+    # 4. The step, compiled before any clock starts, and what it is given each time.
     began = time.monotonic()
-    stepping = make_step(task, graphdef, target, batch_shapes, mesh)
+    teacher = getattr(task, "frozen_teacher", None)
+    run_bits = np.asarray(record.run_key, np.uint32)
+    given = placed(Given(run_bits, schedules, teacher and teacher.load(say)), mesh)
+    stepping = make_step(task, graphdef, target, batch_shapes, given, mesh)
     with goodput.on("compiling"):
-        step_fn = stepping.lower(target, batch_shapes, run_bits, schedules).compile()
+        step_fn = stepping.lower(target, batch_shapes, given).compile()
     million = sum(leaf.size for leaf in jax.tree.leaves(params)) / 1e6
     say(f"{million:.2f} M parameters, {mesh.size} devices, step compiled in {time.monotonic() - began:.1f} s")
     goodput.save()  # from here on a kill is a restart
 
     def offenders(of: _Flight) -> str:
         batch, names = of.fed.batch, loader.clip_ids
-        return describe_offenders(task, graphdef, state.params, batch, of.step, run_bits, mesh, names)
+        return describe_offenders(task, graphdef, state.params, batch, of.step, given, mesh, names)
 
     # 5. The loop. One step is always in flight: its numbers are read while the next one is computed.
     reporter = Reporter(
@@ -206,7 +207,7 @@ def train(
                 goodput.waited(feed.idle_s)
                 step += 1
                 with profile.step(step), jax.transfer_guard("disallow"):
-                    state, metrics = step_fn(state, fed.batch, run_bits, schedules)
+                    state, metrics = step_fn(state, fed.batch, given)
                 profile.done(step, metrics)
                 HEARTBEAT.at(step)
 
@@ -261,7 +262,7 @@ def train(
 
                 # 5d. Pictures.
                 if pictures_every and step % pictures_every == 0:
-                    key = jax.random.fold_in(jax.random.wrap_key_data(run_bits), step)
+                    key = jax.random.fold_in(jax.random.wrap_key_data(jnp.asarray(given.run_bits)), step)
                     jax.block_until_ready(metrics)  # they need this step's parameters: that is not drawing
                     with goodput.on("pictures"):
                         reporter.pictures(step, _draw(task, graphdef, state.params, fed.batch, key, mesh))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 from jax.sharding import Mesh
@@ -19,6 +19,7 @@ from avemo_jax.training.workdir import CONFIG
 
 # Of clips: parameters do not show them.
 _SHAPES = {"frames": "video", "image_size": "video", "audio_frames": "audio", "mel_bins": "audio"}
+Tree = TypeVar("Tree")
 _RESIZING = "resize_positions"
 
 
@@ -80,9 +81,10 @@ def remember_sizes(config: ConfigDict, workdir: Path) -> None:
             resizing[name] = resizing[name] or known[name]
 
 
-def placed(params: Params, mesh: Mesh) -> Params:
-    """Parameters on the host, the same in all processes → on the mesh."""
-    return jax.tree.map(_placed, params, mesh_lib.shardings(params, mesh))
+def placed(tree: Tree, mesh: Mesh) -> Tree:
+    """A tree of parameters, or of what else the table of the mesh places, on the host, the same in all processes → on
+    the mesh."""
+    return jax.tree.map(_placed, tree, mesh_lib.shardings(tree, mesh))
 
 
 def _placed(array: Any, where: jax.sharding.NamedSharding) -> jax.Array:

@@ -6,10 +6,11 @@ them is decided by the loop.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
 from jax import Array
@@ -26,30 +27,37 @@ from avemo_jax.training.state import TrainState, averaged
 Metrics = dict[str, Array]
 
 
+class Given(NamedTuple):
+    """What every step of a run is given: arguments of its program, which changes none of them."""
+
+    run_bits: Array | np.ndarray  # uint32 [2], the run key's, as a checkpoint keeps them
+    schedules: Schedules
+    teacher: Params | None = None  # of a task that learns from a frozen one
+
+
 def make_step(
     task: Any,
     graphdef: nnx.GraphDef,
     state: TrainState,
     batch: Batch,
+    given: Given,
     mesh: Mesh,
 ) -> jax.stages.Wrapped:
-    """`step(state, batch, run_bits, schedules) -> (state, metrics)`, jitted; the old state is given away.
+    """`step(state, batch, given) -> (state, metrics)`, jitted; the old state is given away.
 
     Metrics are float32 or int32 scalars, the same on every device: the loss, the task's terms, `grad_norm`,
     `learning_rate`, `bad_steps`, `skipped_steps`.
     """
 
-    def step(
-        state: TrainState, batch: Batch, run_bits: Array, schedules: Schedules
-    ) -> tuple[TrainState, Metrics]:
-        key = _step_key(run_bits, state.step)
+    def step(state: TrainState, batch: Batch, given: Given) -> tuple[TrainState, Metrics]:
+        key = _step_key(given, state.step)
         (loss, terms), grads = loss_and_grads(
-            task, graphdef, state.params, batch, key, mesh, state.averaged, state.step
+            task, graphdef, state.params, batch, key, mesh, state.averaged, state.step, given.teacher
         )
         grad_norm = optax.tree.norm(grads)
         good = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
 
-        optimizer = make_optimizer(task.config, state.params, schedules)
+        optimizer = make_optimizer(task.config, state.params, given.schedules)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         keep_if_bad = lambda new, old: jax.tree.map(lambda n, o: jnp.where(good, n, o), new, old)  # noqa: E731
@@ -67,7 +75,7 @@ def make_step(
             **terms,
             "grad_norm": grad_norm,
             # The schedule counts updates, as the optimiser does, so skipped steps do not move it.
-            "learning_rate": schedules.learning_rate(state.step - state.skipped_steps),
+            "learning_rate": given.schedules.learning_rate(state.step - state.skipped_steps),
             "bad_steps": new_state.bad_steps,
             "skipped_steps": new_state.skipped_steps,
         }
@@ -76,14 +84,18 @@ def make_step(
     state_shardings, whole = mesh_lib.shardings(state, mesh), mesh_lib.replicated(mesh)
     return jax.jit(
         step,
-        in_shardings=(state_shardings, mesh_lib.batch_shardings(batch, mesh), whole, whole),
+        in_shardings=(
+            state_shardings,
+            mesh_lib.batch_shardings(batch, mesh),
+            mesh_lib.shardings(given, mesh),
+        ),
         out_shardings=(state_shardings, whole),
         donate_argnums=0,
     )
 
 
-def make_check(task: Any, graphdef: nnx.GraphDef, params: Params, batch: Batch, mesh: Mesh):
-    """`check(params, batch, rows, step, run_bits) -> bool []`: are loss and gradients finite on these clips only?
+def make_check(task: Any, graphdef: nnx.GraphDef, params: Params, batch: Batch, given: Given, mesh: Mesh):
+    """`check(params, batch, rows, step, given) -> bool []`: are loss and gradients finite on these clips only?
 
     Who learns from the average of the parameters learns from these here: what breaks a step breaks this one too.
 
@@ -91,17 +103,19 @@ def make_check(task: Any, graphdef: nnx.GraphDef, params: Params, batch: Batch, 
     program serves to search for the clip that breaks a step.
     """
 
-    def check(params: Params, batch: Batch, rows: Array, step: Array, run_bits: Array) -> Array:
+    def check(params: Params, batch: Batch, rows: Array, step: Array, given: Given) -> Array:
         batch = jax.tree.map(lambda field: jnp.take(field, rows, axis=0), batch)
-        key = _step_key(run_bits, step)
-        (loss, _), grads = loss_and_grads(task, graphdef, params, batch, key, mesh, params, step)
+        key = _step_key(given, step)
+        (loss, _), grads = loss_and_grads(
+            task, graphdef, params, batch, key, mesh, params, step, given.teacher
+        )
         return jnp.isfinite(loss) & jnp.isfinite(optax.tree.norm(grads))
 
     whole = mesh_lib.replicated(mesh)
-    placed = (mesh_lib.shardings(params, mesh), mesh_lib.batch_shardings(batch, mesh), whole, whole, whole)
+    places, given_places = mesh_lib.shardings(params, mesh), mesh_lib.shardings(given, mesh)
+    placed = (places, mesh_lib.batch_shardings(batch, mesh), whole, whole, given_places)
     return jax.jit(check, in_shardings=placed, out_shardings=whole)
 
 
-def _step_key(run_bits: Array, step: Array) -> Array:
-    """The key of a step; `run_bits` uint32 [2] are the run key's, as a checkpoint keeps them."""
-    return jax.random.fold_in(jax.random.wrap_key_data(run_bits), step)
+def _step_key(given: Given, step: Array) -> Array:
+    return jax.random.fold_in(jax.random.wrap_key_data(jnp.asarray(given.run_bits)), step)

@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from avemo_jax.cli import main as avemo_main
 from avemo_jax.config import load_config
 from avemo_jax.tasks import make_task
-from tests.training.tiny import ROOT, environment
+from tests.training.tiny import ROOT, environment, train_on
 
 SMALL = (
     "model.dim=32", "model.heads=4", "model.depth=2", "model.fusion_depth=1", "model.skip_layers=(0,1)",
@@ -105,10 +105,8 @@ def run_in_processes(workdir: Path, *overrides: str, processes: int, devices: in
 
 def main(argv: list[str]) -> int:
     """What `avemo train` does, with noise in place of a prepared folder."""
-    from avemo_jax.commands import train as train_command
-
     workdir, *overrides = argv
-    train_command.make_loader = RandomClips
+    train_on(RandomClips)
     words = [f"--config.{override}" for override in (*SMALL, *overrides)]
     return avemo_main(["train", "--config", "hicmae:demo", "--workdir", workdir, *words])
 

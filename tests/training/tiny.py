@@ -171,18 +171,18 @@ def environment(devices: int) -> dict[str, str]:
     return {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": count}
 
 
-def take_place_of_real_ones() -> None:
-    """`avemo train` in this process has the tiny task and its clips, of which none lacks anything."""
+def train_on(loader: type, task: type | None = None) -> None:
+    """`avemo train` in this process has these clips, of which none lacks anything, and this task where one is given."""
     from avemo_jax.commands import train
 
-    train.make_task, train.make_loader = TinyTask, TinyLoader
-    train.missing_in_words = lambda config, partition: ""
+    train.make_loader, train.missing_in_words = loader, lambda config, partition: ""
+    train.make_task = task or train.make_task
 
 
 def main(argv: list[str]) -> int:
     """What `avemo train` does, with the tiny task in place of the real ones and the same error handling."""
     workdir, *overrides = argv
-    take_place_of_real_ones()
+    train_on(TinyLoader, TinyTask)
     words = [f"--config.{override}" for override in overrides]
     return avemo_main(["train", "--config", str(CONFIG), "--workdir", workdir, *words])
 

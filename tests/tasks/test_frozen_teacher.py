@@ -1,0 +1,107 @@
+"""Another run's encoder as the teacher of hidden tokens: what it says, who can learn from it, and that it stays."""
+
+from __future__ import annotations
+
+import functools
+import json
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+from avemo_jax import models
+from avemo_jax.config import load_config
+from avemo_jax.errors import UserError
+from avemo_jax.models.encoders import Encodes
+from avemo_jax.models.params import merge, split
+from avemo_jax.tasks import clips, make_task
+from avemo_jax.tasks.frozen_teacher import remember_width
+from avemo_jax.training.checkpoint_files import load_params
+from tests.training.random_clips import SMALL, RandomClips, run_here, small_config
+from tests.training.tiny import losses_of
+
+TAUGHT = ("target.kind=latents", "batch_size=4", "log.samples_every_steps=0")
+NARROW = tuple(word for word in SMALL if "skip_layers" not in word and "fusion_depth" not in word)
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory):
+    """A small HiCMAE after a step, of another width and depth than its students."""
+    run = tmp_path_factory.mktemp("teacher") / "run"
+    run_here(small_config("model.dim=48", "model.depth=3", "total_steps=1", "batch_size=4"), run, 1)
+    return run
+
+
+def student(method, teacher, *more):
+    words = SMALL if method == "hicmae" else NARROW
+    config = load_config(f"{method}:demo", (*words, *TAUGHT, f"target.teacher={teacher}", *more))
+    remember_width(config)
+    return config
+
+
+@pytest.mark.parametrize("method", ["hicmae", "cav_mae", "mjepa"])
+def test_hidden_tokens_are_learnt_as_the_teacher_sees_them_in_whole_clips(method, teacher):
+    layers = 1 if method != "mjepa" else 2
+    more = (f"model.teacher_layers={layers}",) if method == "mjepa" else ()
+    task = make_task(student(method, teacher, *more))
+    assert task.config.model.target_dim == 48 and not task.learns_from_average
+    made_with, params, _ = load_params(teacher)
+    net: Encodes = merge(split(nnx.eval_shape(lambda: models.build(made_with, jax.random.key(0))))[0], params)
+    batch = next(iter(RandomClips(task.config)))
+
+    @functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+    def look(net, batch):
+        clip, masks = task.view(batch, clips.clip_keys(jax.random.key(1), batch))
+        return net.encode(clip), masks, task.targets(clip, masks, net)
+
+    seen, masks, targets = look(net, batch)
+    for name, target in zip(("video", "audio"), targets[:2], strict=True):
+        whole = np.asarray(getattr(seen, f"{name}_layers"), np.float64)[-layers:]
+        plain = (whole - whole.mean(-1, keepdims=True)) / np.sqrt(whole.var(-1, keepdims=True) + 1e-6)
+        hidden = np.asarray(getattr(masks, name).masked)
+        expected = np.take_along_axis(plain.mean(0), hidden[..., None], axis=1)
+        np.testing.assert_allclose(target, expected, rtol=0, atol=2e-5)
+        assert target.shape[-1] == 48
+
+
+@pytest.mark.slow
+def test_it_learns_on_eight_devices_as_on_one_and_goes_on_after_a_stop(teacher, tmp_path):
+    before = load_params(teacher)[1]
+    constant = ("optimizer.learning_rate=0.01", "optimizer.min_learning_rate=0.01")
+
+    def run(name, devices, *more):
+        run_here(student("cav_mae", teacher, "batch_size=8", *constant, *more), tmp_path / name, devices)
+        return losses_of(tmp_path / name)
+
+    one = run("one", 1)
+    assert one[3] != pytest.approx(one[1], rel=1e-3)
+    assert run("eight", 8, "mesh.fsdp=2", "mesh.tensor=2") == pytest.approx(one, rel=1e-5)
+    run("stopped", 1, "total_steps=2")
+    assert run("stopped", 1)[3] == pytest.approx(one[3], rel=1e-5)
+    jax.tree.map(np.testing.assert_array_equal, load_params(teacher)[1], before)
+    saved = json.loads((tmp_path / "one" / "config.json").read_text())
+    assert saved["model"]["target_dim"] == 48  # so that probes build the same model
+
+
+@pytest.mark.parametrize(
+    ("method", "words", "said"),
+    [
+        (
+            "cav_mae",
+            ("model.image_size=48",),
+            r"cuts video into \(2, 2, 2\) tokens, and this run into \(2, 3, 3\)",
+        ),
+        ("cav_mae", ("target.kind=patches",), "target.teacher is learnt from with target.kind=latents"),
+        ("cav_mae", ("target.teacher=",), "cav_mae predicts patches, or latents of a target.teacher"),
+        ("mjepa", ("target.teacher=", "ema.decay=0.0"), "ema.decay must not be 0"),
+    ],
+)
+def test_what_cannot_be_learnt_is_refused(method, words, said, teacher):
+    with pytest.raises(UserError, match=said):
+        make_task(student(method, teacher, *words))
+
+
+def test_a_teacher_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(UserError, match=f"no usable checkpoint in {tmp_path}"):
+        student("cav_mae", tmp_path)
