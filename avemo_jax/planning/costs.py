@@ -83,10 +83,11 @@ def kernel_costs(instruction: Instruction, computation: Computation) -> tuple[in
     if not kernel or instruction.opcode != "custom-call":
         return 0, 0
     products, cycles = _KERNELS[kernel]
-    shapes = [computation[name].arrays[0].shape for name in instruction.operands]
-    query, key = [shape for shape in shapes if len(shape) == 4][:2]  # [B, H, N, D], [B, H, M, D]
-    places = math.prod(query[:3]) * key[2]
-    return 2 * products * places * query[3], round(cycles * places)
+    operands = [computation[name].arrays[0] for name in instruction.operands]
+    # [B, H, N, D] and [B, H, M, D], without B where a chip has one clip; the tables before them hold integers.
+    query, key = [of.shape for of in operands if len(of.shape) >= 3 and "f" in of.dtype][:2]
+    places = math.prod(query[:-1]) * key[-2]
+    return 2 * products * places * query[-1], round(cycles * places)
 
 
 def moved_bytes(instruction: Instruction, computation: Computation, program: Program) -> int:

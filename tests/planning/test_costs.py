@@ -133,6 +133,11 @@ def test_what_a_kernel_of_attention_computes_is_counted_from_its_shapes():
     assert found.hbm_bytes == pytest.approx(2 * (2 * query + 2 * key) + 16 * 6 * 896 * 128 * 4, rel=1e-3)
 
 
+def test_a_kernel_of_attention_on_one_clip_a_chip_has_no_axis_of_clips():
+    found = costs(Program(KERNEL.replace("[16,6,", "[6,").replace("{3,2,1,0:", "{2,1,0:")))
+    assert found.flops == 2 * (2 * 6 * 896 * 384 * 64)
+
+
 def test_a_gather_that_a_sparse_core_does_is_what_it_takes_and_writes():
     """As libtpu 0.0.52 writes it for v5p; the shapes are others."""
     table, places, found = (
