@@ -273,6 +273,7 @@ def stream_pretraining(
             "decoder_dim": decoder_dim,
             "decoder_heads": decoder_heads,
             "decoder_depth": 4,
+            "decoder_window": (),  # of tokens along time and frequency that the sound's decoder attends in; () for all
             "decoder_own_entry": False,  # a projection and a mask token for each modality
             "decoder_embed_bias": True,
             "decoder_modality_tokens": False,

@@ -137,4 +137,10 @@ def _stream_complaints(model: ConfigDict) -> list[str]:
         complaints.append(
             "model.positions=grid needs model.dim and model.decoder_dim that are multiples of 8"
         )
+    if window := tuple(model.get("decoder_window", ())):
+        said = f"model.decoder_window is {window}"
+        if "audio" not in modalities:
+            complaints.append(f"{said}, and there is no sound to decode: windows are of time and frequency")
+        elif len(modalities) > 1 and model.decoder != "separate":
+            complaints.append(f"{said} and needs a decoder of the sound alone: model.decoder=separate")
     return complaints

@@ -2,7 +2,7 @@
 
 They differ in `config.model` alone: which modalities, which encoder (`streams`), and how they are decoded:
 `decoder` "separate" (one for each modality), "shared" (one, for each modality by itself) or "joint" (one, both
-modalities in one sequence).
+modalities in one sequence); with `decoder_window` the sound's decoder attends within windows.
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ class Autoencoder(StreamEncoder):
                     modality_tokens=model.decoder_modality_tokens,
                     own_entry=model.decoder_own_entry,
                     embed_bias=model.decoder_embed_bias,
+                    window=tuple(model.get("decoder_window", ())) if "video" not in group else (),
                     remat_policy=remat_policy,
                     attention=attention,
                     rngs=rngs,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -13,6 +14,7 @@ from jax.nn import initializers
 
 from avemo_jax.batch import TokenMask
 from avemo_jax.models.attention import PLAIN, Choice
+from avemo_jax.models.encoders import take_tokens
 from avemo_jax.models.layers import (
     Block,
     CrossBlock,
@@ -26,6 +28,7 @@ from avemo_jax.models.layers import (
     torch_uniform,
     truncated_normal,
 )
+from avemo_jax.models.windows import WindowBlock, fitted, run_windows
 
 
 class SkipDecoder(nnx.Module):
@@ -105,6 +108,9 @@ class TokenDecoder(nnx.Module):
 
     Every modality has its fixed positions, and with `modality_tokens` a learned vector. The projection C → D and the
     mask token are the same for all modalities, or, with `own_entry`, each one's own.
+
+    With a `window` (tokens along both axes of the one modality's grid) its blocks attend within windows, over the whole
+    grid in raster order: every token must be visible or asked for, and registers, which have no place, are left out.
     """
 
     def __init__(
@@ -119,6 +125,7 @@ class TokenDecoder(nnx.Module):
         modality_tokens: bool = False,
         own_entry: bool = False,
         embed_bias: bool = True,
+        window: tuple[int, ...] = (),
         remat_policy: str = "none",
         attention: Choice = PLAIN,
         rngs: nnx.Rngs,
@@ -135,7 +142,10 @@ class TokenDecoder(nnx.Module):
         self.modality_token = nnx.Dict(
             {name: nnx.Param(token(rngs.params(), (dim,))) for name in (streams if modality_tokens else [])}
         )
-        make = functools.partial(Block, dim, heads, attention=attention)
+        make: Callable[..., nnx.Module] = functools.partial(Block, dim, heads, attention=attention)
+        if window:
+            (only,) = streams.values()
+            make = functools.partial(WindowBlock, dim, heads, fitted(window, only.grid))
         self.blocks = stacked(make, depth, rngs)
         self.norm = LayerNorm(dim)
         self.head = nnx.Dict(
@@ -143,6 +153,7 @@ class TokenDecoder(nnx.Module):
         )
         self.grids = tuple((name, stream.grid) for name, stream in streams.items())  # with a hash
         self.dim, self.depth, self.positions, self.remat_policy = dim, depth, positions, remat_policy
+        self.windowed = bool(window)
 
     def __call__(self, parts: dict[str, Part], registers: Array | None = None) -> dict[str, Array]:
         """The predictions for the masked tokens of each part, in raster order: float [B, N masked, P].
@@ -162,8 +173,19 @@ class TokenDecoder(nnx.Module):
             start = sum(piece.shape[1] for piece in pieces)
             pieces.append(self.mask_token[entry].astype(like.dtype) + offset[part.mask.masked])
             masked[name] = slice(start, start + part.mask.masked.shape[1])
+        if self.windowed:
+            return self._in_windows(jnp.concatenate(pieces, axis=1), parts)
         if registers is not None:
             pieces.append(self.embed[next(iter(self.embed))](registers))
         x = jnp.concatenate(pieces, axis=1)
         x = jax.lax.scan(remat(lambda x, block: (block(x), None), self.remat_policy), x, self.blocks)[0]
         return {name: self.head[name](self.norm(x[:, where])) for name, where in masked.items()}
+
+    def _in_windows(self, x: Array, parts: dict[str, Part]) -> dict[str, Array]:
+        """The same from the visible tokens of the one modality, and then its masked ones."""
+        ((name, part),) = parts.items()
+        (_, grid), masked = self.grids[0], part.mask.masked
+        places = jnp.concatenate([part.mask.visible, masked], axis=1)
+        x = take_tokens(x, jnp.argsort(places, axis=1))
+        x = run_windows(self.blocks, x, grid, self.depth, self.remat_policy)
+        return {name: self.head[name](self.norm(take_tokens(x, masked)))}

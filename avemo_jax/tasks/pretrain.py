@@ -24,6 +24,7 @@ from avemo_jax.config import pretrain_defaults
 from avemo_jax.errors import UserError
 from avemo_jax.models.encoders import Encodes, fold_keys
 from avemo_jax.models.jepa import LatentPredictor
+from avemo_jax.models.windows import dividing, fitted
 from avemo_jax.objectives.contrastive import hierarchical_contrast
 from avemo_jax.objectives.reconstruction import masked_reconstruction
 from avemo_jax.tasks import clips
@@ -68,6 +69,8 @@ class Pretrain:
             )
         if config.mask.complementary and (len(self.grids) < 2 or config.mask.choices):
             raise UserError("mask.complementary needs both modalities, and knows no mask.choices")
+        if window := tuple(model.get("decoder_window", ())):
+            _check_windows(config, window, self.audio_grid)
         own = [*self.grids, *(["cross"] if model.get("crosses", False) else [])]
         self.weighing = Weighing(config.objectives, [*own, *(["contrast"] if config.contrast.weight else [])])
 
@@ -274,6 +277,21 @@ class Pretrain:
         further, more = self.weighing.further(outputs, targets, self.config.mask.repeats, factors)
         changing = {f"factor_{name}": factor for name, factor in factors.items()}
         return loss + further, metrics | more | changing
+
+
+def _check_windows(config: ConfigDict, window: tuple[int, ...], grid: tuple[int, ...]) -> None:
+    """Not where models are built: who only encodes is free to do so with sound of any length."""
+    said = f"model.decoder_window is {window}"
+    if len(window) != 2 or not all(isinstance(size, int) and size > 0 for size in window):
+        raise UserError(f"{said}, not two numbers of tokens, along time and frequency, or () for all")
+    if config.mask.decoded < 1:
+        raise UserError(f"{said} and needs all tokens: mask.decoded must be 1, not {config.mask.decoded}")
+    if (whole := dividing(window, grid)) != fitted(window, grid):
+        sizes = f"model.audio_frames {config.model.audio_frames}, model.mel_bins {config.model.mel_bins}"
+        raise UserError(
+            f"{said} and leaves a rest of {grid[0]} × {grid[1]} tokens of sound ({sizes}): take {whole}, or () to "
+            "attend to all"
+        )
 
 
 def _filled(config: ConfigDict) -> ConfigDict:

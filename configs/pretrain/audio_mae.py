@@ -19,8 +19,9 @@ def get_config(arg: str = "base") -> ConfigDict:
     size, _ = parse_argument(arg, SIZES, variants=())
     config = stream_pretraining("audio_mae", size, SIZES[size], modalities=("audio",))
     config.model.positions, config.model.registers = "grid", 1
+    config.model.decoder_window = (4, 4)
     if size != "demo":
-        config.model.decoder_depth = 8
+        config.model.decoder_depth = 16
     config.data.audio_gain = True
     config.optimizer.learning_rate, config.optimizer.weight_decay = 2e-4, 1e-4
     config.optimizer.weight_decay_end = 1e-4

@@ -17,7 +17,7 @@ SIZES = {
     "huge": (1280, 16, 32, 384, 12),
 }
 _OF_AUTOENCODERS = (
-    *("decoder", "decoder_own_entry", "decoder_embed_bias", "decoder_modality_tokens"),
+    *("decoder", "decoder_window", "decoder_own_entry", "decoder_embed_bias", "decoder_modality_tokens"),
     *("learned_temperature", "learned_bias"),
 )
 

@@ -60,6 +60,44 @@ def block(net, path, layer, x, row=None):
     return x + hidden @ p("mlp/fc2/kernel") + p("mlp/fc2/bias")
 
 
+def window_block(net, path, layer, x, grid, window):
+    """One block of AudioMAE's local decoder on one clip's tokens [T · F, C], a token at a time."""
+
+    def p(name):
+        return net.get(f"{path}/{name}")[layer]
+
+    size = [min(pair) for pair in zip(window, grid, strict=True)]
+    shift = size[0] // 2 if layer % 2 and grid[0] > size[0] else 0
+    places = list(np.ndindex(*grid))
+    # The window of each token, and where in it. A shifted one that wraps around is two.
+    moved = [((time - shift) % grid[0], band) for time, band in places]
+    names = [
+        (time // size[0], band // size[1], place[0] < shift)
+        for (time, band), place in zip(moved, places, strict=True)
+    ]
+    inside = [(time % size[0], band % size[1]) for time, band in moved]
+    qkv, bias = p("attn/qkv"), p("attn/qkv_bias")
+    out = np.tile(p("attn/out/bias"), (len(x), 1))
+    for head in range(qkv.shape[2]):
+        q, k, v = (x @ qkv[:, which, head] + bias[which, head] for which in range(3))
+        for token, name in enumerate(names):
+            others = [other for other, its in enumerate(names) if its == name]
+            logits = []
+            for other in others:
+                cosine = q[token] @ k[other] / np.linalg.norm(q[token]) / np.linalg.norm(k[other])
+                apart = np.subtract(inside[token], inside[other])
+                apart = np.sign(apart) * np.log(1 + np.abs(apart))
+                hidden = np.maximum(apart @ p("attn/meta/fc1/kernel") + p("attn/meta/fc1/bias"), 0)
+                said = hidden @ p("attn/meta/fc2/kernel")[:, head]
+                logits.append(cosine / max(p("attn/tau")[head], 0.01) + said)
+            out[token] += softmax(logits) @ v[others] @ p("attn/out/kernel")[head]
+    x = x + norm(out, p("norm1/scale"), p("norm1/bias"))
+    hidden = x @ p("mlp/fc1/kernel") + p("mlp/fc1/bias")
+    hidden = 0.5 * hidden * (1 + erf(hidden / math.sqrt(2)))
+    hidden = hidden @ p("mlp/fc2/kernel") + p("mlp/fc2/bias")
+    return x + norm(hidden, p("norm2/scale"), p("norm2/bias"))
+
+
 def positions(kind, grid, dim):
     """[N, dim], a token and a channel at a time."""
     table = np.zeros((math.prod(grid), dim))
@@ -145,8 +183,18 @@ def decoded(net, path, depth, kind, known, masks, registers=None):
         entry = next(iter(masks)) if net.has(f"{path}/embed/{next(iter(masks))}/kernel") else "all"
         rows += list(project(net, f"{path}/embed/{entry}", registers))
     x = np.stack(rows)
-    for layer in range(depth):
-        x = block(net, f"{path}/blocks", layer, x)
+    if net.has(f"{path}/blocks/attn/tau"):
+        ((name, (visible, masked)),) = masks.items()
+        order = [*visible, *masked]
+        whole = x[: len(order)][np.argsort(order)]  # registers have no place in a window
+        for layer in range(depth):
+            whole = window_block(
+                net, f"{path}/blocks", layer, whole, net.grids[name], net.model.decoder_window
+            )
+        x = whole[order]
+    else:
+        for layer in range(depth):
+            x = block(net, f"{path}/blocks", layer, x)
     x = normed(net, f"{path}/norm", x)
     return {name: project(net, f"{path}/head/{name}", x[list(where)]) for name, where in asked.items()}
 

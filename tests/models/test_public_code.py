@@ -1,12 +1,17 @@
 """`video_mae`, `audio_mae` and `cav_mae` beside the public PyTorch code of each.
 
-The fixtures `tests/golden/*_mae_public.npz` hold random weights under the public names, inputs, masks and what came
-out. They were recorded on a CPU in float32 by importing the models from MCG-NJU/VideoMAE at 14ef8d8
-(modeling_pretrain.py), facebookresearch/AudioMAE at bd60e29 (models_mae.py, decoder_mode 0) and YuanGongND/cav-mae at
+The fixtures `tests/golden/*_public.npz` hold random weights under the public names, inputs, masks and what came out.
+They were recorded on a CPU in float32 by importing the models from MCG-NJU/VideoMAE at 14ef8d8 (modeling_pretrain.py),
+facebookresearch/AudioMAE at bd60e29 (models_mae.py, decoder_mode 0; of `audio_mae_window` 1) and YuanGongND/cav-mae at
 68fe8c2 (models/cav_mae.py) with timm 0.4.5, at widths 16 and 8, two layers (CAV-MAE: two of each modality and a joint
 one), every norm with ε = 1e-6, and 0.2 · N(0, 1) added to every parameter. Fixed positions were set to ours where
 theirs are of another grid: AudioMAE's table is laid out for frequency × time while its tokens run over time ×
 frequency, and CAV-MAE has one frame. Losses are those of each repository's own training code.
+
+AudioMAE's local decoder has its sizes as constants, and its blocks in a file that the repository puts into timm: with
+that file, of its 16 blocks the first three were taken, with two heads and for 8 × 8 tokens, behind one encoder layer,
+without dropout. A temperature of the shifted block was set below the least that counts. Gradients are those of the
+loss.
 """
 
 from __future__ import annotations
@@ -52,6 +57,37 @@ class Public:
     def blocks(self, ours, theirs, count, ways=("",)):
         layers = [self._block(f"{theirs}.{layer}", ways) for layer in range(count)]
         return {f"{ours}/{name}": np.stack([layer[name] for layer in layers]) for name in layers[0]}
+
+    def windows(self, ours, theirs, count, kind="weight"):
+        """Blocks of AudioMAE's local decoder, or with `kind` "grad" their gradients."""
+        layers = [self._window_block(f"{kind}/{theirs}.{layer}") for layer in range(count)]
+        return {f"{ours}/{name}": np.stack([layer[name] for layer in layers]) for name in layers[0]}
+
+    def _window_block(self, key):
+        def of(name):
+            return self.arrays[f"{key}.{name}"]
+
+        width = of("attn.proj.weight").shape[0]
+        return {
+            "attn/qkv": of("attn.qkv.weight").T.reshape(width, 3, HEADS, -1),
+            "attn/qkv_bias": of("attn.qkv.bias").reshape(3, HEADS, -1),
+            "attn/tau": of("attn.tau"),
+            "attn/meta/fc1/kernel": of("attn.meta_mlp.fc1.weight").T,
+            "attn/meta/fc1/bias": of("attn.meta_mlp.fc1.bias"),
+            # Its bias adds the same to all logits of a head.
+            "attn/meta/fc2/kernel": of("attn.meta_mlp.fc2.weight").T,
+            "attn/out/kernel": of("attn.proj.weight").T.reshape(HEADS, -1, width),
+            "attn/out/bias": of("attn.proj.bias"),
+            "mlp/fc1/kernel": of("mlp.fc1.weight").T,
+            "mlp/fc1/bias": of("mlp.fc1.bias"),
+            "mlp/fc2/kernel": of("mlp.fc2.weight").T,
+            "mlp/fc2/bias": of("mlp.fc2.bias"),
+            **{
+                f"norm{which}/{ours}": of(f"norm{which}.{theirs}")
+                for which in (1, 2)
+                for ours, theirs in (("scale", "weight"), ("bias", "bias"))
+            },
+        }
 
     def _block(self, key, ways):
         width = self[f"{key}.attn.qkv.weight"].shape[1]
@@ -115,24 +151,28 @@ def test_video_mae_is_the_public_one():
     assert float(task.score(outputs, targets)[0]) == pytest.approx(float(public.arrays["loss"]), rel=2e-6)
 
 
-@pytest.mark.slow
-def test_audio_mae_is_the_public_one():
-    public = Public("audio_mae")
-    config = load_config(
-        "audio_mae:demo", [*SIZES, "model.depth=2", "model.audio_frames=64", "model.mel_bins=32"]
-    )
-    weights = {
+def audio_mae(public, depth, decoder_blocks):
+    """The weights of a recorded AudioMAE in our layouts, those of the decoder's blocks given."""
+    return {
         "audio/patch_embed/kernel": public["patch_embed.proj.weight"].transpose(2, 3, 1, 0).reshape(-1, 16),
         "audio/patch_embed/bias": public["patch_embed.proj.bias"],
         "audio/registers": public["cls_token"][0],
-        **public.blocks("trunk/audio", "blocks", 2),
+        **public.blocks("trunk/audio", "blocks", depth),
         **public.norm("norm/audio", "norm"),
         **public.linear("decoders/audio/embed/all", "decoder_embed"),
         "decoders/audio/mask_token/all": public["mask_token"][0, 0],
-        **public.blocks("decoders/audio/blocks", "decoder_blocks", 2),
+        **decoder_blocks,
         **public.norm("decoders/audio/norm", "decoder_norm"),
         **public.linear("decoders/audio/head/audio", "decoder_pred"),
     }
+
+
+@pytest.mark.slow
+def test_audio_mae_with_a_global_decoder_is_the_public_one():
+    public = Public("audio_mae")
+    sizes = ("model.depth=2", "model.audio_frames=64", "model.mel_bins=32", "model.decoder_window=()")
+    config = load_config("audio_mae:demo", [*SIZES, *sizes])
+    weights = audio_mae(public, 2, public.blocks("decoders/audio/blocks", "decoder_blocks", 2))
     mask = public.arrays["mask_audio"]
     clip = Clip(jnp.zeros((2, 16, 32, 32, 3)), jnp.asarray(public.arrays["audio"]))
     masks = Masks(None, masking.from_boolean(mask))
@@ -140,6 +180,34 @@ def test_audio_mae_is_the_public_one():
     near(outputs.audio_prediction, public.arrays["prediction"][mask].reshape(2, -1, 256))
     # They add 1e-6 to a patch's variance and we to its deviation.
     assert float(task.score(outputs, targets)[0]) == pytest.approx(float(public.arrays["loss"]), rel=1e-5)
+
+
+@pytest.mark.slow
+def test_audio_mae_with_its_local_decoder_is_the_public_one_and_has_its_gradients():
+    public = Public("audio_mae_window")
+    sizes = ("model.depth=1", "model.decoder_depth=3", "model.audio_frames=128", "model.mel_bins=128")
+    config = load_config("audio_mae:demo", [*SIZES, *sizes])
+    blocks = "decoders/audio/blocks"
+    weights = audio_mae(public, 1, public.windows(blocks, "decoder_blocks", 3))
+    clip = Clip(jnp.zeros((2, 16, 32, 32, 3)), jnp.asarray(public.arrays["audio"], jnp.float32))
+    masks = Masks(None, masking.from_boolean(public.arrays["mask_audio"]))
+    task, outputs, targets = computed(config, weights, clip, masks)
+    near(outputs.audio_prediction, public.arrays["prediction"].reshape(2, -1, 256))
+
+    graphdef, _ = split(jax.eval_shape(lambda: models.build(config, jax.random.key(0))))
+    run = jax.jit(
+        jax.value_and_grad(lambda p: task.score(merge(graphdef, p)(clip, masks), targets)[0]),
+        compiler_options={"xla_backend_optimization_level": 0},
+    )
+    loss, grads = run(unflatten({path: jnp.asarray(array) for path, array in weights.items()}))
+    assert float(loss) == pytest.approx(float(public.arrays["loss"]), rel=1e-5)
+    expected = public.windows(blocks, "decoder_blocks", 3, "grad") | {
+        "decoders/audio/mask_token/all": public.arrays["grad/mask_token"][0, 0],
+        "audio/registers": public.arrays["grad/cls_token"][0],
+    }
+    found = flatten(grads)
+    for path, grad in expected.items():
+        np.testing.assert_allclose(found[path], grad, rtol=0, atol=1e-4 * np.abs(grad).max(), err_msg=path)
 
 
 @pytest.mark.slow

@@ -34,10 +34,10 @@ def fresh(task, seed: int = 0):
     return init(jax.random.key(seed))
 
 
-def batch(clips: int = 3):
-    """Random clips with places in the dataset that are not their rows."""
+def batch(clips: int = 3, of=None):
+    """Random clips, of the sizes of a task, with places in the dataset that are not their rows."""
     rng = np.random.default_rng(0)
-    shapes = task(clips=clips).batch_shapes()
+    shapes = (of or task(clips=clips)).batch_shapes()
     made = {
         "video": rng.integers(0, 256, shapes["video"].shape, np.uint8),
         "waveform": rng.integers(-9000, 9000, shapes["waveform"].shape).astype(np.int16),

@@ -13,6 +13,7 @@ from avemo_jax.config import load_config
 from avemo_jax.errors import UserError
 from avemo_jax.evaluation import features
 from avemo_jax.models.params import flatten, merge, split
+from avemo_jax.models.positions import resized
 from avemo_jax.tasks import clips, make_task
 from avemo_jax.training import mesh as mesh_lib
 from avemo_jax.training.gradients import loss_and_grads
@@ -27,6 +28,8 @@ SIZES = (
     *("model.decoder_depth=1", "model.image_size=32", "model.frames=4", "model.audio_frames=32"),
     *("model.mel_bins=32", "mask.repeats=1", "mask.video_ratio=0.5", "mask.audio_ratio=0.5"),
 )
+# Windows that are shifted, and smaller than the grid: 8 × 2 tokens.
+WINDOWED = {"audio_mae": ("model.decoder_depth=2", "model.audio_frames=128")}
 QUICKLY = {"xla_backend_optimization_level": 0}  # run once: compiling is what takes time
 
 
@@ -49,7 +52,7 @@ def seen(made):
     rng = np.random.default_rng(0)
     noisy = jax.tree.map(lambda x: x + 0.2 * rng.standard_normal(x.shape).astype(np.float32), params)
     model = merge(graphdef, noisy)
-    return model, *jax.tree.map(np.asarray, compute(model, batch(3), jax.random.key(1)))
+    return model, *jax.tree.map(np.asarray, compute(model, batch(3, made), jax.random.key(1)))
 
 
 def marked(*slow):
@@ -74,7 +77,7 @@ def near(ours, expected):
 @pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS[:-1])
 def test_an_autoencoder_predicts_what_its_equations_say(method):
-    made = task(method)
+    made = task(method, *WINDOWED.get(method, ()))
     net, patches, masks, outputs, _ = net_and_patches(made)
     model = made.config.model
     for clip in range(3):
@@ -109,7 +112,7 @@ def test_an_autoencoder_predicts_what_its_equations_say(method):
 @pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS[:-1])
 def test_an_autoencoder_s_loss_is_what_its_equations_say(method):
-    made = task(method)
+    made = task(method, *WINDOWED.get(method, ()))
     _, patches, masks, outputs, targets = net_and_patches(made)
     target, contrast = made.config.target, made.config.contrast
     total = 0.0
@@ -173,10 +176,10 @@ def test_mjepa_predicts_the_teacher_s_tokens_within_and_across_modalities():
     assert float(made.score(outputs, targets)[0]) == pytest.approx(total, rel=1e-5)
 
 
-@pytest.mark.parametrize("method", marked("cav_mae", "mjepa"))
+@pytest.mark.parametrize("method", marked("cav_mae", "mjepa", "audio_mae"))
 def test_every_parameter_learns_and_on_eight_devices_as_on_one(method):
-    made = task(method, "accumulate=1", count=8)
-    of, found = batch(8), []
+    made = task(method, "accumulate=1", *WINDOWED.get(method, ()), count=8)
+    of, found = batch(8, made), []
     graphdef, params = split(fresh(made))
     for devices in (1, 8):
         mesh = mesh_lib.make_mesh(
@@ -224,6 +227,8 @@ def test_matrices_of_every_method_have_a_rule_and_tokens_do_not_decay(method):
         ("av_mae", "model.modalities=audio,video", "not video, audio or video,audio"),
         ("av_mae", "model.decoder=none", "not one of separate, shared, joint"),
         ("cav_mae", "model.dim=20", "multiples of 8"),
+        ("video_mae", "model.decoder_window=(4,4)", "no sound to decode"),
+        ("cav_mae", "model.decoder_window=(4,4)", "needs a decoder of the sound alone"),
     ],
 )
 def test_values_that_make_no_model_are_refused_in_one_line(method, override, words):
@@ -242,6 +247,9 @@ def test_values_that_make_no_model_are_refused_in_one_line(method, override, wor
         ("mjepa", "contrast.weight=1.0", "contrast.weight"),
         ("cav_mae", "target.kind=words", "not one of patches, latents"),
         ("cav_mae", "target.kind=latents", "predicts patches"),
+        ("audio_mae", "model.decoder_window=(4,)", "not two numbers of tokens"),
+        ("audio_mae", "mask.decoded=0.5", "mask.decoded must be 1, not 0.5"),
+        ("audio_mae", "model.audio_frames=160", r"a rest of 10 × 8 tokens .*: take \(2, 4\), or \(\)"),
     ],
 )
 def test_values_that_make_no_task_are_refused_in_one_line(method, override, words):
@@ -249,6 +257,14 @@ def test_values_that_make_no_task_are_refused_in_one_line(method, override, word
     with pytest.raises(UserError, match=words) as caught:
         make_task(load_config(f"{method}:demo", [override, *extra]))
     assert "\n" not in str(caught.value)
+
+
+def test_sound_that_windows_do_not_divide_can_still_be_encoded():
+    config = load_config("audio_mae:demo")
+    resized(config.model, {"audio_frames": 160}, "regenerated")
+    clip = jax.eval_shape(lambda of: clips.seen(of, config, None), clips.batch_shapes(config))
+    found = jax.eval_shape(lambda clip: models.build(config, jax.random.key(0)).encode(clip), clip)
+    assert found.audio_layers.shape[2] == 10 * 8
 
 
 def test_a_method_without_a_classifier_says_so():
