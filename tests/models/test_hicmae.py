@@ -24,6 +24,7 @@ TINY = (
     "model.image_size=32",
     "batch_size=4",
 )
+QUICKLY = {"xla_backend_optimization_level": 0}  # run once: compiling is what takes time
 INIT = json.loads((GOLDEN / "init_stats.json").read_text())
 
 
@@ -33,7 +34,7 @@ INIT = json.loads((GOLDEN / "init_stats.json").read_text())
 )
 def test_initial_weights_have_the_statistics_of_the_reference(table, name):
     config = load_config(name)
-    params = jax.jit(lambda: split(models.build(config, jax.random.key(0)))[1])()
+    params = jax.jit(lambda: split(models.build(config, jax.random.key(0)))[1], compiler_options=QUICKLY)()
     state = hicmae.to_reference(params)
     assert list(state) == list(INIT[table])
     for key, recorded in INIT[table].items():
@@ -65,7 +66,7 @@ def random_batch(config):
 def loss_of(config):
     task = tasks.make_task(config)
     batch = random_batch(config)
-    loss, metrics = jax.jit(task.loss)(fresh(task, 1), batch, jax.random.key(2))
+    loss, metrics = jax.jit(task.loss, compiler_options=QUICKLY)(fresh(task, 1), batch, jax.random.key(2))
     return float(loss), metrics
 
 
@@ -84,7 +85,7 @@ def test_the_loss_does_not_depend_on_the_rows_clips_have():
     config = load_config("hicmae:demo", TINY)
     task, batch = tasks.make_task(config), random_batch(config)
     model = fresh(task, 1)
-    loss = jax.jit(lambda batch: task.loss(model, batch, jax.random.key(2))[0])
+    loss = jax.jit(lambda batch: task.loss(model, batch, jax.random.key(2))[0], compiler_options=QUICKLY)
     order = np.array([2, 0, 3, 1])
     shuffled = {name: array[order] for name, array in batch.items()}
     assert float(loss(shuffled)) == pytest.approx(float(loss(batch)), rel=1e-6)

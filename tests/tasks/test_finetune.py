@@ -123,7 +123,7 @@ def test_each_kind_of_target_has_its_losses(kind, overrides):
 def test_the_real_model_has_a_gradient_in_every_part_for_mixed_clips():
     task = make_task(config_of())
     model, batch = fresh(task), batch_of(task)
-    grads = jax.jit(nnx.grad(lambda model: task.loss(model, batch, jax.random.key(0))[0]))(model)
+    grads = quickly(nnx.grad(lambda model: task.loss(model, batch, jax.random.key(0))[0]))(model)
     for path, grad in nnx.to_flat_state(grads):
         assert np.isfinite(np.asarray(grad[...])).all(), path
         if path[-1] not in ("q_bias",):  # two tokens may see each other alike
