@@ -88,19 +88,23 @@ def _several(args: argparse.Namespace, config: Any) -> int:
         from avemo_jax.evaluation.outcome_files import plain
         from avemo_jax.tasks import finetuning, lessons
         from avemo_jax.tasks.heads import heads_of, single_configs
-        from avemo_jax.training import distributed, starting
+        from avemo_jax.tasks.looks import make_watch
+        from avemo_jax.training import distributed, starting, workdir
 
         say = print if distributed.is_first() else lambda _: None
         starting.remember_sizes(config, args.workdir)  # each head's model has them too
         heads = heads_of(config)
         singles = single_configs(config, heads)
         parts = lessons.partitions(heads, singles)
-        taught = lessons.lessons(config, heads, singles, parts, mesh, say)
-        code = train.train_in(args.workdir, config, mesh, None, **taught._asdict())
+        if distributed.is_first():
+            workdir.check_config(args.workdir, config)  # before teachers are asked, and heard there
+        watch = make_watch(config, lessons.watched(heads, singles, parts), args.workdir, mesh, say)
+        taught = lessons.lessons(config, heads, singles, parts, mesh, say, args.workdir / lessons.KEPT)
+        code = train.train_in(args.workdir, config, mesh, None, watch, **taught._asdict())
         if code:
             return code
         rows = []
-        folders = lessons.hand_out(heads, singles, args.workdir, mesh, say)
+        folders = lessons.hand_out(config, heads, singles, args.workdir, mesh, say)
         for head, single, part, folder in zip(heads, singles, parts, folders, strict=True):
             outcomes = finetuning.test(single, part, folder, mesh)
             for one in outcomes:

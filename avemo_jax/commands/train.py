@@ -72,10 +72,12 @@ def joined(config: ConfigDict) -> Iterator[Any]:
         raise
 
 
-def train_in(workdir: Path, config: ConfigDict, mesh: Any, partition: Any, **of: Any) -> int:
+def train_in(
+    workdir: Path, config: ConfigDict, mesh: Any, partition: Any, watch: Any = None, **of: Any
+) -> int:
     """Trains to the last step, or until told to stop, on a partition's clips or on all, or as `of` says (see
-    `tasks.clips.make_loader`); the exit code, 0 or 143."""
-    from avemo_jax.tasks import finetuning, frozen_teacher, texts
+    `tasks.clips.make_loader`); the exit code, 0 or 143. A partition brings the watch that looks at the run."""
+    from avemo_jax.tasks import frozen_teacher, looks, texts
     from avemo_jax.training import distributed, starting, stopping
     from avemo_jax.training import mesh as mesh_lib
     from avemo_jax.training.loop import train
@@ -89,7 +91,8 @@ def train_in(workdir: Path, config: ConfigDict, mesh: Any, partition: Any, **of:
     if missing := missing_in_words(config, partition):
         say(missing)
     task = make_task(config)
-    watch = finetuning.make_watch(config, partition, workdir, mesh, say) if partition else None
+    if partition is not None:
+        watch = looks.make_watch(config, [looks.Watched(config, partition)], workdir, mesh, say)
     with contextlib.closing(make_loader(config, *mesh_lib.data_process(mesh), **of)) as loader:
         ending = train(task, loader, config, workdir, mesh, watch)
     said = f"done: step {ending.step}; results are in {workdir}"

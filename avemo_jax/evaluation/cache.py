@@ -12,16 +12,18 @@ import io
 import json
 import os
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
 from avemo_jax import paths
-from avemo_jax.evaluation.extraction import Network, Source
+from avemo_jax.evaluation.extraction import Source
 from avemo_jax.files import write_bytes
+from avemo_jax.models.params import Params
 
 VERSION = 1  # raised when the same inputs give other features
 _ENDS = 1 << 16  # bytes at either end of a shard that count
@@ -57,12 +59,8 @@ class FeatureCache:
 
     def get(self, source: Source, network: str) -> np.ndarray | None:
         """The matrix of a source whose weights have this digest, or None."""
-        path = self._path(source, network)
-        try:
-            with paths.plain_errors(path), np.load(io.BytesIO(path.read_bytes())) as file:
-                return file["features"]
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-            return None
+        found = read_arrays(self._path(source, network))
+        return None if found is None else found.get("features")
 
     def put(self, source: Source, network: str, matrix: np.ndarray) -> None:
         """Keeps it.
@@ -70,21 +68,44 @@ class FeatureCache:
         Raises:
           UserError: it cannot be written.
         """
-        buffer = io.BytesIO()
-        np.savez(buffer, features=matrix)
-        write_bytes(self._path(source, network), buffer.getvalue())
+        write_arrays(self._path(source, network), features=matrix)
 
     def _path(self, source: Source, network: str) -> Path:
         # Who drew the weights, and with which seed, is no part of what they give.
         key = {**self._common, "network": network, "feature": source.feature}
         key |= {"loudness": source.loudness, "missing": source.missing}
-        return self._folder / f"{hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()}.npz"
+        return file_of(self._folder, key)
 
 
-def network_digest(network: Network) -> str:
+def file_of(folder: Path, key: Mapping[str, Any]) -> Path:
+    """The file in a folder that is named by the hash of these JSON values."""
+    return folder / f"{hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()}.npz"
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray] | None:
+    """What `write_arrays` wrote; None where there is nothing, or nothing whole."""
+    try:
+        with paths.plain_errors(path), np.load(io.BytesIO(path.read_bytes())) as file:
+            return dict(file)
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return None
+
+
+def write_arrays(path: Path, **arrays: np.ndarray) -> None:
+    """Writes a whole file or none.
+
+    Raises:
+      UserError: it cannot be written.
+    """
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)  # type: ignore[arg-type]  # names are not its own options
+    write_bytes(path, buffer.getvalue())
+
+
+def params_digest(params: Params) -> str:
     """SHA-256 of the parameters' names, shapes and values: the same for a copy of a checkpoint."""
     digest = hashlib.sha256()
-    for path, leaf in jax.tree_util.tree_leaves_with_path(network.params):
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         array = np.ascontiguousarray(leaf)
         digest.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}\n".encode())
         digest.update(array.tobytes())

@@ -15,6 +15,7 @@ from avemo_jax.training.watching import LOOKS, best_of, read_looks
 from avemo_jax.training.workdir import CONFIG
 
 DEVELOPMENT, LAST, TEST = "development", "last", "test"
+MEAN = "mean_score"  # of several heads, what their common weights are chosen by
 LEGACY = "legacy: best on the test clips"  # how a choice is called that test clips had a say in
 
 
@@ -23,13 +24,19 @@ def choices(config: ConfigDict, workdir: Path) -> list[tuple[str, Path]]:
     last = (LAST, workdir)
     if config.select.by == LAST:
         return [last]
-    prefix = config.select.by
-    sign = -1.0 if config.select.score in LOWER_IS_BETTER else 1.0
-    step = best_of(read_looks(workdir / LOOKS), f"{prefix}_{config.select.score}", sign)
+    prefix, score = config.select.by, score_of(config)
+    step = best_of(
+        read_looks(workdir / LOOKS), f"{prefix}_{score}", -1.0 if score in LOWER_IS_BETTER else 1.0
+    )
     if step is None:
-        raise UserError(f"{workdir / LOOKS}: no look has a {prefix}_{config.select.score} to choose by")
+        raise UserError(f"{workdir / LOOKS}: no look has a {prefix}_{score} to choose by")
     name = LEGACY if config.select.by == TEST else "best on the development clips"
     return [(name, workdir / BEST / FOLDER / step_name(step)), last]
+
+
+def score_of(config: ConfigDict) -> str:
+    """What is chosen by: `select.score`, or the mean where there are several heads and so no such key."""
+    return config.select.get("score", MEAN)
 
 
 def result_of(checkpoint: str | Path) -> tuple[Path, str]:

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from avemo_jax.errors import UserError
 from avemo_jax.evaluation import extraction, features
-from avemo_jax.evaluation.cache import FeatureCache, network_digest
+from avemo_jax.evaluation.cache import FeatureCache, params_digest
 from avemo_jax.evaluation.extraction import Network, Source
 from avemo_jax.evaluation.heads.examples import Examples, centre_views
 from avemo_jax.evaluation.protocols import LabelledClips
@@ -98,7 +98,7 @@ def _one_view(config, data, clips, wanted, view, cache) -> Matrices:
     if not cache:
         return _computed(config, data, clips, wanted, wanted.networks, view)
     store = FeatureCache(cache, config, data, positions, view)
-    digests = {(net.weights, net.seed): network_digest(net) for net in wanted.networks} | {
+    digests = {(net.weights, net.seed): params_digest(net.params) for net in wanted.networks} | {
         ("none", 0): "none"
     }
     name = {source: digests[source[1:3]] for source in extraction.sources(wanted.networks, *arguments)}

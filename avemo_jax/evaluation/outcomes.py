@@ -29,6 +29,15 @@ def main_scores(target: Target) -> tuple[str, ...]:
     return MAIN_SCORES[target.kind]
 
 
+def merit(target: Target, scores: Mapping[str, float]) -> float:
+    """The first main score, so that those of different targets can be averaged: 1 at best and higher when better.
+
+    Of distributions it is 1 − JS / log 2, from 0 on; all others stay as they are, from 0 on or, of CCC, from −1.
+    """
+    value = scores[main_scores(target)[0]]
+    return 1 - value / float(np.log(2)) if target.kind == "distribution" else value
+
+
 def scores_of(
     target: Target, predicted: np.ndarray, truth: np.ndarray, further: Mapping[str, Score] | None = None
 ) -> dict[str, float]:

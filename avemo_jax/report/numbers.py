@@ -73,9 +73,10 @@ def metric(number: float | None, key: str) -> str:
 
 
 def recall_of(key: str) -> tuple[str, str] | None:
-    """(whose clips, class) of a key that says how often a class is found; None for any other."""
+    """(whose clips, class) of a key that says how often a class is found; None for any other. Of several heads it is
+    whose clips and which head, `development_HEAD`."""
     looked_at, _, name = key.partition(RECALL)
-    return (looked_at, name) if looked_at in _LOOKED_AT and name else None
+    return (looked_at, name) if looked_at.partition("_")[0] in _LOOKED_AT and name else None
 
 
 def title(key: str) -> str:
@@ -88,7 +89,8 @@ def title(key: str) -> str:
 
 def whose(looked_at: str) -> str:
     """Clips that were looked at, in words."""
-    return _LOOKED_AT[looked_at]
+    clips, _, head = looked_at.partition("_")
+    return f"{_LOOKED_AT[clips]} of {head}" if head else _LOOKED_AT[clips]
 
 
 FILTERS: dict[str, Callable[..., Any]] = {

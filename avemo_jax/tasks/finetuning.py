@@ -1,12 +1,13 @@
-"""A fine-tuning run around its training: which clips, looks at it while it lasts, and its scores at the end.
+"""A fine-tuning run around its training: which clips, and its scores at the end.
 
-Nothing here is trained; `training.loop` does that. Every process of a run calls these, and the first one writes.
+Nothing here is trained; `training.loop` does that, and `looks` has what it is watched by. Every process of a run calls
+these, and the first one writes.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,14 +16,13 @@ from ml_collections import ConfigDict
 
 from avemo_jax.errors import UserError
 from avemo_jax.evaluation import decisions, pooling, scores, stitching
-from avemo_jax.evaluation.choosing import DEVELOPMENT, LAST, TEST, choices
-from avemo_jax.evaluation.outcomes import LOWER_IS_BETTER, Row, judged, main_scores, recalls, scores_of
+from avemo_jax.evaluation.choosing import choices
+from avemo_jax.evaluation.outcomes import Row, judged, main_scores
 from avemo_jax.evaluation.partition import Partition, make_partition
 from avemo_jax.evaluation.views import BOTH, MODALITIES, Viewer
 from avemo_jax.models.params import Params
 from avemo_jax.tasks import clips
 from avemo_jax.training.checkpoint_files import load_params
-from avemo_jax.training.watching import RECALL, Watch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,17 +41,11 @@ def partition_of(config: ConfigDict) -> Partition | None:
     """The clips of a fine-tuning config with a protocol, whose class counts are filled in; None for any other.
 
     Raises:
-      UserError: see `make_partition`; or there is nothing to choose by.
+      UserError: see `make_partition`, `check_stitching` and `check_pooling`.
     """
     partition = make_partition(config.data) if config.task == "finetune" else None
     if partition is None:
         return None
-    if config.select.by not in (DEVELOPMENT, LAST, TEST):
-        raise UserError(f"select.by is '{config.select.by}', not {DEVELOPMENT}, {LAST} or {TEST}")
-    if config.select.by == DEVELOPMENT and not len(partition.development):
-        raise UserError(
-            "select.by=development and data.development=0: nothing is held out to choose by; set one of them"
-        )
     check_stitching(config, partition)
     check_pooling(config, partition)
     if config.loss.class_weights or config.loss.logit_adjustment:
@@ -107,51 +101,6 @@ def missing_in_words(config: ConfigDict, partition: Partition) -> str:
     """How many clips of each part lack picture or sound, and what becomes of them; empty where none does."""
     parts = {"train": partition.train, "development": partition.development, "test": partition.test}
     return clips.missing_in_words(config, {name: partition.positions(rows) for name, rows in parts.items()})
-
-
-def make_watch(
-    config: ConfigDict, partition: Partition, workdir: Path, mesh: Mesh, say: Callable[[str], None]
-) -> Watch | None:
-    """Looks at the development clips, or, for `select.by=test`, at the test clips: their main scores, and the recall of
-    each class; None where there are none.
-
-    Raises:
-      UserError: `select.score` is none of the target's scores.
-    """
-    select, target = config.select, partition.target
-    rows = partition.test if select.by == TEST else partition.development
-    if not len(rows):
-        return None
-    further = further_scores(config)
-    known = scores_of(
-        target, np.zeros((2, len(target.names))), target.summary(np.stack([target.empty] * 2) + 1), further
-    )
-    if select.score not in known:
-        raise UserError(f"select.score is '{select.score}': data.target={target.rule} has {', '.join(known)}")
-    viewer, positions = Viewer(config, target, mesh), partition.positions(rows)
-    prefix = TEST if select.by == TEST else DEVELOPMENT
-    shown = dict.fromkeys((*main_scores(target), *further, select.score))
-
-    def measure(params: Params) -> dict[str, float]:
-        read, predicted = viewer.merged(params, positions)
-        truth = partition.truth(rows_at(partition, read))
-        found = scores_of(target, predicted, truth, further)
-        by_class = recalls(target, predicted, truth)
-        return {f"{prefix}_{name}": found[name] for name in shown} | {
-            f"{prefix}{RECALL}{name}": value for name, value in by_class.items()
-        }
-
-    steps = len(partition.train) / config.batch_size
-    return Watch(
-        workdir,
-        measure,
-        score=f"{prefix}_{select.score}",
-        lower_is_better=select.score in LOWER_IS_BETTER,
-        every_steps=round(select.every_epochs * steps),
-        patience=select.patience,
-        told=[f"{prefix}_{name}" for name in shown],
-        say=say,
-    )
 
 
 def test(config: ConfigDict, partition: Partition, workdir: Path, mesh: Mesh) -> list[Outcome]:

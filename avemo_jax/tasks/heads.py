@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from avemo_jax.config import load_config
 from avemo_jax.errors import UserError
+from avemo_jax.evaluation.choosing import MEAN
 from avemo_jax.models.params import Params
 from avemo_jax.tasks.finetune import LOSSES
 from input_pipeline.errors import DataError
@@ -101,7 +102,7 @@ def single_configs(config: ConfigDict, heads: tuple[Head, ...]) -> list[ConfigDi
             for section in (config.data, own):
                 single.data.update({key: section[key] for key in section if key in single.data})
             single.data.path, single.data.paths, single.data.weights, single.data.balance = folder, (), (), ""
-            single.data.development, single.select.by = 0, "last"
+            single.select = ConfigDict({**config.select, "score": MEAN})
             single.loss.kind, single.loss.label_smoothing = own.loss, own.label_smoothing
             single.model.classes, single.views.pool = len(head.target.names), own.pool
         made.append(single)

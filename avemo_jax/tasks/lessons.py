@@ -1,40 +1,48 @@
 """A fine-tuning run on several folders around its training: what its clips teach, and its heads as runs of their own.
 
-Teachers look at the clips once, before anything is trained: several views, merged, without augmentation. Nothing here
-is trained; every process of a run calls these, and the first one writes.
+Teachers look at the clips once, before anything is trained: several views, merged, without augmentation. What they said
+is kept in the run's folder, for when it is started again. Nothing here is trained; every process of a run calls these,
+and the first one writes.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from avemo_jax.config import to_json
 from avemo_jax.errors import UserError
-from avemo_jax.evaluation.choosing import result_of
+from avemo_jax.evaluation.cache import data_digest, file_of, params_digest, read_arrays, write_arrays
+from avemo_jax.evaluation.choosing import LAST, choices, result_of
 from avemo_jax.evaluation.partition import Partition, make_partition
 from avemo_jax.evaluation.views import Viewer
+from avemo_jax.models.params import Params
 from avemo_jax.objectives.distillation import softened
 from avemo_jax.tasks.finetuning import check_pooling
 from avemo_jax.tasks.heads import Head, single_params
-from avemo_jax.training.checkpoint_files import load_params
+from avemo_jax.tasks.looks import Watched
+from avemo_jax.training.checkpoint_files import BEST, load_params
 from avemo_jax.training.checkpoints import Checkpoints, Record
 from avemo_jax.training.manifest import write_durably
 from avemo_jax.training.starting import placed
 from avemo_jax.training.state import TrainState
+from avemo_jax.training.watching import LOOKS, read_looks, write_looks
 from avemo_jax.training.workdir import CONFIG
 from input_pipeline.records import open_records
 from input_pipeline.targets import target_of
 
 FOLDER = "heads"  # in a run's: a folder for each head
+KEPT = "lessons"  # in a run's: what teachers said
 _SPLIT_BY = ("protocol", "fold", "fold_by", "folds", "test_split")  # who must not have been a teacher's pupil
 
 
@@ -50,7 +58,8 @@ def partitions(heads: Sequence[Head], singles: Sequence[ConfigDict]) -> list[Par
     """Of each head's folder, who is trained on and who is tested.
 
     Raises:
-      UserError: see `make_partition` and `check_pooling`; or a head has no protocol.
+      UserError: see `make_partition` and `check_pooling`; or a head has no protocol, or development clips whose
+        speakers are among the training clips.
     """
     found = []
     for head, single in zip(heads, singles, strict=True):
@@ -63,8 +72,23 @@ def partitions(heads: Sequence[Head], singles: Sequence[ConfigDict]) -> list[Par
         except UserError as error:
             said = str(error).replace("data.", f"heads.{head.name}.").replace("views.", f"heads.{head.name}.")
             raise UserError(said) from error
+        if partition.unit not in ("", "speaker"):
+            raise UserError(
+                f"heads.{head.name}.development={single.data.development} can hold out clips of {single.data.path} by "
+                f"{partition.unit} alone, not by speaker: set heads.{head.name}.development=0, and other heads choose"
+            )
         found.append(partition)
     return found
+
+
+def watched(
+    heads: Sequence[Head], singles: Sequence[ConfigDict], parts: Sequence[Partition]
+) -> list[Watched]:
+    """The heads for `looks.make_watch`."""
+    return [
+        Watched(single, part, head.name, partial(single_params, head=head))
+        for head, single, part in zip(heads, singles, parts, strict=True)
+    ]
 
 
 def lessons(
@@ -74,8 +98,11 @@ def lessons(
     parts: Sequence[Partition],
     mesh: Mesh,
     say: Callable[[str], None] = print,
+    kept: Path | None = None,
 ) -> Lessons:
     """What every clip teaches, by its label and by its head's teacher.
+
+    kept: the folder of what teachers said when they were asked before; None asks them each time.
 
     Raises:
       UserError: a teacher is not a fine-tuned run of the same outputs, or learnt from clips that are tested here.
@@ -97,35 +124,45 @@ def lessons(
         tables["label"][rows, head.columns] = _labels(part, head)
         tables["share"][rows, number] = 1
         if head.teacher:
-            read, outputs = _taught(head, single, own, mesh)
+            read, outputs, is_new = _taught(head, single, own, mesh, kept)
             tables["taught"][ends[number] + read, head.columns] = softened(
                 outputs, head.target.kind, config.distill.temperature
             )
             tables["pupil"][ends[number] + read, number] = 1
-            say(f"{head.name}: {head.teacher} was asked about {len(read)} of {len(own)} clips")
+            asked = "was asked" if is_new else "had been asked"
+            say(f"{head.name}: {head.teacher} {asked} about {len(read)} of {len(own)} clips")
     return Lessons(positions, tables)
 
 
 def hand_out(
+    config: ConfigDict,
     heads: Sequence[Head],
     singles: Sequence[ConfigDict],
     workdir: Path,
     mesh: Mesh,
     say: Callable[[str], None] = print,
 ) -> list[Path]:
-    """A folder for each head, `heads/NAME`, which is that of a fine-tuned run: the encoder and that head alone, as the
-    run's last weights are."""
-    _, params, step = load_params(workdir, say=say)
-    folders = []
-    for head, single in zip(heads, singles, strict=True):
-        folder = workdir / FOLDER / head.name
-        zero = jnp.zeros((), jnp.int32)
-        state = TrainState(zero, zero, zero, placed(single_params(params, head), mesh), None, None)
-        record = Record(step=step, config=json.loads(to_json(single)))
-        Checkpoints(folder, keep=1, background=False, say=say).save(state, record)
-        if jax.process_index() == 0:
+    """A folder for each head, `heads/NAME`, which is that of a fine-tuned run: the encoder and that head alone, of the
+    run's chosen weights and of its last ones, and the looks that chose.
+
+    Raises:
+      UserError: the run has no checkpoint, or no look to choose by.
+    """
+    folders = [workdir / FOLDER / head.name for head in heads]
+    for selection, checkpoint in choices(config, workdir):
+        _, params, step = load_params(checkpoint, say=say)
+        for head, single, folder in zip(heads, singles, folders, strict=True):
+            zero = jnp.zeros((), jnp.int32)
+            state = TrainState(zero, zero, zero, placed(single_params(params, head), mesh), None, None)
+            record = Record(step=step, config=json.loads(to_json(single)))
+            place = folder if selection == LAST else folder / BEST
+            Checkpoints(place, keep=1, background=False, say=say).save(state, record)
+    if jax.process_index() == 0:
+        found = read_looks(workdir / LOOKS)
+        for single, folder in zip(singles, folders, strict=True):
+            write_looks(folder / LOOKS, found)
             write_durably(folder / CONFIG, to_json(single))
-        folders.append(folder)
+    multihost_utils.sync_global_devices("heads handed out")
     return folders
 
 
@@ -139,9 +176,10 @@ def _labels(part: Partition, head: Head) -> np.ndarray:
 
 
 def _taught(
-    head: Head, single: ConfigDict, positions: Sequence[int], mesh: Mesh
-) -> tuple[np.ndarray, np.ndarray]:
-    """Which of the clips the head's teacher could look at, and its merged outputs, in the head's order."""
+    head: Head, single: ConfigDict, positions: Sequence[int], mesh: Mesh, kept: Path | None
+) -> tuple[np.ndarray, np.ndarray, bool]:
+    """Which of the clips the head's teacher could look at, its merged outputs, in the head's order, and whether it was
+    asked now: what it said before is taken while its weights, the clips and the views are the same."""
     where, key = f"heads.{head.name}.teacher: {head.teacher}", f"heads.{head.name}"
     folder, _ = result_of(head.teacher)
     config, params, _ = load_params(folder, say=lambda _: None)
@@ -160,10 +198,41 @@ def _taught(
                 f"{where} was fine-tuned with data.{name}={theirs or 'empty'}, and {key}.{name} is {ours}: it has "
                 "learnt from clips that are tested here"
             )
+    theirs, ours = config.data.get("development", 0), single.data.development
+    if ours and theirs != ours:
+        raise UserError(
+            f"{where} was fine-tuned with data.development={theirs}, and {key}.development is {ours}: it has learnt "
+            "from clips that are chosen by here"
+        )
     with config.unlocked():
         config.data.path, config.data.paths = single.data.path, ()
         config.data.workers, config.data.prefetch = single.data.workers, single.data.prefetch
         config.views.audio_gain, config.views.batch_size = False, single.views.batch_size
-    viewer = Viewer(config, target, mesh)
+    read, outputs, is_new = _outputs(Viewer(config, target, mesh), config, params, positions, kept)
+    return read, outputs[:, [target.names.index(name) for name in head.target.names]], is_new
+
+
+def _outputs(
+    viewer: Viewer, config: ConfigDict, params: Params, positions: Sequence[int], kept: Path | None
+) -> tuple[np.ndarray, np.ndarray, bool]:
+    """What `viewer` says of these clips, or has said of them and is in the folder `kept`; and whether it was asked."""
+    data, views = config.data, config.views
+    follows_from = {
+        "weights": params_digest(params),
+        "data": data_digest(data.path),
+        "positions": list(positions),
+        "model": json.loads(config.model.to_json()),
+        "views": {name: value for name, value in views.items() if name != "batch_size"},
+        "cut": [data.frame_stride, data.crop, data.get("allow_missing", False), config.dtype],
+        "backend": jax.default_backend(),
+    }
+    path = file_of(kept, follows_from) if kept else None
+    before = read_arrays(path) if path else None
+    # All processes ask, or none: one that cannot read the file would wait for the others.
+    known = multihost_utils.process_allgather(np.array(before is not None)).all()
+    if before is not None and known:
+        return before["read"], before["outputs"], False
     read, outputs = viewer.merged(viewer.placed(params), positions)
-    return read, outputs[:, [target.names.index(name) for name in head.target.names]]
+    if path and jax.process_index() == 0:
+        write_arrays(path, read=read, outputs=outputs)
+    return read, outputs, True

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -89,8 +89,7 @@ class Watch:
                 dataclasses.replace(state, opt_state=None), dataclasses.replace(record, step=step, loader={})
             )
         if jax.process_index() == 0:
-            lines = [json.dumps({k: _number(v) for k, v in look.items()}) for look in self._looks]
-            write_durably(self._path, "\n".join(lines) + "\n")
+            write_looks(self._path, self._looks)
         shown = ", ".join(f"{name} {scores[name]:.4f}" for name in self._told or scores)
         self._say(f"step {step}: {shown}{' (the best so far)' if self.best_step == step else ''}")
         return scores
@@ -108,6 +107,12 @@ def read_looks(path: Path) -> list[dict[str, Any]]:
     except FileNotFoundError:
         return []
     return [json.loads(line) for line in text.splitlines() if line.strip()]
+
+
+def write_looks(path: Path, looks: Sequence[Mapping[str, Any]]) -> None:
+    """Replaces the file at once; numbers that are none become null."""
+    lines = [json.dumps({k: _number(v) for k, v in look.items()}) for look in looks]
+    write_durably(path, "".join(f"{line}\n" for line in lines))
 
 
 def best_of(looks: list[dict[str, Any]], score: str, sign: float = 1.0) -> int | None:

@@ -123,6 +123,8 @@ def check_config(workdir: Path, config: ConfigDict) -> None:
         "views.pool": "",
     }
     defaults |= {"loss.co_occurrence": 0.0, "loss.together": []}
+    defaults |= {"select.by": "last", "select.every_epochs": 1.0, "select.patience": 0}  # of several heads
+    defaults |= {key: 0 for key in now if key.startswith("heads.") and key.endswith(".development")}
     before = {key: value for key, value in defaults.items() if key in now} | before
     differing = [
         f"{key} was {before.get(key)!r} and is {now.get(key)!r}"

@@ -2,8 +2,8 @@
 
 A HEAD is the name of a config beside this file, whose labels, protocol and loss it takes, or NAME=CONFIG. `data.paths`
 names a folder for each, in the same order. `heads.NAME.teacher` is the work directory of a run of `avemo finetune` on
-that folder: the head then learns from its outputs too (distillation). All else is the recipe's; the end of the run is
-taken, of averaged weights.
+that folder: the head then learns from its outputs too (distillation). All else is the recipe's, of averaged weights;
+heads with development speakers have a say in which are taken, and where there is none the end of the run is.
 """
 
 from ml_collections import ConfigDict
@@ -13,8 +13,8 @@ from avemo_jax.errors import UserError
 
 # Of a single run's `data`: each head has its own.
 OWN = ("label", "target", "classes", "threshold", "centres")
-OWN += ("protocol", "fold", "fold_by", "test_split", "folds")
-_LEFT_OUT = ("raters", "stitch", "stitch_step_s", "development")
+OWN += ("protocol", "fold", "fold_by", "test_split", "folds", "development")
+_LEFT_OUT = ("raters", "stitch", "stitch_step_s")
 
 
 def get_config(arg: str = "base,crema_d,ravdess") -> ConfigDict:
@@ -42,7 +42,7 @@ def get_config(arg: str = "base,crema_d,ravdess") -> ConfigDict:
         config.task, config.model.classes = "several", outputs
         for key in (*OWN, *_LEFT_OUT):
             del config.data[key]
-        del config.loss, config.select
+        del config.loss, config.select.score
         config.data.heads, config.heads = (
             tuple(heads),
             ConfigDict(heads),
@@ -53,6 +53,7 @@ def get_config(arg: str = "base,crema_d,ravdess") -> ConfigDict:
                 "temperature": 1.0,  # that probabilities are softened by
             }
         )
+        config.select.by = "development" if any(head["development"] for head in heads.values()) else "last"
         config.ema.decay = 0.999
         if any(head["target"] == "values" for head in heads.values()):
             config.mix.probability = 0.0

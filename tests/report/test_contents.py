@@ -35,6 +35,8 @@ from avemo_jax.report.embedding import place
         (numbers.metric(0.5, "development_uar"), "50.0 %"),
         (numbers.title("development_uar"), "UAR of the development clips"),
         (numbers.title("test_macro_f1"), "Macro f1 of the test clips"),
+        (numbers.recall_of("development_mafw_recall_sad"), ("development_mafw", "sad")),
+        (numbers.whose("development_mafw"), "the development clips of mafw"),
     ],
 )
 def test_numbers_are_written_the_same_way_everywhere(written, expected):

@@ -2,6 +2,8 @@
 
 import functools
 import json
+import shutil
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -12,12 +14,19 @@ from scipy import special
 from avemo_jax.cli import main
 from avemo_jax.config import load_config, to_json
 from avemo_jax.errors import UserError
+from avemo_jax.evaluation import outcomes
+from avemo_jax.evaluation.choosing import result_of
 from avemo_jax.models.params import split
-from avemo_jax.tasks import clips, lessons, make_task
-from avemo_jax.tasks.heads import heads_of, single_configs
-from avemo_jax.training.checkpoint_files import load_params, save_params
+from avemo_jax.tasks import clips, lessons, looks, make_task
+from avemo_jax.tasks.heads import heads_of, single_configs, single_params
+from avemo_jax.training.checkpoint_files import load_params, save_params, step_name
+from avemo_jax.training.checkpoints import Record
 from avemo_jax.training.mesh import make_mesh
+from avemo_jax.training.starting import placed
+from avemo_jax.training.state import TrainState
+from avemo_jax.training.watching import LOOKS, best_of, read_looks
 from input_pipeline.records import open_records
+from input_pipeline.targets import Target
 from tests.evaluation import synthetic
 from tests.tasks.small import fresh
 
@@ -34,8 +43,10 @@ PLAIN = (
 HEADS = (
     "heads.shade.label=shade", "heads.shade.classes=dark,bright", "heads.shade.protocol=split",
     "heads.rated.label=rating", "heads.rated.target=values", "heads.rated.classes=", "heads.rated.loss=mse",
-    "heads.rated.protocol=folds", "heads.rated.fold=1", "model.classes=3",
+    "heads.rated.protocol=folds", "heads.rated.fold=1", "model.classes=3", "select.by=last",
+    "heads.shade.development=0", "heads.rated.development=0",
 )  # fmt: skip
+CHOSEN = ("select.by=development", "heads.shade.development=3", "heads.rated.development=3")
 NAME = "finetune/several:demo,shade=recipe,rated=recipe"
 
 
@@ -112,8 +123,11 @@ def test_a_teacher_s_outputs_are_those_of_its_own_run_in_the_head_s_order(place,
     teacher = write_teacher(tmp_path / "teacher", place, weights)
     said = []
     of = of_folders(place, f"heads.shade.teacher={teacher}", "distill.temperature=2.0")
-    taught = lessons.lessons(*of, mesh, said.append)
+    taught = lessons.lessons(*of, mesh, said.append, tmp_path / "kept")
     assert said == [f"shade: {teacher} was asked about 36 of 36 clips"]
+    again = lessons.lessons(*of, mesh, said.append, tmp_path / "kept")
+    assert said[1] == f"shade: {teacher} had been asked about 36 of 36 clips"
+    np.testing.assert_array_equal(again.tables["taught"], taught.tables["taught"])
     assert taught.tables["pupil"].sum(0).tolist() == [36, 0] and not taught.tables["taught"][:, 2].any()
     config, params, _ = load_params(teacher)
     viewer = Viewer(config, target_of(config.data), mesh)
@@ -123,9 +137,41 @@ def test_a_teacher_s_outputs_are_those_of_its_own_run_in_the_head_s_order(place,
     np.testing.assert_allclose(found, softer / softer.sum(-1, keepdims=True), atol=1e-6)
 
 
+def test_a_teacher_is_asked_again_when_anything_that_its_answer_follows_from_has_changed(place, tmp_path):
+    class Teacher:  # counts how often it is asked; real ones are asked above
+        asked = 0
+
+        def placed(self, params):
+            return params
+
+        def merged(self, params, positions):
+            self.asked += 1
+            return np.array(positions), np.full((len(positions), 2), params["bias"].sum())
+
+    def asked(config=None, weights=1.0, positions=(1, 2), data="one"):
+        config = config or teacher_config(f"data.path={place / data}")
+        teacher = Teacher()
+        params = {"bias": np.full(2, weights, np.float32)}
+        read, outputs, is_new = lessons._outputs(teacher, config, params, positions, tmp_path)
+        assert read.tolist() == list(positions) and (outputs == 2 * weights).all()
+        assert is_new == (teacher.asked == 1)
+        return is_new
+
+    synthetic.write_changed(tmp_path / "other", place / "one", lambda record: replace(record, speaker="x"))
+    assert asked() and not asked()
+    others = ("views.segments=3", "data.frame_stride=3", "model.frames=8")
+    assert all(asked(teacher_config(f"data.path={place / 'one'}", word)) for word in others)
+    assert not asked(teacher_config(f"data.path={place / 'one'}", "views.batch_size=3"))
+    assert asked(weights=2.0) and asked(positions=(1, 3)) and asked(data=tmp_path / "other")
+    for path in tmp_path.glob("*.npz"):  # cut short, as no crash leaves it
+        path.write_bytes(path.read_bytes()[:-9])
+    assert asked() and not asked()
+
+
 @pytest.mark.parametrize(
     ("words", "hint"),
     [
+        (("data.development=5",), "data.development=5, and heads.shade.development is 3: .* chosen by here"),
         (
             ("data.protocol=folds", "data.fold=0"),
             "fine-tuned with data.protocol=folds, and heads.shade.protocol is split",
@@ -142,7 +188,7 @@ def test_a_teacher_of_other_outputs_or_of_tested_clips_is_refused_in_one_line(
 ):
     teacher = write_teacher(tmp_path / "teacher", place, weights, *words)
     with pytest.raises(UserError, match=hint) as error:
-        lessons.lessons(*of_folders(place, f"heads.shade.teacher={teacher}"), mesh)
+        lessons.lessons(*of_folders(place, f"heads.shade.teacher={teacher}", *CHOSEN), mesh)
     assert "\n" not in str(error.value)
 
 
@@ -266,6 +312,82 @@ def test_clips_of_different_folders_may_be_mixed(place):
     assert float(loss) == pytest.approx(expected + 3.0 * 0.7 * float(of_sum - of_parts), rel=1e-4)
 
 
+# -- looks ----------------------------------------------------------------------------------------------------
+
+
+def test_a_look_has_each_head_s_scores_as_its_own_run_would_and_their_mean_ends_the_run(
+    place, mesh, weights, tmp_path
+):
+    words = (*CHOSEN, "heads.rated.fold=0", "select.patience=1", "select.every_epochs=0.5")
+    config, heads, singles, parts = of_folders(place, *words)
+    assert [len(part.development) for part in parts] == [12, 7]
+    assert all(part.unit == "speaker" for part in parts)
+    watch = looks.make_watch(
+        config, lessons.watched(heads, singles, parts), tmp_path / "run", mesh, lambda _: None
+    )
+    steps = sum(len(part.train) for part in parts) / 8
+    assert watch.is_due(round(steps / 2), 99) and not watch.is_due(round(steps / 2) + 1, 99)
+
+    wider = {name: np.concatenate([of, of[..., :1]], -1) for name, of in weights["head"].items()}
+    params = placed({**weights, "head": wider}, mesh)
+    zero = jnp.zeros((), jnp.int32)
+    state = TrainState(zero, zero, zero, params, None, None)
+    record = Record(step=0, config=json.loads(to_json(config)))
+    found = watch.look(2, state, record)
+    assert not watch.is_over and watch.best_step == 2
+    assert watch.look(4, state, record) == found
+    assert watch.is_over and watch.best_step == 2  # no better one
+    assert found["development_mean_score"] == pytest.approx(
+        (found["development_shade_uar"] + found["development_rated_ccc"]) / 2
+    )
+    recalls = [found[f"development_shade_recall_{name}"] for name in ("dark", "bright")]
+    assert found["development_shade_uar"] == pytest.approx(np.mean(recalls))
+
+    # A run of one head alone sees the same.
+    (head, _), (single, _), (part, _) = heads, singles, parts
+    with single.unlocked():
+        single.select.score = "war"
+    alone = looks.make_watch(single, [looks.Watched(single, part)], tmp_path / "one", mesh, lambda _: None)
+    state = replace(state, params=single_params(params, head))
+    for name, value in alone.look(2, state, record).items():
+        assert found[name.replace("development_", "development_shade_")] == pytest.approx(value)
+
+
+def test_heads_of_different_targets_have_merits_that_are_better_when_higher():
+    shares = Target("distribution", ("votes",), ("a", "b"))
+    assert outcomes.merit(shares, {"js": 0.0, "uar": 0.1}) == 1
+    assert outcomes.merit(shares, {"js": np.log(2), "uar": 0.9}) == pytest.approx(0)
+    assert outcomes.merit(Target("values", ("v",)), {"ccc": -0.5, "mae": 3.0}) == -0.5
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        (("select.by=dev",), "select.by is 'dev', not development, last or test"),
+        (
+            ("heads.shade.development=0", "heads.rated.development=0"),
+            "heads.shade.development = heads.rated.development = 0: nothing is held out to choose by",
+        ),
+    ],
+)
+def test_what_there_is_nothing_to_choose_by_for_is_one_line(place, mesh, tmp_path, words, hint):
+    config, *of = of_folders(place, *CHOSEN, *words)
+    with pytest.raises(UserError, match=hint) as error:
+        looks.make_watch(config, lessons.watched(*of), tmp_path, mesh)
+    assert "\n" not in str(error.value)
+
+
+def test_a_head_whose_speakers_cannot_be_held_out_has_no_development_clips(tmp_path, place):
+    synthetic.write_changed(tmp_path / "two", place / "one", lambda record: replace(record, speaker=""))
+    paths = f"data.paths={place / 'one'},{tmp_path / 'two'}"
+    with pytest.raises(
+        UserError, match="heads.rated.development=3 can hold out clips of .*two by fold alone"
+    ):
+        of_folders(place, *CHOSEN, paths)
+    *_, parts = of_folders(place, *CHOSEN, paths, "heads.rated.development=0")
+    assert [len(part.development) for part in parts] == [12, 0]
+
+
 # -- configs -------------------------------------------------------------------------------------------------
 
 
@@ -322,10 +444,11 @@ def test_folders_protocols_and_the_verb_are_asked_for(place, tmp_path, capsys):
 def test_a_run_leaves_each_head_as_a_run_of_its_own_that_can_be_judged_and_taught_by(
     place, weights, tmp_path, capsys
 ):
-    teacher = write_teacher(tmp_path / "teacher", place, weights)
+    teacher = write_teacher(tmp_path / "teacher", place, weights, "data.development=3")
     words = [
-        *SIZES, *HEADS, f"data.paths={place / 'one'},{place / 'two'}", f"heads.shade.teacher={teacher}",
+        *SIZES, *HEADS, *CHOSEN, f"data.paths={place / 'one'},{place / 'two'}", f"heads.shade.teacher={teacher}",
         "total_steps=3", "log.every_steps=1", "log.samples_every_steps=0", "ema.decay=0.0",
+        "select.every_epochs=0.2", "checkpoint.keep=9",
     ]  # fmt: skip
     line = [
         "finetune",
@@ -339,29 +462,56 @@ def test_a_run_leaves_each_head_as_a_run_of_its_own_that_can_be_judged_and_taugh
     line += [f"--config.{word}" for word in words]
     assert main(line) == 0
     printed = capsys.readouterr().out
-    assert "was asked about 36 of 36 clips" in printed and "\nrated:\n" in printed
+    assert "was asked about 24 of 24 clips" in printed and "\nrated:\n" in printed
     metrics = [json.loads(text) for text in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     for row in metrics:
         whole = 0.2 * row["shade_loss"] + 0.8 * row["shade_taught"] + row["rated_loss"]
         assert row["loss"] == pytest.approx(whole, rel=1e-4)
+    found = read_looks(tmp_path / "run" / LOOKS)
+    assert [look["step"] for look in found] == [1, 2, 3]
+    for row, look in zip(metrics, found, strict=True):
+        assert {name: row[name] for name in look} == look
+        mean = (look["development_shade_uar"] + look["development_rated_ccc"]) / 2
+        assert look["development_mean_score"] == pytest.approx(mean)
+    best = best_of(found, "development_mean_score")
     rows = json.loads((tmp_path / "rows.json").read_text())
-    assert [(row["head"], row["n"], row["n_train"], row["selection"]) for row in rows] == [
-        ("shade", 12, 36, "last"),
-        ("rated", 14, 22, "last"),
+    chosen = "best on the development clips"
+    assert [tuple(row[key] for key in ("head", "n", "n_train", "selection", "step")) for row in rows] == [
+        ("shade", 12, 24, chosen, best),
+        ("shade", 12, 24, "last", 3),
+        ("rated", 14, rows[2]["n_train"], chosen, best),
+        ("rated", 14, rows[2]["n_train"], "last", 3),
     ]
-    assert {"uar", "war"} <= rows[0].keys() and {"ccc", "mae"} <= rows[1].keys()
-    _, whole, step = load_params(tmp_path / "run")
+    assert {"uar", "war"} <= rows[0].keys() and {"ccc", "mae"} <= rows[2].keys()
+    _, whole, _ = load_params(tmp_path / "run" / "checkpoints" / step_name(best))
     for name, columns in (("shade", slice(0, 2)), ("rated", slice(2, 3))):
         folder = tmp_path / "run" / "heads" / name
-        config, params, its_step = load_params(folder)
-        assert config.task == "finetune" and its_step == step == 3
+        checkpoint, selection = result_of(folder)
+        config, params, its_step = load_params(checkpoint)
+        assert config.task == "finetune" and its_step == best and selection == chosen
         np.testing.assert_array_equal(params["head"]["kernel"], whole["head"]["kernel"][:, columns])
         np.testing.assert_array_equal(params["feature_norm"]["scale"], whole["feature_norm"]["scale"])
         assert (folder / "predictions.csv").exists() and (folder / "table.txt").exists()
     rated = f"heads.rated.teacher={tmp_path / 'run' / 'heads' / 'rated'}"
-    assert lessons.lessons(*of_folders(place, rated), make_mesh(config.mesh)).tables["taught"][:, 2].any()
+    assert (
+        lessons.lessons(*of_folders(place, rated, *CHOSEN), make_mesh(config.mesh))
+        .tables["taught"][:, 2]
+        .any()
+    )
     judged = ["evaluate", "--checkpoint", tmp_path / "run" / "heads" / "shade", "--data", place / "one"]
     judged += ["--suite", "calibration", "--out", tmp_path / "judged"]
     assert main([str(word) for word in judged]) == 0
-    assert main(line) == 0  # again: nothing is trained, the same is said
-    assert json.loads((tmp_path / "rows.json").read_text()) == rows
+    # As after a kill at step 3, when the newest whole checkpoint was that of step 1: the same looks, the same said.
+    for step in (2, 3):
+        shutil.rmtree(tmp_path / "run" / "checkpoints" / step_name(step))
+    capsys.readouterr()
+    assert main(line) == 0
+    printed = capsys.readouterr().out
+    assert "had been asked about 24 of 24 clips" in printed and "resuming at step 1 of 3" in printed
+    again = read_looks(tmp_path / "run" / LOOKS)
+    assert [look["step"] for look in again] == [1, 2, 3] and best_of(again, "development_mean_score") == best
+    for one, other in zip(found, again, strict=True):
+        assert one == pytest.approx(other, rel=1e-4)
+    for one, other in zip(rows, json.loads((tmp_path / "rows.json").read_text()), strict=True):
+        assert (one["step"], one["selection"]) == (other["step"], other["selection"])
+        assert one[score := "uar" if "uar" in one else "ccc"] == pytest.approx(other[score], rel=1e-4)
