@@ -18,7 +18,7 @@ import numpy as np
 from flax import nnx
 from jax import Array
 from jax.sharding import Mesh
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, FrozenConfigDict
 
 from avemo_jax import augmentation, frontend, models
 from avemo_jax.batch import Batch
@@ -37,7 +37,7 @@ _FIELDS = ("video", "waveform", "waveform_length", "waveform_mean", "position")
 
 
 class Viewer:
-    """Computes outputs of one model on one prepared folder; compiled once, for any parameters.
+    """Computes outputs of one model on one prepared folder; compiled once, for any parameters and by all of a config.
 
     Args:
       config: resolved, of a fine-tuning task; reads `model`, `data`, `views` and `seed`.
@@ -49,12 +49,7 @@ class Viewer:
         self._config, self._target, self._mesh = config, target, mesh
         divisor = mesh_lib.rows_divisor(mesh)
         self._batch_size = -(-config.views.batch_size // divisor) * divisor
-        graphdef, _ = split(jax.eval_shape(functools.partial(models.build, config), jax.random.key(0)))
-        self._forward = jax.jit(
-            functools.partial(_outputs, graphdef=graphdef, config=config, mesh=mesh),
-            static_argnames="modalities",
-            out_shardings=mesh_lib.replicated(mesh),
-        )
+        self._forward = _compiled(FrozenConfigDict(config), mesh)
 
     def placed(self, params: Params) -> Params:
         """Parameters on the host → on the mesh."""
@@ -163,6 +158,16 @@ def probabilities(outputs: np.ndarray, target: Target) -> np.ndarray:
     return shifted / shifted.sum(-1, keepdims=True)
 
 
+@functools.lru_cache(maxsize=8)
+def _compiled(config: FrozenConfigDict, mesh: Mesh) -> Callable[..., tuple[Array, Array]]:
+    graphdef, _ = split(jax.eval_shape(functools.partial(models.build, config), jax.random.key(0)))
+    return jax.jit(
+        functools.partial(_outputs, graphdef=graphdef, config=config, mesh=mesh),
+        static_argnames="modalities",
+        out_shardings=mesh_lib.replicated(mesh),
+    )
+
+
 def _outputs(
     params: Params,
     batch: Batch,
@@ -170,7 +175,7 @@ def _outputs(
     *,
     modalities: str,
     graphdef: nnx.GraphDef,
-    config: ConfigDict,
+    config: FrozenConfigDict,
     mesh: Mesh,
 ) -> tuple[Array, Array]:
     position = batch["position"]

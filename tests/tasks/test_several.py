@@ -446,9 +446,9 @@ def test_a_run_leaves_each_head_as_a_run_of_its_own_that_can_be_judged_and_taugh
 ):
     teacher = write_teacher(tmp_path / "teacher", place, weights, "data.development=3")
     words = [
-        *SIZES, *HEADS, *CHOSEN, f"data.paths={place / 'one'},{place / 'two'}", f"heads.shade.teacher={teacher}",
-        "total_steps=3", "log.every_steps=1", "log.samples_every_steps=0", "ema.decay=0.0",
-        "select.every_epochs=0.2", "checkpoint.keep=9",
+        *SIZES, *HEADS, *PLAIN, *CHOSEN, f"data.paths={place / 'one'},{place / 'two'}",
+        f"heads.shade.teacher={teacher}", "total_steps=3", "log.every_steps=1", "log.samples_every_steps=0",
+        "ema.decay=0.0", "select.every_epochs=0.2", "checkpoint.keep=9",
     ]  # fmt: skip
     line = [
         "finetune",
