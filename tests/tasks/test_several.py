@@ -17,8 +17,9 @@ from avemo_jax.errors import UserError
 from avemo_jax.evaluation import outcomes
 from avemo_jax.evaluation.choosing import result_of
 from avemo_jax.models.params import split
-from avemo_jax.tasks import clips, lessons, looks, make_task
+from avemo_jax.tasks import clips, finetuning, lessons, looks, make_task
 from avemo_jax.tasks.heads import heads_of, single_configs, single_params
+from avemo_jax.training import workdir
 from avemo_jax.training.checkpoint_files import load_params, save_params, step_name
 from avemo_jax.training.checkpoints import Record
 from avemo_jax.training.mesh import make_mesh
@@ -384,8 +385,9 @@ def test_a_head_whose_speakers_cannot_be_held_out_has_no_development_clips(tmp_p
         UserError, match="heads.rated.development=3 can hold out clips of .*two by fold alone"
     ):
         of_folders(place, *CHOSEN, paths)
-    *_, parts = of_folders(place, *CHOSEN, paths, "heads.rated.development=0")
+    *_, singles, parts = of_folders(place, *CHOSEN, paths, "heads.rated.development=0")
     assert [len(part.development) for part in parts] == [12, 0]
+    assert finetuning.partition_of(singles[1]) is not None  # as suites read it of the finished run
 
 
 # -- configs -------------------------------------------------------------------------------------------------
@@ -433,6 +435,14 @@ def test_folders_protocols_and_the_verb_are_asked_for(place, tmp_path, capsys):
         of_folders(place, "heads.rated.fold=9")
     with pytest.raises(UserError, match="heads.shade.pool=.* another target than others of its whole"):
         of_folders(place, "heads.shade.pool=(clip)")
+    begun = json.loads(to_json(config_of()))  # by a version that chose nothing
+    del begun["select"], begun["heads"]["shade"]["development"], begun["heads"]["rated"]["development"]
+    (tmp_path / "config.json").write_text(json.dumps(begun))
+    workdir.check_config(tmp_path, config_of())
+    with pytest.raises(
+        UserError, match="development was 0 and is 3.* select.by was 'last' and is 'development'"
+    ):
+        workdir.check_config(tmp_path, config_of(*CHOSEN))
     assert main(["train", "--config", NAME, "--workdir", str(tmp_path / "run")]) == 2
     assert "avemo finetune reads first" in capsys.readouterr().err and not (tmp_path / "run").exists()
 
