@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from avemo_jax import paths
 from avemo_jax.config import from_json
 from avemo_jax.errors import UserError
-from avemo_jax.evaluation.outcomes import LOWER_IS_BETTER
+from avemo_jax.evaluation.outcomes import lower_is_better
 from avemo_jax.training.checkpoint_files import BEST, FOLDER, step_name
 from avemo_jax.training.watching import LOOKS, best_of, read_looks
 from avemo_jax.training.workdir import CONFIG
@@ -25,9 +25,7 @@ def choices(config: ConfigDict, workdir: Path) -> list[tuple[str, Path]]:
     if config.select.by == LAST:
         return [last]
     prefix, score = config.select.by, score_of(config)
-    step = best_of(
-        read_looks(workdir / LOOKS), f"{prefix}_{score}", -1.0 if score in LOWER_IS_BETTER else 1.0
-    )
+    step = best_of(read_looks(workdir / LOOKS), f"{prefix}_{score}", -1.0 if lower_is_better(score) else 1.0)
     if step is None:
         raise UserError(f"{workdir / LOOKS}: no look has a {prefix}_{score} to choose by")
     name = LEGACY if config.select.by == TEST else "best on the development clips"

@@ -13,7 +13,7 @@ from avemo_jax.evaluation.scores import Score, check_names
 from input_pipeline.targets import Target
 
 Row = dict[str, Any]
-LOWER_IS_BETTER = frozenset({"mae", "mse", "rmse", "kl", "js"})
+_ERRORS = ("mae", "mse", "rmse")  # of all values together, and `mae_NAME` and so on of each
 MAIN_SCORES = {  # the scores of each rule that have intervals, the first of them the one to name first
     "class": ("uar", "war", "wf1"),
     "plurality": ("uar", "war", "wf1"),
@@ -27,6 +27,11 @@ MAIN_SCORES = {  # the scores of each rule that have intervals, the first of the
 def main_scores(target: Target) -> tuple[str, ...]:
     """The scores that are shown, with intervals."""
     return MAIN_SCORES[target.kind]
+
+
+def lower_is_better(score: str) -> bool:
+    """Whether a score is an error or a divergence."""
+    return score in (*_ERRORS, "kl", "js") or score.startswith(tuple(f"{error}_" for error in _ERRORS))
 
 
 def merit(target: Target, scores: Mapping[str, float]) -> float:

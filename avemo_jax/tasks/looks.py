@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from avemo_jax.errors import UserError
 from avemo_jax.evaluation.choosing import DEVELOPMENT, LAST, MEAN, TEST, score_of
-from avemo_jax.evaluation.outcomes import LOWER_IS_BETTER, main_scores, merit, recalls, scores_of
+from avemo_jax.evaluation.outcomes import lower_is_better, main_scores, merit, recalls, scores_of
 from avemo_jax.evaluation.partition import Partition
 from avemo_jax.evaluation.views import Viewer
 from avemo_jax.models.params import Params
@@ -81,7 +81,7 @@ def make_watch(
         workdir,
         measure,
         score=f"{whose}_{score}",
-        lower_is_better=score in LOWER_IS_BETTER,
+        lower_is_better=lower_is_better(score),
         every_steps=round(select.every_epochs * steps),
         patience=select.patience,
         told=[*told, *([f"{whose}_{MEAN}"] if score == MEAN else [])],

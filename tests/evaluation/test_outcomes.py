@@ -9,7 +9,7 @@ from sklearn.metrics import recall_score
 from avemo_jax.evaluation.intervals import bootstrap, bootstrap_scores
 from avemo_jax.evaluation.metrics import classification_scores, confusion_matrix
 from avemo_jax.evaluation.outcome_files import plain
-from avemo_jax.evaluation.outcomes import judged, main_scores, recalls
+from avemo_jax.evaluation.outcomes import judged, lower_is_better, main_scores, recalls, scores_of
 from input_pipeline.targets import RULES, Target
 
 CLASSES = ("a", "b", "c", "d")
@@ -46,6 +46,13 @@ def test_better_predictions_score_better_and_intervals_hold_the_score(rule):
             low, high = row["ci95" if place == 0 else f"{name}_ci95"]
             assert low <= row[name] <= high and (low < high or row[name] == 1)
     json.dumps(plain(good), allow_nan=False)
+
+
+@pytest.mark.parametrize("rule", ["class", "distribution", "multi_label", "values"])
+def test_of_every_score_it_is_known_which_way_is_better(rule):
+    good, bad = (scores_of(*case(rule, noise)) for noise in (0.05, 0.95))
+    for name in good:  # those of each value too
+        assert (good[name] < bad[name]) == lower_is_better(name), name
 
 
 def test_recalls_are_scikit_learn_s():
