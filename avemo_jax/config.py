@@ -293,7 +293,7 @@ def stream_pretraining(
 
 def demo_sized(config: ConfigDict) -> ConfigDict:
     """A pretraining config with what every method's demo has: small frames, small batches and two masks a clip, which
-    learns most from 30,400 clips (docs/real_clips.md)."""
+    learns most from 30,400 clips (docs/results.md)."""
     config.batch_size, config.epochs, config.total_steps = 16, 0, 1900
     config.mask.repeats = 2
     config.model.image_size = 96

@@ -18,7 +18,8 @@ from avemo_jax.models.params import merge, split
 from avemo_jax.tasks import clips, make_task
 from avemo_jax.tasks.frozen_teacher import remember_width
 from avemo_jax.training.checkpoint_files import load_params
-from tests.training.random_clips import SMALL, RandomClips, run_here, small_config
+from tests.evaluation.synthetic import write_checkpoint
+from tests.training.random_clips import SMALL, RandomClips, run_here
 from tests.training.tiny import losses_of
 
 TAUGHT = ("target.kind=latents", "batch_size=4", "log.samples_every_steps=0")
@@ -27,9 +28,9 @@ NARROW = tuple(word for word in SMALL if "skip_layers" not in word and "fusion_d
 
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory):
-    """A small HiCMAE after a step, of another width and depth than its students."""
+    """A small HiCMAE, of another width and depth than its students."""
     run = tmp_path_factory.mktemp("teacher") / "run"
-    run_here(small_config("model.dim=48", "model.depth=3", "total_steps=1", "batch_size=4"), run, 1)
+    write_checkpoint(run, (*SMALL, "model.dim=48", "model.depth=3"))
     return run
 
 

@@ -13,12 +13,12 @@ from avemo_jax import models
 from avemo_jax.config import load_config
 from avemo_jax.convert import hicmae
 from avemo_jax.models.params import split
-from avemo_jax.planning.worker import trace_step
+from avemo_jax.planning import worker
 from avemo_jax.training import mesh as mesh_lib
 from avemo_jax.training import optimizer
 from avemo_jax.training.schedules import WarmupCosine, schedules_of
 from tests.golden_weights import GOLDEN, golden_weights
-from tests.training.random_clips import small_config
+from tests.training.tiny import TinyTask, tiny_config
 
 SCHEDULES = json.loads((GOLDEN / "schedules.json").read_text())
 
@@ -186,11 +186,13 @@ def test_clipping_scales_the_gradient_to_the_recorded_norms():
         assert float(jnp.linalg.norm(clipped[key].ravel())) == pytest.approx(norm, rel=1e-4)
 
 
-def test_runs_of_other_lengths_and_rates_take_the_same_program():
+def test_runs_of_other_lengths_and_rates_take_the_same_program(monkeypatch):
+    monkeypatch.setattr(worker, "make_task", TinyTask)  # quick to lower
+
     def program(*overrides):
-        config = small_config("batch_size=2", *overrides)
+        config = tiny_config(*overrides)
         mesh = mesh_lib.make_mesh(config.mesh, jax.devices()[:1])
-        return trace_step(config, mesh)[0].lower().as_text()
+        return worker.trace_step(config, mesh)[0].lower().as_text()
 
     longer = ("total_steps=900", "optimizer.learning_rate=1e-3", "optimizer.warmup_share=0.5")
     assert program() == program(*longer)
