@@ -126,6 +126,11 @@ def check_method(config: ConfigDict) -> None:
             f"weights go to PyTorch and come from it for method hicmae only, and this is '{config.method}'; "
             "`avemo features` writes what it makes of clips"
         )
+    if not config.model.get("decoder_skips", True):
+        raise UserError(
+            "weights go to PyTorch with HiCMAE's decoder, which looks at encoder layers, and this run has "
+            "model.decoder_skips=False: fine-tune it first, the classifier has no decoder"
+        )
     if config.task == "align_text":
         raise UserError(
             "weights go to PyTorch as a pretraining model or as a classifier, and this run was aligned with texts: "

@@ -35,7 +35,7 @@ class SkipDecoder(nnx.Module):
     """HiCMAE's decoder: a plain block, then blocks that cross-attend to encoder layers, deepest first.
 
     One bias-free projection C → D serves the fused tokens and every skip. Positions are of the decoder's own
-    fixed table.
+    fixed table. Without `skips` all blocks are plain (the paper's ablation).
     """
 
     def __init__(
@@ -47,6 +47,7 @@ class SkipDecoder(nnx.Module):
         depth: int,
         patch_dim: int,
         tokens: int,
+        skips: bool = True,
         remat_policy: str = "none",
         attention: Choice = PLAIN,
         rngs: nnx.Rngs,
@@ -54,11 +55,12 @@ class SkipDecoder(nnx.Module):
         self.embed = Linear(encoder_dim, dim, init=torch_uniform(encoder_dim), bias_init=None, rngs=rngs)
         self.mask_token = nnx.Param(truncated_normal(0.02, 0.02)(rngs.params(), (dim,)))
         self.first_block = Block(dim, heads, attention=attention, rngs=rngs)
-        make = functools.partial(CrossBlock, dim, heads, context_dim=dim, attention=attention)
+        kind: Callable[..., nnx.Module] = functools.partial(CrossBlock, context_dim=dim) if skips else Block
+        make = functools.partial(kind, dim, heads, attention=attention)
         self.blocks = stacked(make, depth - 1, rngs) if depth > 1 else None
         self.norm = LayerNorm(dim)
         self.head = Linear(dim, patch_dim, init=glorot(1), rngs=rngs)
-        self.tokens, self.remat_policy = tokens, remat_policy
+        self.tokens, self.skips, self.remat_policy = tokens, skips, remat_policy
 
     def __call__(self, tokens: Array, skips: Array, mask: TokenMask) -> Array:
         """The predicted patches of the masked tokens, in raster order.
@@ -77,15 +79,15 @@ class SkipDecoder(nnx.Module):
         seen = table[mask.visible]
         hidden = self.mask_token.astype(tokens.dtype) + table[mask.masked]
         x = jnp.concatenate([self.embed(tokens) + seen, hidden], axis=1)
-        contexts = (self.embed(skips) + seen)[::-1]
+        contexts = ((self.embed(skips) + seen)[::-1],) if self.skips else ()
 
         def layer(x, inputs):
-            block, context = inputs
-            return block(x, context), None
+            block, *context = inputs
+            return block(x, *context), None
 
         x = remat(lambda x, block: (block(x), None), self.remat_policy)(x, self.first_block)[0]
         if self.blocks is not None:
-            x, _ = jax.lax.scan(remat(layer, self.remat_policy), x, (self.blocks, contexts))
+            x, _ = jax.lax.scan(remat(layer, self.remat_policy), x, (self.blocks, *contexts))
         return self.head(self.norm(x[:, -masked_count:]))
 
 

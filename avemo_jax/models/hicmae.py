@@ -87,6 +87,7 @@ class HiCMAE(AudioVisualEncoder):
             "dim": model.decoder_dim,
             "heads": model.decoder_heads,
             "depth": model.decoder_depth,
+            "skips": model.get("decoder_skips", True),  # runs from before there was a choice have them
             "remat_policy": remat_policy,
             "attention": attention,
         }

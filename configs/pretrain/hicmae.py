@@ -35,6 +35,7 @@ def get_config(arg: str = "base") -> ConfigDict:
             "decoder_heads": decoder_heads,
             "decoder_depth": 4,
             "skip_layers": skip_layers,
+            "decoder_skips": True,  # False: the decoder does not look at these layers, they are only contrasted
             "drop_path": 0.0,
             "frames": 16,
             "image_size": 160,

@@ -157,3 +157,8 @@ def test_the_two_models_are_told_apart_by_their_names():
     assert hicmae.task_of(registered_shapes("pretrain_dim384")) == "pretrain"
     assert hicmae.task_of(registered_shapes("finetune_dim384")) == "finetune"
     assert hicmae.task_of({"conv1.weight": None}) is None
+
+
+def test_a_decoder_that_pytorch_does_not_have_is_refused():
+    with pytest.raises(UserError, match=r"model\.decoder_skips=False: fine-tune it first"):
+        hicmae.check_method(load_config("hicmae:demo", ("model.decoder_skips=False",)))

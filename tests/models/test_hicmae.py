@@ -6,11 +6,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from avemo_jax import models, tasks
+from avemo_jax.batch import TokenMask
 from avemo_jax.config import load_config
 from avemo_jax.convert import hicmae
 from avemo_jax.errors import UserError
+from avemo_jax.models.decoders import SkipDecoder
 from avemo_jax.models.layers import DropPath, drop_path_rates
 from avemo_jax.models.params import flatten, split
 from tests.golden_weights import GOLDEN
@@ -118,6 +121,18 @@ def test_parameters_are_float32_whatever_the_activations_are():
     config = load_config("hicmae:demo", (*TINY, "dtype=bfloat16"))
     params = jax.eval_shape(lambda: split(models.build(config, jax.random.key(0)))[1])
     assert {leaf.dtype for leaf in flatten(params).values()} == {jnp.dtype("float32")}
+
+
+@pytest.mark.parametrize("skips", [True, False])
+def test_a_decoder_without_skips_has_plain_blocks_and_sees_no_encoder_layer(skips):
+    sizes = {"encoder_dim": 8, "dim": 12, "heads": 2, "depth": 3, "patch_dim": 5, "tokens": 6}
+    decoder = SkipDecoder(**sizes, skips=skips, rngs=nnx.Rngs(0))
+    assert any("cross_attn" in path for path in flatten(split(decoder)[1])) == skips
+    mask = TokenMask(jnp.asarray([[0, 2], [3, 4]]), jnp.asarray([[1, 3, 4, 5], [0, 1, 2, 5]]))
+    tokens, layers = jax.random.normal(jax.random.key(1), (2, 2, 8)), jnp.ones((2, 2, 2, 8))
+    seen = decoder(tokens, layers, mask)
+    assert seen.shape == (2, 4, 5)
+    assert np.array_equal(seen, decoder(tokens, layers.at[0, 0, 0, 0].set(3.0), mask)) == (not skips)
 
 
 @pytest.mark.parametrize(
