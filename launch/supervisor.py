@@ -263,7 +263,7 @@ class Lead:
             return f"failed with exit code {process.code}"
         how = f"was ended by {_signal_name(-process.code)}"
         if process.code == -signal.SIGABRT:
-            how += " (JAX gave up on another process: it died, it hangs, or the clock was set ahead)"
+            how += " (JAX gave up on another process: it died, it hangs, or the clock was turned)"
         return how
 
     def _behind(self, processes: Sequence[Condition]) -> list[Condition]:

@@ -236,13 +236,18 @@ def size_in_bytes(parts: Any) -> int:
 
 
 def explain(error: Exception) -> str:
-    """The reason of a failed write in a few words; TensorStore hides the system's own in a long text."""
+    """The reason of a failed write in a few words."""
+    return of_the_place(error) or str(error).splitlines()[0]
+
+
+def of_the_place(error: Exception) -> str:
+    """The system's reason, where it is the place written to that refused; TensorStore hides it in a long text."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror.lower()
     known = re.search(
         r"(no space left on device|file too large|permission denied|disk quota exceeded)", str(error), re.I
     )
-    return known[1].lower() if known else str(error).splitlines()[0]
+    return known[1].lower() if known else ""
 
 
 def _kind(entry: list | None) -> str:

@@ -164,7 +164,11 @@ class Checkpoints:
         return [folder for folder in files.step_folders(self.folder) if manifest.is_finished(folder)]
 
     def _failure(self, folder: Path, needed: int, error: Exception) -> UserError:
-        """One line with the path, the reason, the size, and what there is to go on from."""
+        """One line with the path, the reason, the size, and what there is to go on from.
+
+        Where a process is missing, the others' part in the writing fails with errors of many kinds: then nothing is
+        wrong with the run's input, and it may be started again.
+        """
         if jax.process_index() == 0:
             paths.remove(folder)
             staging.forget(folder)
@@ -172,6 +176,12 @@ class Checkpoints:
         left = (
             f"step {int(finished[-1].name)} is the last good one" if finished else "there is no earlier one"
         )
+        if jax.process_count() > 1 and not files.of_the_place(error):
+            return UserError(
+                f"the processes lost one another while checkpoint {folder} was written, {left}: "
+                f"{files.explain(error)}",
+                exit_code=1,
+            )
         return UserError(
             f"cannot write checkpoint {folder}: {files.explain(error)}; it needs {needed:,} bytes, {left}: "
             "make room or mend the permissions, then run the same command again"
