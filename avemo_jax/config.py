@@ -269,6 +269,7 @@ def stream_pretraining(
             "registers": 0,
             "positions": "flat",  # over the token index; or grid: over time, height, width or frequency
             "drop_path": 0.0,
+            "gelu": "erf",  # or tanh, its approximation
             "decoder": "separate",  # or shared, or joint: one sequence of both
             "decoder_dim": decoder_dim,
             "decoder_heads": decoder_heads,

@@ -20,7 +20,7 @@ from avemo_jax.errors import UserError
 from avemo_jax.models import attention
 from avemo_jax.models.autoencoder import DECODERS
 from avemo_jax.models.hicmae import HEAD_ACTIVATIONS
-from avemo_jax.models.layers import POSITIONS
+from avemo_jax.models.layers import GELUS, POSITIONS
 from avemo_jax.models.streams import WEIGHTS
 from input_pipeline import own_files
 
@@ -124,7 +124,12 @@ def _stream_complaints(model: ConfigDict) -> list[str]:
     modalities = tuple(model.modalities)
     if modalities not in (("video", "audio"), ("video",), ("audio",)):
         complaints.append(f"model.modalities is {modalities}, not video, audio or video,audio")
-    for key, known in (("weights", WEIGHTS), ("positions", POSITIONS), ("decoder", DECODERS)):
+    for key, known in (
+        ("weights", WEIGHTS),
+        ("positions", POSITIONS),
+        ("decoder", DECODERS),
+        ("gelu", GELUS),
+    ):
         if key in model and model[key] not in known:
             complaints.append(f"model.{key} is '{model[key]}', not one of {', '.join(known)}")
     if model.joint_depth and len(modalities) < 2:

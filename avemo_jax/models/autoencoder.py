@@ -45,6 +45,7 @@ class Autoencoder(StreamEncoder):
                     own_entry=model.decoder_own_entry,
                     embed_bias=model.decoder_embed_bias,
                     window=tuple(model.get("decoder_window", ())) if "video" not in group else (),
+                    gelu=model.get("gelu", "erf"),
                     remat_policy=remat_policy,
                     attention=attention,
                     rngs=rngs,

@@ -128,6 +128,7 @@ class TokenDecoder(nnx.Module):
         own_entry: bool = False,
         embed_bias: bool = True,
         window: tuple[int, ...] = (),
+        gelu: str = "erf",
         remat_policy: str = "none",
         attention: Choice = PLAIN,
         rngs: nnx.Rngs,
@@ -144,10 +145,10 @@ class TokenDecoder(nnx.Module):
         self.modality_token = nnx.Dict(
             {name: nnx.Param(token(rngs.params(), (dim,))) for name in (streams if modality_tokens else [])}
         )
-        make: Callable[..., nnx.Module] = functools.partial(Block, dim, heads, attention=attention)
+        make: Callable[..., nnx.Module] = functools.partial(Block, dim, heads, gelu=gelu, attention=attention)
         if window:
             (only,) = streams.values()
-            make = functools.partial(WindowBlock, dim, heads, fitted(window, only.grid))
+            make = functools.partial(WindowBlock, dim, heads, fitted(window, only.grid), gelu=gelu)
         self.blocks = stacked(make, depth, rngs)
         self.norm = LayerNorm(dim)
         self.head = nnx.Dict(

@@ -34,6 +34,7 @@ class LatentPredictor(StreamEncoder):
             depth=model.decoder_depth,
             positions=model.positions,
             modality_tokens=True,
+            gelu=model.get("gelu", "erf"),
             remat_policy=remat_policy,
             attention=attention,
             rngs=rngs,

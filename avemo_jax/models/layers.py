@@ -160,15 +160,19 @@ def _scaled(query: Array) -> Array:
     return query * query.shape[-1] ** -0.5
 
 
-class Mlp(nnx.Module):
-    """Two linear layers with an exact (erf) GELU between them, hidden width 4C."""
+GELUS = ("erf", "tanh")  # the exact one, and the approximation that is Flax's default
 
-    def __init__(self, dim: int, *, init=glorot, rngs: nnx.Rngs):
+
+class Mlp(nnx.Module):
+    """Two linear layers with a GELU between them, hidden width 4C."""
+
+    def __init__(self, dim: int, *, gelu: str = "erf", init=glorot, rngs: nnx.Rngs):
         self.fc1 = Linear(dim, 4 * dim, init=init(1), rngs=rngs)
         self.fc2 = Linear(4 * dim, dim, init=init(1), rngs=rngs)
+        self.gelu = gelu
 
     def __call__(self, x: Array) -> Array:
-        return self.fc2(jax.nn.gelu(self.fc1(x), approximate=False))
+        return self.fc2(jax.nn.gelu(self.fc1(x), approximate=self.gelu == "tanh"))
 
 
 class DropPath:
@@ -206,6 +210,7 @@ class Block(nnx.Module):
         bias: bool = True,
         layer_scale: float = 0.0,
         paths: int = 0,
+        gelu: str = "erf",
         attention: Choice = PLAIN,
         init=glorot,
         rngs: nnx.Rngs,
@@ -213,7 +218,7 @@ class Block(nnx.Module):
         self.norm1 = LayerNorm(dim, paths)
         self.attn = SelfAttention(dim, heads, bias=bias, attention=attention, init=init, rngs=rngs)
         self.norm2 = LayerNorm(dim, paths)
-        self.mlp = Mlp(dim, init=init, rngs=rngs)
+        self.mlp = Mlp(dim, gelu=gelu, init=init, rngs=rngs)
         self.gamma_1 = nnx.Param(jnp.full(dim, layer_scale)) if layer_scale else None
         self.gamma_2 = nnx.Param(jnp.full(dim, layer_scale)) if layer_scale else None
 

@@ -11,6 +11,7 @@ Sizes: B clips, N tokens, P numbers in a patch, C width, L layers on the way of 
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -123,18 +124,18 @@ class StreamEncoder(nnx.Module):
             )
             setattr(self, name, embedding)
         paths = 3 if model.joint_norms else 0
-
-        def make(rngs):
-            return Block(model.dim, model.heads, attention=attention, rngs=rngs)
-
-        def make_joint(rngs):
-            return Block(model.dim, model.heads, paths=paths, attention=attention, rngs=rngs)
-
+        make = functools.partial(
+            Block, model.dim, model.heads, gelu=model.get("gelu", "erf"), attention=attention
+        )
         owners = self.modalities if model.weights == "separate" else ("shared",)
         self.trunk = nnx.Dict({name: stacked(make, self.depth, rngs) for name in owners})
         # The norm at the end of a modality's way alone. What leaves the joint layers has one too.
         self.norm = nnx.Dict({name: LayerNorm(model.dim) for name in owners})
-        self.joint = stacked(make_joint, self.joint_depth, rngs) if self.joint_depth else None
+        self.joint = (
+            stacked(functools.partial(make, paths=paths), self.joint_depth, rngs)
+            if self.joint_depth
+            else None
+        )
         self.joint_norm = LayerNorm(model.dim) if self.joint_depth else None
         self.joint_paths = paths
 

@@ -83,10 +83,10 @@ class WindowAttention(nnx.Module):
 class WindowBlock(nnx.Module):
     """x + norm(attention x), then x + norm(MLP x)."""
 
-    def __init__(self, dim: int, heads: int, window: tuple[int, ...], *, rngs: nnx.Rngs):
+    def __init__(self, dim: int, heads: int, window: tuple[int, ...], *, gelu: str = "erf", rngs: nnx.Rngs):
         self.attn = WindowAttention(dim, heads, window, rngs=rngs)
         self.norm1 = LayerNorm(dim)
-        self.mlp = Mlp(dim, rngs=rngs)
+        self.mlp = Mlp(dim, gelu=gelu, rngs=rngs)
         self.norm2 = LayerNorm(dim)
 
     def __call__(self, x: Array, grid: tuple[int, ...], shifted: Array | bool) -> Array:

@@ -122,7 +122,7 @@ def check_config(workdir: Path, config: ConfigDict) -> None:
         "data.test_split": "test",
         "views.pool": "",
     }
-    defaults |= {"model.decoder_skips": True}
+    defaults |= {"model.decoder_skips": True, "model.gelu": "erf"}
     defaults |= {"loss.co_occurrence": 0.0, "loss.together": []}
     defaults |= {"select.by": "last", "select.every_epochs": 1.0, "select.patience": 0}  # of several heads
     defaults |= {key: 0 for key in now if key.startswith("heads.") and key.endswith(".development")}

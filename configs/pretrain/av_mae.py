@@ -19,6 +19,7 @@ def get_config(arg: str = "large") -> ConfigDict:
     size, _ = parse_argument(arg, SIZES, variants=())
     config = stream_pretraining("av_mae", size, SIZES[size], joint_depth=2)
     config.model.decoder, config.model.decoder_own_entry = "shared", True
+    config.model.gelu = "tanh"
     config.mask.video, config.mask.audio_ratio = "random", 0.7
     config.target.update(
         normalize_video=False,

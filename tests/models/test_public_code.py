@@ -1,4 +1,4 @@
-"""`video_mae`, `audio_mae` and `cav_mae` beside the public PyTorch code of each.
+"""`video_mae`, `audio_mae`, `cav_mae` and `av_mae` beside the public code of each.
 
 The fixtures `tests/golden/*_public.npz` hold random weights under the public names, inputs, masks and what came out.
 They were recorded on a CPU in float32 by importing the models from MCG-NJU/VideoMAE at 14ef8d8 (modeling_pretrain.py),
@@ -12,6 +12,11 @@ AudioMAE's local decoder has its sizes as constants, and its blocks in a file th
 that file, of its 16 blocks the first three were taken, with two heads and for 8 × 8 tokens, behind one encoder layer,
 without dropout. A temperature of the shifted block was set below the least that counts. Gradients are those of the
 loss.
+
+AV-MAE is google-research/scenic at 4a38d47 (projects/av_mae/vivit_multimodal.py, in Flax), with
+`separate_encoders_and_concat` and `same_decoder`, one layer of each modality and two joint ones; the picture's key is
+`RGB`, by which that commit knows it. Its input was normalised as ours is, its targets are pixels from 0 to 1 and the
+log-mel, cut by its functions, and its masks those it drew. It has gradients of all parameters.
 """
 
 from __future__ import annotations
@@ -124,6 +129,17 @@ def computed(config, weights, clip, masks):
     return task, *run(params, clip, masks)
 
 
+def loss_and_gradients(config, task, weights, clip, masks, targets):
+    """(loss, gradient by path)"""
+    graphdef, _ = split(jax.eval_shape(lambda: models.build(config, jax.random.key(0))))
+    run = jax.jit(
+        jax.value_and_grad(lambda p: task.score(merge(graphdef, p)(clip, masks), targets)[0]),
+        compiler_options={"xla_backend_optimization_level": 0},
+    )
+    loss, grads = run(unflatten({path: jnp.asarray(array) for path, array in weights.items()}))
+    return float(loss), flatten(grads)
+
+
 def near(ours, theirs):
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=2e-5 * np.abs(theirs).max())
 
@@ -194,18 +210,12 @@ def test_audio_mae_with_its_local_decoder_is_the_public_one_and_has_its_gradient
     task, outputs, targets = computed(config, weights, clip, masks)
     near(outputs.audio_prediction, public.arrays["prediction"].reshape(2, -1, 256))
 
-    graphdef, _ = split(jax.eval_shape(lambda: models.build(config, jax.random.key(0))))
-    run = jax.jit(
-        jax.value_and_grad(lambda p: task.score(merge(graphdef, p)(clip, masks), targets)[0]),
-        compiler_options={"xla_backend_optimization_level": 0},
-    )
-    loss, grads = run(unflatten({path: jnp.asarray(array) for path, array in weights.items()}))
-    assert float(loss) == pytest.approx(float(public.arrays["loss"]), rel=1e-5)
+    loss, found = loss_and_gradients(config, task, weights, clip, masks, targets)
+    assert loss == pytest.approx(float(public.arrays["loss"]), rel=1e-5)
     expected = public.windows(blocks, "decoder_blocks", 3, "grad") | {
         "decoders/audio/mask_token/all": public.arrays["grad/mask_token"][0, 0],
         "audio/registers": public.arrays["grad/cls_token"][0],
     }
-    found = flatten(grads)
     for path, grad in expected.items():
         np.testing.assert_allclose(found[path], grad, rtol=0, atol=1e-4 * np.abs(grad).max(), err_msg=path)
 
@@ -265,3 +275,78 @@ def test_cav_mae_is_the_public_one():
     assert float(terms["loss_contrast"]) == pytest.approx(float(public.arrays["loss_contrast"]), rel=1e-5)
     # Of the same frame twice the variance is divided by 1535 instead of 767 · 2: another 0.07 %.
     assert float(terms["loss_video"]) == pytest.approx(float(public.arrays["loss_video"]), rel=2e-3)
+
+
+class Scenic:
+    """A recorded tree of parameters, or with `kind` "grad" of gradients, and its pieces in our layouts."""
+
+    def __init__(self, arrays, kind):
+        self.arrays, self.kind = arrays, kind
+
+    def __getitem__(self, key):
+        return self.arrays[f"{self.kind}/{key}"]
+
+    def pair(self, ours, theirs, name="kernel"):
+        return {f"{ours}/{part}": self[f"{theirs}/{part}"] for part in (name, "bias")}
+
+    def patches(self, ours, theirs):
+        return {
+            f"{ours}/bias": self[f"{theirs}/bias"],
+            f"{ours}/kernel": self[f"{theirs}/kernel"].reshape(-1, 16),
+        }
+
+    def blocks(self, ours, theirs, count):
+        layers = [self._block(f"{theirs}/encoderblock_{layer}") for layer in range(count)]
+        return {f"{ours}/{name}": np.stack([layer[name] for layer in layers]) for name in layers[0]}
+
+    def _block(self, key):
+        attention = f"{key}/MultiHeadDotProductAttention_0"
+        return {
+            **self.pair("norm1", f"{key}/LayerNorm_0", "scale"),
+            **self.pair("norm2", f"{key}/LayerNorm_1", "scale"),
+            "attn/qkv": np.stack(
+                [self[f"{attention}/{part}/kernel"] for part in ("query", "key", "value")], 1
+            ),
+            "attn/q_bias": self[f"{attention}/query/bias"],
+            "attn/v_bias": self[f"{attention}/value/bias"],
+            **self.pair("attn/out", f"{attention}/out"),
+            **self.pair("mlp/fc1", f"{key}/MlpBlock_0/Dense_0"),
+            **self.pair("mlp/fc2", f"{key}/MlpBlock_0/Dense_1"),
+        }
+
+    def all(self):
+        both = {"video": "RGB", "audio": "spectrogram"}
+        decoder = "decoders/video_audio"
+        pieces = [
+            self.blocks("joint", "Transformer_concat", 2),
+            self.pair("joint_norm", "Transformer_concat/encoder_norm", "scale"),
+            self.blocks(f"{decoder}/blocks", "Decoder", 2),
+            self.pair(f"{decoder}/norm", "Decoder/encoder_norm", "scale"),
+        ]
+        for ours, theirs in both.items():
+            pieces += [
+                self.patches(f"{ours}/patch_embed", f"embedding_{theirs}"),
+                self.blocks(f"trunk/{ours}", f"Transformer_{theirs}", 1),
+                self.pair(f"norm/{ours}", f"Transformer_{theirs}/encoder_norm", "scale"),
+                self.pair(f"{decoder}/embed/{ours}", f"decoder_projection_{theirs}"),
+                {f"{decoder}/mask_token/{ours}": self[f"mask_token_{theirs}"][0, 0]},
+                self.pair(f"{decoder}/head/{ours}", f"output_projection_{theirs}"),
+            ]
+        return {path: array for piece in pieces for path, array in piece.items()}
+
+
+@pytest.mark.slow
+def test_av_mae_is_the_public_one_and_has_its_gradients():
+    arrays = dict(np.load(GOLDEN / "av_mae_public.npz"))
+    sizes = ("model.depth=1", "model.frames=4", "model.audio_frames=64", "model.mel_bins=32")
+    config = load_config("av_mae:demo", [*SIZES, *sizes])
+    weights = Scenic(arrays, "weight").all()
+    clip = Clip(frontend.normalise_video(jnp.asarray(arrays["video"])), jnp.asarray(arrays["audio"]))
+    masks = Masks(*(masking.from_boolean(arrays[f"mask_{name}"]) for name in ("video", "audio")))
+    task, outputs, targets = computed(config, weights, clip, masks)
+    near(outputs.video_prediction, arrays["prediction_video"])
+    near(outputs.audio_prediction, arrays["prediction_audio"])
+    loss, grads = loss_and_gradients(config, task, weights, clip, masks, targets)
+    assert loss == pytest.approx(float(arrays["loss"]), rel=2e-6)
+    for path, grad in Scenic(arrays, "grad").all().items():
+        np.testing.assert_allclose(grads[path], grad, rtol=0, atol=1e-4 * np.abs(grad).max(), err_msg=path)
