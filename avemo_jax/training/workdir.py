@@ -33,6 +33,24 @@ MAY_CHANGE = (
     "views.alone", "views.batch_size", "views.pool", "scores",
 )  # fmt: skip
 
+# Keys of single tasks and methods that came after runs could have been begun, and what these did.
+_KEYS_SINCE = {
+    "model.decoder_skips": True,
+    "model.gelu": "erf",
+    "data.raters": [],
+    "data.centres": [],
+    "data.stitch": "",
+    "data.stitch_step_s": 0.5,
+    "data.fold_by": "fold",
+    "data.test_split": "test",
+    "views.pool": "",
+    "loss.co_occurrence": 0.0,
+    "loss.together": [],
+    "select.by": "last",
+    "select.every_epochs": 1.0,
+    "select.patience": 0,
+}
+
 
 class Claim(Protocol):
     """A folder that is this process's."""
@@ -111,20 +129,8 @@ def check_config(workdir: Path, config: ConfigDict) -> None:
         ) from error
     now = _flat(config)
     # What a key that there was not yet would have said then: its default.
-    defaults = _flat(ConfigDict({**run_defaults(), **pretrain_defaults()}))
+    defaults = _flat(ConfigDict({**run_defaults(), **pretrain_defaults()})) | _KEYS_SINCE
     defaults |= {f"model.resize_positions.{key}": value for key, value in _flat(resize_positions()).items()}
-    defaults |= {
-        "data.raters": [],
-        "data.centres": [],
-        "data.stitch": "",
-        "data.stitch_step_s": 0.5,
-        "data.fold_by": "fold",
-        "data.test_split": "test",
-        "views.pool": "",
-    }
-    defaults |= {"model.decoder_skips": True, "model.gelu": "erf"}
-    defaults |= {"loss.co_occurrence": 0.0, "loss.together": []}
-    defaults |= {"select.by": "last", "select.every_epochs": 1.0, "select.patience": 0}  # of several heads
     defaults |= {key: 0 for key in now if key.startswith("heads.") and key.endswith(".development")}
     before = {key: value for key, value in defaults.items() if key in now} | before
     differing = [
