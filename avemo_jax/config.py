@@ -373,6 +373,8 @@ def _place_own_files(config: ConfigDict) -> None:
     """Files of one's own get their whole paths: a run is also looked at from other folders."""
 
     def placed(name: str) -> str:
+        if not isinstance(name, str):
+            raise UserError(f"{name!r} is no name, of what there is or of a file of your own")
         return str(Path(name).absolute()) if name.endswith(own_files.ENDING) else name
 
     if "assembly" in config:

@@ -16,7 +16,10 @@ EXAMPLE = (
     "avemo compare --configs hicmae:demo cav_mae:demo 'no_contrast=hicmae:demo contrast.weight=0' --data data/clips "
     "--label emotion --budget 2000clips --out runs/compared"
 )
-_CONFIGS = """[NAME=]CONFIG with overrides in the same word: 'local=hicmae:demo contrast.negatives=local'"""
+_CONFIGS = (
+    "[NAME=]CONFIG with overrides in the same word: "
+    "'local=hicmae:demo contrast.negatives=local contrast.group_size=4'"
+)
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:

@@ -87,7 +87,7 @@ def train_in(
         of["positions"] = partition.positions(partition.train)
     starting.remember_sizes(config, workdir)
     texts.remember_tower(config)
-    frozen_teacher.remember_width(config)
+    frozen_teacher.remember(config)
     if missing := missing_in_words(config, partition):
         say(missing)
     task = make_task(config)

@@ -98,7 +98,10 @@ def read_methods(texts: Sequence[str], everywhere: Sequence[str], data: str, bud
     """
     named: dict[str, tuple[str, tuple[str, ...], ConfigDict]] = {}
     for text in texts:
-        first, *own = shlex.split(text) or [""]
+        try:
+            first, *own = shlex.split(text) or [""]
+        except ValueError as error:
+            raise UserError(f"--configs: {text!r} cannot be read: {str(error).lower()}") from error
         name, _, config_name = first.rpartition("=")
         name = name or re.sub(r"[^\w.+-]+", "_", "_".join([config_name, *own]))
         if not _NAME.fullmatch(name):

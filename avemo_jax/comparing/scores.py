@@ -67,7 +67,7 @@ def table(found: Row) -> str:
         ]
         for row in found["retrieval"]:
             way = row["video_to_audio"]
-            recalls = [f"{100 * of[k]:.1f}" for of, k in ((way, "r1"), (way, "r5"), (way, "r10"))]
+            recalls = [_with_interval(way, name) for name in ("r1", "r5", "r10")]
             beside = (100 * row["random"]["video_to_audio"]["r5"], 100 * row["chance"]["r5"])
             lines.append(
                 (row["method"], *recalls, f"{way['median_rank']:g}", *(f"{one:.1f}" for one in beside))
@@ -146,6 +146,10 @@ def _retrieval(method: Method, out: Path) -> Row | None:
     own = next(row for row in together if row["weights"] == "checkpoint")
     random = next(row for row in together if row["weights"] == "random")
     return {"method": method.name, **own, "random": random}
+
+
+def _with_interval(way: Row, name: str) -> str:
+    return "{:.1f} [{:.0f}, {:.0f}]".format(*(100 * value for value in (way[name], *way[f"{name}_ci95"])))
 
 
 def _words(row: Row) -> tuple[str, ...]:

@@ -81,7 +81,7 @@ def compute_dtype(config: ConfigDict, platform: str = "") -> jnp.dtype:
 def _check_sizes(config: ConfigDict) -> None:
     model = config.model
     complaints = []
-    if model.dim % model.heads:
+    if model.heads < 1 or model.dim % model.heads:
         complaints.append(f"model.dim {model.dim} is not a multiple of model.heads {model.heads}")
     if config.dtype not in ("auto", "float32", "bfloat16"):
         complaints.append(f"dtype is '{config.dtype}', not auto, float32 or bfloat16")
@@ -89,7 +89,7 @@ def _check_sizes(config: ConfigDict) -> None:
         complaints.append(f"remat is '{config.remat}', not none, dots or full")
     if model.depth < 1:
         complaints.append(f"model.depth {model.depth} must be at least 1")
-    if config.task == "pretrain" and model.decoder_dim % model.decoder_heads:
+    if config.task == "pretrain" and (model.decoder_heads < 1 or model.decoder_dim % model.decoder_heads):
         complaints.append(
             f"model.decoder_dim {model.decoder_dim} is not a multiple of model.decoder_heads {model.decoder_heads}"
         )
@@ -135,6 +135,17 @@ def _stream_complaints(model: ConfigDict) -> list[str]:
     if model.joint_depth and len(modalities) < 2:
         complaints.append(
             f"model.joint_depth is {model.joint_depth}, and there is only {modalities[0]} to join"
+        )
+    if "teacher_layers" in model:
+        if not 1 <= model.teacher_layers <= model.depth:
+            complaints.append(f"model.teacher_layers {model.teacher_layers} must lie in 1 … {model.depth}")
+        if model.joint_depth:
+            complaints.append(
+                f"model.joint_depth is {model.joint_depth}, and what joins both would see what it is to predict"
+            )
+    if model.get("learned_temperature", 0.0) < 0:
+        complaints.append(
+            f"model.learned_temperature {model.learned_temperature} must be above 0, or 0 for none"
         )
     if (model.joint_alone or model.joint_norms) and not model.joint_depth:
         complaints.append("model.joint_alone and model.joint_norms need joint layers: model.joint_depth is 0")

@@ -179,7 +179,8 @@ class TokenDecoder(nnx.Module):
         if self.windowed:
             return self._in_windows(jnp.concatenate(pieces, axis=1), parts)
         if registers is not None:
-            pieces.append(self.embed[next(iter(self.embed))](registers))
+            first = next(iter(parts))
+            pieces.append(self.embed[first if first in self.embed else "all"](registers))
         x = jnp.concatenate(pieces, axis=1)
         x = jax.lax.scan(remat(lambda x, block: (block(x), None), self.remat_policy), x, self.blocks)[0]
         return {name: self.head[name](self.norm(x[:, where])) for name, where in masked.items()}

@@ -42,7 +42,7 @@ class Task(Protocol):
 
 class TaughtTask(Task, Protocol):
     """A task that may learn from the moving average of its own model (`ema.decay`) or from a frozen model, which `loss`
-    then takes as `teacher`."""
+    then takes as `teacher`; so do `embeddings` and `pulled_loss` of one that compares."""
 
     frozen_teacher: FrozenTeacher | None  # the frozen one
 

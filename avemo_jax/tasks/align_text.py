@@ -49,9 +49,12 @@ class AlignText:
                 )
         if not any(TEXT in pair for pair in self.pairs):
             raise UserError("contrast.pairs has no pair with text: name one, such as video-text")
-        if config.contrast.weights and len(config.contrast.weights) != len(self.pairs):
+        weights = tuple(config.contrast.weights)
+        if weights and (
+            len(weights) != len(self.pairs) or not all(isinstance(weight, (int, float)) for weight in weights)
+        ):
             raise UserError(
-                f"contrast.weights has {len(config.contrast.weights)} numbers for {len(self.pairs)} contrast.pairs"
+                f"contrast.weights is {weights}: {len(self.pairs)} contrast.pairs need a number each, or none at all"
             )
         if config.text.clips not in CLIPS:
             raise UserError(f"text.clips is '{config.text.clips}', not one of {', '.join(CLIPS)}")

@@ -20,17 +20,20 @@ from avemo_jax.errors import UserError
 from avemo_jax.models.encoders import Encodes
 from avemo_jax.models.jepa import hidden_latents
 from avemo_jax.models.params import Params, split
+from avemo_jax.models.streams import layer_count
 from avemo_jax.training import checkpoint_files as files
 
 
-def remember_width(config: ConfigDict) -> None:
-    """Fills in `model.target_dim`, how wide the tokens of the config's frozen teacher are, where it has one.
+def remember(config: ConfigDict) -> None:
+    """Fills in which checkpoint of `target.teacher` is the config's frozen teacher, where it has one, and as
+    `model.target_dim` how wide its tokens are: a run that goes on has the same, or is refused.
 
     Raises:
       UserError: `target.teacher` has no checkpoint.
     """
     if config.get("target", {}).get("teacher"):
         with config.unlocked():
+            config.target.teacher = str(files.newest(config.target.teacher))
             config.model.target_dim = _config_of(config.target.teacher).model.dim
 
 
@@ -58,6 +61,10 @@ class FrozenTeacher:
         with theirs.unlocked():
             theirs.dtype, theirs.attention = config.dtype, config.attention
         self._modalities, self._count = tuple(ours), config.model.get("teacher_layers", 1)
+        if self._count > layer_count(theirs.model):
+            raise UserError(
+                f"model.teacher_layers is {self._count}, and {self._source} has {layer_count(theirs.model)}"
+            )
         self.graphdef, self.shapes = split(nnx.eval_shape(lambda: models.build(theirs, jax.random.key(0))))
 
     def load(self, say: Callable[[str], None] = print) -> Params:

@@ -48,6 +48,7 @@ class Pretrain:
             raise UserError(f"mask.repeats is {config.mask.repeats}: every clip needs at least one mask")
         if config.target.kind not in TARGETS:
             raise UserError(f"target.kind is '{config.target.kind}', not one of {', '.join(TARGETS)}")
+        _check_numbers(config)
         if config.target.teacher and not self._predicts_latents:
             raise UserError("target.teacher is learnt from with target.kind=latents")
         if not config.target.teacher and self._predicts_latents != ("teacher_layers" in config.model):
@@ -112,10 +113,12 @@ class Pretrain:
         """Whether microbatches are to be contrasted as one batch; the three functions below are then asked."""
         return self.config.contrast.cached and bool(self.config.contrast.weight)
 
-    def embeddings(self, model: nnx.Module, batch: Batch, key: Array) -> Embeddings:
+    def embeddings(
+        self, model: nnx.Module, batch: Batch, key: Array, teacher: nnx.Module | None = None
+    ) -> Embeddings:
         """What these clips are compared by."""
         return self._at_some_ratio(
-            lambda choice: self.compared_by(*self._predict(model, batch, key, None, choice)), key
+            lambda choice: self.compared_by(*self._predict(model, batch, key, teacher, choice)), key
         )
 
     def compared_by(self, outputs: Outputs, targets: Targets) -> Embeddings:
@@ -166,12 +169,18 @@ class Pretrain:
         return contrast.weight * self.weighing.factors(step).get("contrast", 1.0) * loss, terms
 
     def pulled_loss(
-        self, model: nnx.Module, batch: Batch, key: Array, pull: Embeddings, step: Array | None = None
+        self,
+        model: nnx.Module,
+        batch: Batch,
+        key: Array,
+        pull: Embeddings,
+        teacher: nnx.Module | None = None,
+        step: Array | None = None,
     ) -> tuple[Array, dict[str, Array]]:
         """The loss without its comparison, whose gradient comes in by ⟨embeddings, pull⟩, and its terms."""
 
         def pulled(choice: int) -> tuple[Array, dict[str, Array]]:
-            outputs, targets = self._predict(model, batch, key, None, choice)
+            outputs, targets = self._predict(model, batch, key, teacher, choice)
             loss, terms = self._beside_contrast(outputs, targets, step)
             along = optax.tree.vdot(self.compared_by(outputs, targets), pull)
             return loss + along - jax.lax.stop_gradient(along), terms
@@ -277,6 +286,36 @@ class Pretrain:
         further, more = self.weighing.further(outputs, targets, self.config.mask.repeats, factors)
         changing = {f"factor_{name}": factor for name, factor in factors.items()}
         return loss + further, metrics | more | changing
+
+
+def _check_numbers(config: ConfigDict) -> None:
+    """Values of which some make no loss at all, or one of NaN that would be blamed on the clips."""
+    mask, target, contrast = config.mask, config.target, config.contrast
+    for pair in mask.choices:
+        if (
+            not isinstance(pair, tuple)
+            or len(pair) != 2
+            or not all(isinstance(r, (int, float)) for r in pair)
+        ):
+            raise UserError(
+                f"mask.choices is {mask.choices}: it takes pairs of a video's and a sound's ratio, such as "
+                "((0.6,0.6),(0.9,0.9))"
+            )
+    if not 0 < mask.decoded <= 1:
+        raise UserError(
+            f"mask.decoded is {mask.decoded}, not a share of the hidden tokens above 0 and up to 1"
+        )
+    if target.frame_group < 1:
+        raise UserError(f"target.frame_group is {target.frame_group}: groups have at least one frame")
+    if target.difference_weight >= 0:
+        of_pairs = target.kind == "patches" and target.frame_difference and target.frame_group == 2
+        if not of_pairs or target.difference_weight > 1:
+            raise UserError(
+                f"target.difference_weight is {target.difference_weight}: it is the share, up to 1, that differences "
+                "have beside frames, and needs target.kind=patches, frame_difference=True and frame_group=2"
+            )
+    if contrast.weight and not contrast.temperature > 0:
+        raise UserError(f"contrast.temperature is {contrast.temperature}, not above 0")
 
 
 def _check_windows(config: ConfigDict, window: tuple[int, ...], grid: tuple[int, ...]) -> None:

@@ -116,7 +116,7 @@ def _by_copy(outputs: Outputs, targets: Targets, copies: int) -> tuple[Outputs, 
 
 def _ramp(entry: Sequence, known: Sequence[str]) -> Ramp:
     said = f"objectives.ramps has {entry!r}"
-    if isinstance(entry, str) or len(entry) != len(Ramp._fields):
+    if not isinstance(entry, tuple) or len(entry) != len(Ramp._fields):
         raise UserError(f"{said}: a ramp is (term, factor before, factor after, from step, to step)")
     ramp = Ramp(*entry)
     if ramp.term not in known:

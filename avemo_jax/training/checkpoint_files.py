@@ -70,10 +70,8 @@ def load_params(path: str | Path, *, say: Callable[[str], None] = print) -> tupl
       UserError: there is none, or it is damaged.
     """
     path = paths.absolute(path)
-    folder = path / FOLDER if (path / FOLDER).is_dir() else path
-    candidates = [folder] if (folder / ARRAYS).is_dir() else list(reversed(step_folders(folder)))
     passed_over = []
-    for candidate in candidates:
+    for candidate in _candidates(path):
         damage = manifest.find_damage(candidate)
         if damage is None:
             break
@@ -97,19 +95,28 @@ def load_params(path: str | Path, *, say: Callable[[str], None] = print) -> tupl
     return from_json(json.dumps(record.config)), params, record.step
 
 
-def newest_config(path: str | Path) -> dict[str, Any]:
-    """The resolved config of what `load_params` takes, without its arrays.
+def newest(path: str | Path) -> Path:
+    """The folder of the step that `load_params` takes, if that is not damaged.
 
     Raises:
       UserError: there is no finished checkpoint.
     """
     path = paths.absolute(path)
-    folder = path / FOLDER if (path / FOLDER).is_dir() else path
-    candidates = [folder] if (folder / ARRAYS).is_dir() else list(reversed(step_folders(folder)))
-    for candidate in candidates:
+    for candidate in _candidates(path):
         if manifest.is_finished(candidate):
-            return read_record(candidate).config
+            return candidate
     raise UserError(f"no usable checkpoint in {path}")
+
+
+def newest_config(path: str | Path) -> dict[str, Any]:
+    """The resolved config of `newest`, without its arrays."""
+    return read_record(newest(path)).config
+
+
+def _candidates(path: Path) -> list[Path]:
+    """Folders of steps, the newest first."""
+    folder = path / FOLDER if (path / FOLDER).is_dir() else path
+    return [folder] if (folder / ARRAYS).is_dir() else list(reversed(step_folders(folder)))
 
 
 def run_folder(path: str | Path) -> Path:

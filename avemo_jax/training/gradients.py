@@ -54,7 +54,7 @@ def loss_and_grads(
         check_microbatches(len(next(iter(batch.values()))), count, rows_divisor(mesh))
         parts = jax.tree.map(lambda field: _cut(field, count), batch)
         if getattr(task, "compares_whole_batch", False):
-            return _cached(task, graphdef, params, parts, key, told)
+            return _cached(task, graphdef, params, parts, key, taught, told)
         return _mean(lambda part: _at_once(task, graphdef, params, part, key, taught | told), parts)
 
 
@@ -73,20 +73,22 @@ def _at_once(task, graphdef, params, batch, key, given):
     )
 
 
-def _cached(task, graphdef, params, parts, key, told):
+def _cached(task, graphdef, params, parts, key, taught, told):
     """What clips are compared by is computed first, for all; then each microbatch is pulled the right way.
 
     With e the embeddings of all clips and L(e) their loss, ∂L/∂θ = Σ ∂L/∂e · ∂e/∂θ, and ∂L/∂e is known after the
     first pass. Twice the forward pass of the encoders, the memory of one microbatch.
     """
     count = len(next(iter(parts.values())))
-    embeddings = jax.lax.map(lambda part: task.embeddings(merge(graphdef, params), part, key), parts)
+    embeddings = jax.lax.map(
+        lambda part: task.embeddings(merge(graphdef, params), part, key, **taught), parts
+    )
     whole = jax.tree.map(_join, embeddings)
     (compared, terms), pulls = jax.value_and_grad(lambda of: task.comparison(of, **told), has_aux=True)(whole)
     pulls = jax.tree.map(lambda pull: _cut(pull * count, count), pulls)  # the mean is over microbatches
 
     def part_loss(params, part, pull):
-        return task.pulled_loss(merge(graphdef, params), part, key, pull, **told)
+        return task.pulled_loss(merge(graphdef, params), part, key, pull, **taught, **told)
 
     grad = jax.value_and_grad(part_loss, has_aux=True)
     (loss, more), grads = _mean(lambda both: grad(params, *both), (parts, pulls))

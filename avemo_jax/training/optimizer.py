@@ -14,6 +14,7 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
+from avemo_jax.errors import UserError
 from avemo_jax.models.params import Params, flatten, unflatten
 from avemo_jax.training.schedules import Schedules
 
@@ -117,8 +118,15 @@ def layer_scales(params: Params, layer_decay: float) -> Params:
 
     Ids: patch embeddings 0; encoder block i of either modality i + 1; fusion block i follows the deeper
     encoder; everything else, the encoders' and the fusion's final norms included, has the last id and factor 1.
+
+    Raises:
+      UserError: the model is not of HiCMAE's encoders.
     """
     flat = flatten(params)
+    if not any(path.startswith("video/blocks/") for path in flat):
+        raise UserError(
+            "optimizer.layer_decay is below 1, and only HiCMAE's layers are counted for it: set it to 1"
+        )
     encoder_depth = max(
         leaf.shape[0] for path, leaf in flat.items() if re.match(r"(video|audio)/blocks/", path)
     )

@@ -37,6 +37,7 @@ MAY_CHANGE = (
 _KEYS_SINCE = {
     "model.decoder_skips": True,
     "model.gelu": "erf",
+    "model.decoder_window": [],
     "data.raters": [],
     "data.centres": [],
     "data.stitch": "",

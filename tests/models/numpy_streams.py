@@ -36,6 +36,13 @@ def normed(net, path, x, row=None):
     return norm(x, scale, shift) if row is None else norm(x, scale[row], shift[row])
 
 
+def gelu(net, x):
+    """Hendrycks & Gimpel 2016: x Φ(x), or their approximation of it."""
+    if net.model.gelu == "tanh":
+        return 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+    return 0.5 * x * (1 + erf(x / math.sqrt(2)))
+
+
 def block(net, path, layer, x, row=None):
     """One pre-norm transformer block on one clip's tokens [N, C]."""
 
@@ -56,7 +63,7 @@ def block(net, path, layer, x, row=None):
         out += softmax(q @ k.T / math.sqrt(width), axis=1) @ v @ p("attn/out/kernel")[head]
     x = x + out + p("attn/out/bias")
     hidden = own("norm2", x) @ p("mlp/fc1/kernel") + p("mlp/fc1/bias")
-    hidden = 0.5 * hidden * (1 + erf(hidden / math.sqrt(2)))
+    hidden = gelu(net, hidden)
     return x + hidden @ p("mlp/fc2/kernel") + p("mlp/fc2/bias")
 
 
@@ -93,7 +100,7 @@ def window_block(net, path, layer, x, grid, window):
             out[token] += softmax(logits) @ v[others] @ p("attn/out/kernel")[head]
     x = x + norm(out, p("norm1/scale"), p("norm1/bias"))
     hidden = x @ p("mlp/fc1/kernel") + p("mlp/fc1/bias")
-    hidden = 0.5 * hidden * (1 + erf(hidden / math.sqrt(2)))
+    hidden = gelu(net, hidden)
     hidden = hidden @ p("mlp/fc2/kernel") + p("mlp/fc2/bias")
     return x + norm(hidden, p("norm2/scale"), p("norm2/bias"))
 

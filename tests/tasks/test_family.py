@@ -28,8 +28,11 @@ SIZES = (
     *("model.decoder_depth=1", "model.image_size=32", "model.frames=4", "model.audio_frames=32"),
     *("model.mel_bins=32", "mask.repeats=1", "mask.video_ratio=0.5", "mask.audio_ratio=0.5"),
 )
-# Windows that are shifted, and smaller than the grid: 8 × 2 tokens.
-WINDOWED = {"audio_mae": ("model.decoder_depth=2", "model.audio_frames=128")}
+# Windows that are shifted, and smaller than the grid: 8 × 2 tokens; registers by a projection of each modality.
+EQUATIONS = {
+    "audio_mae": ("model.decoder_depth=2", "model.audio_frames=128"),
+    "av_mae": ("model.registers=1",),
+}
 QUICKLY = {"xla_backend_optimization_level": 0}  # run once: compiling is what takes time
 
 
@@ -77,7 +80,7 @@ def near(ours, expected):
 @pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS[:-1])
 def test_an_autoencoder_predicts_what_its_equations_say(method):
-    made = task(method, *WINDOWED.get(method, ()))
+    made = task(method, *EQUATIONS.get(method, ()))
     net, patches, masks, outputs, _ = net_and_patches(made)
     model = made.config.model
     for clip in range(3):
@@ -112,7 +115,7 @@ def test_an_autoencoder_predicts_what_its_equations_say(method):
 @pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS[:-1])
 def test_an_autoencoder_s_loss_is_what_its_equations_say(method):
-    made = task(method, *WINDOWED.get(method, ()))
+    made = task(method, *EQUATIONS.get(method, ()))
     _, patches, masks, outputs, targets = net_and_patches(made)
     target, contrast = made.config.target, made.config.contrast
     total = 0.0
@@ -178,7 +181,7 @@ def test_mjepa_predicts_the_teacher_s_tokens_within_and_across_modalities():
 
 @pytest.mark.parametrize("method", marked("cav_mae", "mjepa", "audio_mae"))
 def test_every_parameter_learns_and_on_eight_devices_as_on_one(method):
-    made = task(method, "accumulate=1", *WINDOWED.get(method, ()), count=8)
+    made = task(method, "accumulate=1", *EQUATIONS.get(method, ()), count=8)
     of, found = batch(8, made), []
     graphdef, params = split(fresh(made))
     for devices in (1, 8):
@@ -229,6 +232,11 @@ def test_matrices_of_every_method_have_a_rule_and_tokens_do_not_decay(method):
         ("cav_mae", "model.dim=20", "multiples of 8"),
         ("video_mae", "model.decoder_window=(4,4)", "no sound to decode"),
         ("cav_mae", "model.decoder_window=(4,4)", "needs a decoder of the sound alone"),
+        ("av_mae", "model.gelu=soft", "not one of erf, tanh"),
+        ("mjepa", "model.joint_depth=1", "would see what it is to predict"),
+        ("mjepa", "model.teacher_layers=0", "must lie in 1 … 6"),
+        ("mjepa", "model.heads=0", "not a multiple of model.heads 0"),
+        ("cav_mae", "model.learned_temperature=-1.0", "above 0, or 0 for none"),
     ],
 )
 def test_values_that_make_no_model_are_refused_in_one_line(method, override, words):
@@ -249,6 +257,13 @@ def test_values_that_make_no_model_are_refused_in_one_line(method, override, wor
         ("cav_mae", "target.kind=latents", "predicts patches"),
         ("audio_mae", "model.decoder_window=(4,)", "not two numbers of tokens"),
         ("audio_mae", "mask.decoded=0.5", "mask.decoded must be 1, not 0.5"),
+        ("cav_mae", "mask.choices=0.6", "pairs of a video's and a sound's ratio"),
+        ("cav_mae", "mask.choices=((0.6,),)", "pairs of a video's and a sound's ratio"),
+        ("cav_mae", "mask.decoded=0.0", "mask.decoded is 0.0"),
+        ("cav_mae", "target.frame_group=0", "at least one frame"),
+        ("cav_mae", "target.difference_weight=0.5", "needs target.kind=patches, frame_difference=True"),
+        ("cav_mae", "contrast.temperature=0.0", "contrast.temperature is 0.0, not above 0"),
+        ("cav_mae", "objectives.ramps=5", "a ramp is"),
         ("audio_mae", "model.audio_frames=160", r"a rest of 10 × 8 tokens .*: take \(2, 4\), or \(\)"),
     ],
 )

@@ -11,14 +11,18 @@ import pytest
 from flax import nnx
 
 from avemo_jax import models
+from avemo_jax.comparing.counting import count
 from avemo_jax.config import load_config
 from avemo_jax.errors import UserError
 from avemo_jax.models.encoders import Encodes
-from avemo_jax.models.params import merge, split
+from avemo_jax.models.params import flatten, merge, split
 from avemo_jax.tasks import clips, make_task
-from avemo_jax.tasks.frozen_teacher import remember_width
-from avemo_jax.training.checkpoint_files import load_params
+from avemo_jax.tasks.frozen_teacher import remember
+from avemo_jax.training.checkpoint_files import load_params, save_params
+from avemo_jax.training.gradients import loss_and_grads
+from avemo_jax.training.mesh import make_mesh
 from tests.evaluation.synthetic import write_checkpoint
+from tests.tasks.small import fresh
 from tests.training.random_clips import SMALL, RandomClips, run_here
 from tests.training.tiny import losses_of
 
@@ -37,7 +41,7 @@ def teacher(tmp_path_factory):
 def student(method, teacher, *more):
     words = SMALL if method == "hicmae" else NARROW
     config = load_config(f"{method}:demo", (*words, *TAUGHT, f"target.teacher={teacher}", *more))
-    remember_width(config)
+    remember(config)
     return config
 
 
@@ -85,6 +89,48 @@ def test_it_learns_on_eight_devices_as_on_one_and_goes_on_after_a_stop(teacher, 
     assert saved["model"]["target_dim"] == 48  # so that probes build the same model
 
 
+@pytest.mark.slow
+def test_microbatches_that_are_contrasted_as_one_batch_have_the_teacher_too(teacher):
+    def computed(*words):
+        task = make_task(student("cav_mae", teacher, "contrast.weight=0.5", *words))
+        graphdef, params = split(fresh(task))
+        mesh = make_mesh(task.config.mesh, jax.devices()[:1])
+        run = jax.jit(
+            lambda params, of, taught: loss_and_grads(
+                task, graphdef, params, of, jax.random.key(1), mesh, teacher=taught
+            ),
+            compiler_options={"xla_backend_optimization_level": 0},
+        )
+        (loss, _), grads = run(params, next(iter(RandomClips(task.config))), task.frozen_teacher.load())
+        return float(loss), flatten(grads)
+
+    loss, grads = computed()
+    cached_loss, cached = computed("accumulate=2", "contrast.cached=True")
+    assert cached_loss == pytest.approx(loss, rel=1e-5)
+    for path, grad in grads.items():
+        np.testing.assert_allclose(cached[path], grad, rtol=0, atol=1e-4 * np.abs(grad).max(), err_msg=path)
+
+
+@pytest.mark.slow
+def test_a_step_with_a_teacher_can_be_counted(teacher):
+    config = load_config("cav_mae:demo", (*NARROW, *TAUGHT, f"target.teacher={teacher}"))
+    plain = load_config("cav_mae:demo", (*NARROW, "batch_size=4"))
+    assert count(config).flops > count(plain).flops
+
+
+def test_a_run_keeps_the_checkpoint_that_it_learns_from(teacher, tmp_path):
+    run = tmp_path / "run"
+    write_checkpoint(run, (*SMALL, "model.dim=48"))
+    config = student("cav_mae", run)
+    begun = config.target.teacher
+    assert begun == str(run / "checkpoints" / "00000007")
+    again, params, _ = load_params(run)
+    save_params(run, again, params, step=9)
+    remember(config)
+    assert config.target.teacher == begun  # of a run that goes on
+    assert student("cav_mae", run).target.teacher == str(run / "checkpoints" / "00000009")
+
+
 @pytest.mark.parametrize(
     ("method", "words", "said"),
     [
@@ -96,6 +142,7 @@ def test_it_learns_on_eight_devices_as_on_one_and_goes_on_after_a_stop(teacher, 
         ("cav_mae", ("target.kind=patches",), "target.teacher is learnt from with target.kind=latents"),
         ("cav_mae", ("target.teacher=",), "cav_mae predicts patches, or latents of a target.teacher"),
         ("mjepa", ("target.teacher=", "ema.decay=0.0"), "ema.decay must not be 0"),
+        ("mjepa", ("model.depth=4", "model.teacher_layers=4"), "model.teacher_layers is 4, and .* has 3"),
     ],
 )
 def test_what_cannot_be_learnt_is_refused(method, words, said, teacher):
