@@ -110,4 +110,10 @@ def plain_errors(path: str | os.PathLike) -> Iterator[None]:
         raise OSError(number, text, os.fspath(path)) from error
 
 
+def exit_code(error: OSError) -> int:
+    """Of a command that what `plain_errors` raised ends: 2 where the path is at fault, 1 where the store failed, which
+    may go well the next time."""
+    return 1 if error.errno == errno.EIO else 2
+
+
 _NUMBERS = {FileNotFoundError: errno.ENOENT, PermissionError: errno.EACCES}

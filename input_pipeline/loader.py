@@ -20,7 +20,7 @@ import grain.python as grain
 import numpy as np
 from absl import flags
 
-from input_pipeline.errors import DataError
+from input_pipeline.errors import DataError, LostWorker
 from input_pipeline.examples import TIMES, Cut, Example
 from input_pipeline.mixtures import Mixture, open_data
 from input_pipeline.orders import Chosen, Draw
@@ -124,7 +124,10 @@ class Loader:
     def close(self) -> None:
         """Ends the workers."""
         if self._iterator is not None:
-            self._iterator.close()
+            with contextlib.suppress(
+                ValueError
+            ):  # it is being asked for a batch, in a thread that will not ask again
+                self._iterator.close()
             self._iterator = None
 
     def _account(self, reported):
@@ -360,7 +363,7 @@ def _batches(rows, batch_size, first_batch, workers, prefetch) -> Iterator[Batch
         if "terminated unexpectedly" not in str(error):
             raise
         what = str(error).split(". Search")[0]
-        raise DataError(
+        raise LostWorker(
             f"a loader process died ({what}); if memory is short, lower data.workers or batch_size"
         ) from error
     finally:

@@ -23,6 +23,7 @@ HEARTBEAT_FD = "AVEMO_HEARTBEAT_FD"
 
 # Loaded here, since little is safe between fork and exec.
 LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
+_DYING_S = 10.0  # for processes that were killed to be gone
 OWN_PAUSE_S = 5.0  # longer between two looks than this, and it was us who did not run
 
 
@@ -89,8 +90,9 @@ class Crew:
         for member in self._members:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(member.child.pid, signal.SIGKILL)
+        ends = time.monotonic() + _DYING_S
         for member in self._members:
-            member.close()
+            member.close(max(0.1, ends - time.monotonic()))
 
 
 class _Member:
@@ -135,9 +137,12 @@ class _Member:
         told.same_step_s = now - self._step_since
         return told
 
-    def close(self) -> None:
-        self.child.wait()
-        self._reader.join(timeout=5)
+    def close(self, seconds: float) -> None:
+        with contextlib.suppress(
+            subprocess.TimeoutExpired
+        ):  # it hangs in a driver or a mount: only that can free it
+            self.child.wait(seconds)
+            self._reader.join(timeout=5)
         if self._beats >= 0:
             os.close(self._beats)
             self._beats = -1
@@ -179,8 +184,10 @@ def _end_with_parent() -> None:
 def _show(child: subprocess.Popen, prefix: str) -> threading.Thread:
     def copy():
         for line in child.stdout:
-            sys.stdout.write(prefix + line.decode(errors="replace"))
-            sys.stdout.flush()
+            # Nobody reads it any more, or its disk is full: a process whose lines are not taken would stand still.
+            with contextlib.suppress(OSError, ValueError):
+                sys.stdout.write(prefix + line.decode(errors="replace"))
+                sys.stdout.flush()
 
     reader = threading.Thread(target=copy, daemon=True)
     reader.start()

@@ -57,10 +57,10 @@ def _lead(args: argparse.Namespace, host: Host, rules, say) -> int:
             say(f"port {port} cannot be listened at ({os.strerror(error.errno)}): give another one to --lead")
             return 2
         members += gate.await_all(rules.join_s, lambda: bool(host.report().told))
-        if missing := gate.missing():
+        if len(members) < args.hosts:
             if host.report().told == signal.SIGTERM:
                 return PREEMPTED
-            names = ", ".join(map(str, missing))
+            names = ", ".join(map(str, gate.missing())) or "one"  # which came a moment too late
             say(f"host {names} of {args.hosts} did not come within {rules.join_s:g} s")
             return HOST_LOST
     code = Lead(members, rules, lambda: f"{address}:{free_port('')}", say).run()

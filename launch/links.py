@@ -171,7 +171,8 @@ def follow(host: Host, index: int, lead: tuple[str, int], run: str, rules, say: 
             gone[0] = f"is gone ({error})"
 
     with connection, connection.makefile("rb") as lines:
-        _send(connection, {"host": index, "run": run, "name": host.name})
+        with contextlib.suppress(OSError):  # the reader says why
+            _send(connection, {"host": index, "run": run, "name": host.name})
         threading.Thread(target=read, daemon=True).start()
         sent_at = 0.0
         while True:

@@ -10,6 +10,7 @@ How orders and reports travel is `links.py`; a host's processes are `crew.py`.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import socket
@@ -182,6 +183,8 @@ class Lead:
                 return self._leave(_Ending(PREEMPTED, "stopped while waiting to start again"))
 
     def _one_round(self) -> _Ending:
+        if self._told():  # before there was anything to stop
+            return self._good_end([PREEMPTED], told=True)
         self._round += 1
         self._step = -1
         self._order(Order("run", self._round, self._coordinator()))
@@ -346,7 +349,10 @@ def say_as(launcher: str) -> Callable[[str], None]:
 
     def say(line: str) -> None:
         if line.strip():
-            print(f"avemo launch {launcher}: {line}", file=sys.stderr, flush=True)
+            with contextlib.suppress(
+                OSError
+            ):  # nobody reads it any more, or its disk is full: the run goes on
+                print(f"avemo launch {launcher}: {line}", file=sys.stderr, flush=True)
 
     return say
 
@@ -364,9 +370,9 @@ def _guilt(process: Condition) -> int:
         return 2  # silent
     if process.code == -signal.SIGABRT:
         return 0  # JAX's way to leave after another one
-    if process.code < 0 or process.code == REFUSED:
-        return 3
-    return 1
+    if process.code < 0:
+        return 4
+    return 3 if process.code == REFUSED else 1
 
 
 def _exit_code(code: int | None) -> int:

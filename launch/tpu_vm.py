@@ -36,6 +36,7 @@ _LEFT_OUT = {".git", ".venv", "venv", "runs", "build", "dist", "__pycache__", "n
 _INSTALL = "curl -LsSf https://astral.sh/uv/install.sh | sh && ~/.local/bin/uv venv --quiet --clear --python 3.12 venv"
 _INSTALL += " && ~/.local/bin/uv pip install --quiet --python venv/bin/python 'source[tpu]'"
 _STOPPED = -1  # by `stop`, not by a preemption
+_SILENT_S = 600.0  # without one answer while a run is watched
 _GONE = ("SUSPENDING", "SUSPENDED", "FAILED", "DELETING")
 
 
@@ -192,13 +193,27 @@ def _up(args: argparse.Namespace) -> int:
 
 
 def _watch(args: argparse.Namespace) -> int:
-    """The run's exit code; that of a lost host when the VMs are taken away."""
+    """The run's exit code; that of a lost host when the VMs are taken away.
+
+    VMs that are being taken away do not answer while they are still called active, and a run of weeks outlives a
+    network that fails for a moment: it is asked again, for a while.
+    """
+    answered_at = time.monotonic()
     while not args.dry_run:
-        state = _state(args)
+        try:
+            state = _state(args)
+            code = "" if state in _GONE else _code(args)
+        except Failed as error:
+            if time.monotonic() - answered_at > _SILENT_S:
+                raise
+            _say(f"{error}; asking again")
+            time.sleep(args.poll_s)
+            continue
+        answered_at = time.monotonic()
         if state in _GONE:
             _say(f"{args.name} is {state}: it was preempted")
             return HOST_LOST
-        if (code := _code(args)) == "stopped":
+        if code == "stopped":
             return _STOPPED
         if code:
             return int(code)

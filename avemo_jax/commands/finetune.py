@@ -69,6 +69,7 @@ def run(args: argparse.Namespace) -> int:
             if code:
                 return code
             by_fold.append(finetuning.test(config, partition, workdir, mesh))
+            HEARTBEAT.part_done()
             if every:
                 _report(workdir, config, partition, by_fold[-1])
         assert partition

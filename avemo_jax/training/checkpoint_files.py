@@ -160,9 +160,17 @@ def step_name(step: int) -> str:
 
 def step_folders(checkpoints: Path) -> list[Path]:
     """The folders of all steps, oldest first, finished or not."""
-    if not checkpoints.is_dir():
+    try:
+        # Not asked whether it is there: a store that cannot be reached says no too, and the run would start over.
+        with paths.plain_errors(checkpoints):
+            inside = list(checkpoints.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
         return []
-    found = [path for path in checkpoints.iterdir() if re.fullmatch(r"\d{8,}", path.name) and path.is_dir()]
+    found = [
+        path
+        for path in inside
+        if re.fullmatch(r"\d{8,}", path.name) and (paths.is_remote(path) or path.is_dir())
+    ]
     return sorted(found, key=lambda path: int(path.name))
 
 
@@ -244,13 +252,22 @@ def size_in_bytes(parts: Any) -> int:
 
 def explain(error: Exception) -> str:
     """The reason of a failed write in a few words."""
-    return of_the_place(error) or str(error).splitlines()[0]
+    return of_the_place(error) or (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+_OF_THE_PLACE = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR),
+    *(errno.EISDIR, errno.ENAMETOOLONG),
+)
 
 
 def of_the_place(error: Exception) -> str:
-    """The system's reason, where it is the place written to that refused; TensorStore hides it in a long text."""
+    """The system's reason, where it is the place written to that refused; TensorStore hides it in a long text. Empty
+    where a network or another process failed, which may go well the next time."""
     if isinstance(error, OSError) and error.strerror:
-        return error.strerror.lower()
+        missing = error.errno == errno.ENOENT and paths.is_remote(error.filename or "")  # a bucket
+        if missing or error.errno in _OF_THE_PLACE:
+            return error.strerror.lower()
     known = re.search(
         r"(no space left on device|file too large|permission denied|disk quota exceeded)", str(error), re.I
     )

@@ -70,7 +70,7 @@ class Checkpoints:
                     files.make_room(folder, needed)
                 multihost_utils.sync_global_devices("checkpoint folder made")
                 if staging.is_staged(folder) and not staging.place_of(folder).is_dir():
-                    raise OSError(errno.ENOENT, _NOT_SHARED, str(staging.place_of(folder)))
+                    raise OSError(errno.ENOTDIR, _NOT_SHARED, str(staging.place_of(folder)))
                 writing = files.write_arrays(folder, parts)
         except (OSError, ValueError) as error:
             raise self._failure(folder, needed, error) from error
@@ -152,9 +152,13 @@ class Checkpoints:
                 writing.result()
                 if jax.process_index() == 0:
                     files.seal(folder, record)
-                    self._prune()
         except (OSError, ValueError) as error:
             raise self._failure(folder, needed, error) from error
+        if jax.process_index() == 0:
+            try:
+                self._prune()
+            except OSError as error:  # this one is whole, and the next save prunes again
+                self._say(f"older checkpoints in {self.folder} cannot be deleted: {files.explain(error)}")
 
     def _prune(self) -> None:
         for folder in [*self._finished()[: -self._keep], *self.folder.glob(f"*{_ASIDE}")]:
@@ -184,7 +188,8 @@ class Checkpoints:
             )
         return UserError(
             f"cannot write checkpoint {folder}: {files.explain(error)}; it needs {needed:,} bytes, {left}: "
-            "make room or mend the permissions, then run the same command again"
+            "make room or mend the permissions, then run the same command again",
+            exit_code=2 if files.of_the_place(error) else 1,
         )
 
 

@@ -20,6 +20,7 @@ class Heartbeat:
 
     def __init__(self):
         self._step = -1  # none yet
+        self._before = 0  # steps of the parts that are done
 
     def start(self) -> None:
         """Begins to beat in the background."""
@@ -34,10 +35,16 @@ class Heartbeat:
         """This step was given to the devices; the next beat tells."""
         self._step = step
 
+    def part_done(self) -> None:
+        """The steps that follow are those of another part, such as a fold, and are counted on: what is told only rises,
+        by which the launcher sees that a run gets further."""
+        self._before += max(self._step, 0)
+        self._step = 0
+
     def _beat(self, fd: int) -> None:
         while True:
             try:
-                os.write(fd, b"%d\n" % self._step)
+                os.write(fd, b"%d\n" % (self._before + self._step))
             except BlockingIOError:  # nobody reads just now
                 pass
             except OSError:  # nobody will again: the launcher is gone

@@ -91,7 +91,8 @@ class Lease:
         """What the object says; empty when there is none."""
         try:
             with paths.plain_errors(self._path):
-                found = json.loads(paths.read_whole(self._path))
+                written = paths.read_whole(self._path)
+            found = json.loads(written)
         except FileNotFoundError:
             return {}
         except ValueError:

@@ -13,6 +13,7 @@ import os
 from pathlib import Path
 
 from avemo_jax import paths
+from avemo_jax.errors import UserError
 
 NAME = "manifest.json"
 
@@ -47,22 +48,31 @@ def is_finished(folder: Path) -> bool:
 
 
 def find_damage(folder: Path) -> str | None:
-    """What is wrong with the folder, in words; None when every listed file is as it was written."""
+    """What is wrong with the folder, in words; None when every listed file is as it was written.
+
+    Raises:
+      UserError: a store cannot be read just now, which says nothing about the folder.
+    """
     if not is_finished(folder):
         return "was not finished"
     try:
         with paths.plain_errors(folder):
-            files = json.loads((folder / NAME).read_bytes())["files"]
-            for name, expected in files.items():
-                path = folder / name
+            written = (folder / NAME).read_bytes()
+        for name, expected in json.loads(written)["files"].items():
+            path, size, digest = folder / name, expected["bytes"], expected["sha256"]
+            with paths.plain_errors(path):
                 if not path.is_file():
                     return f"lacks its file {name}"
-                if (size := paths.size_of(path)) != expected["bytes"]:
-                    return f"has a file of {size} instead of {expected['bytes']} bytes, {name}"
+                if (found := paths.size_of(path)) != size:
+                    return f"has a file of {found} instead of {size} bytes, {name}"
                 with path.open("rb") as file:
-                    if hashlib.file_digest(file, "sha256").hexdigest() != expected["sha256"]:
+                    if hashlib.file_digest(file, "sha256").hexdigest() != digest:
                         return f"has a file with a wrong checksum, {name}"
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except OSError as error:
+        if paths.is_remote(folder) and not isinstance(error, FileNotFoundError):
+            raise UserError(f"{folder} cannot be read: {error.strerror or error}", exit_code=1) from error
+        return f"has an unreadable file ({error})"
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         return f"has an unreadable file ({error})"
     return None
 

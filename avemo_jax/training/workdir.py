@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 from pathlib import Path
@@ -78,7 +79,8 @@ def claim(workdir: Path) -> Claim:
         except OSError as error:
             raise UserError(
                 f"work directory {workdir} cannot be used: {error.strerror or error}; see that the bucket is there and "
-                "this machine may write to it"
+                "this machine may write to it",
+                exit_code=paths.exit_code(error),
             ) from error
     try:
         workdir.mkdir(parents=True, exist_ok=True)
@@ -90,6 +92,10 @@ def claim(workdir: Path) -> Claim:
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EAGAIN):
+            raise UserError(
+                f"work directory {workdir} cannot be locked: {error.strerror}", exit_code=1
+            ) from error
         file.seek(0)
         holder = file.read().strip() or "another process"
         file.close()

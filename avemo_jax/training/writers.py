@@ -158,7 +158,10 @@ class StoreWriter:
             with paths.plain_errors(path):
                 path.write_bytes(data)
         except OSError as error:
-            raise UserError(f"cannot write {path}: {error.strerror}; mend it and start again") from error
+            raise UserError(
+                f"cannot write {path}: {error.strerror}; mend it and start again",
+                exit_code=paths.exit_code(error),
+            ) from error
 
 
 class TensorBoardWriter:

@@ -103,7 +103,7 @@ class Slurm:
         words = self.output("scontrol", "show", "job", "--oneliner", str(number)).split()
         return dict(word.split("=", 1) for word in words if "=" in word)
 
-    def wait_for(self, happened, seconds: float = 60.0) -> None:
+    def wait_for(self, happened, seconds: float = 180.0) -> None:
         ends = time.monotonic() + seconds
         while time.monotonic() < ends:
             with contextlib.suppress(OSError, ValueError):

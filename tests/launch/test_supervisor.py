@@ -11,24 +11,27 @@ import time
 
 import pytest
 
-from launch.supervisor import Rules, host_name, run_here
+from avemo_jax.training.heartbeat import Heartbeat
+from launch.supervisor import Host, Lead, Rules, host_name, run_here, say_as
 from tests.launch.striking import SLOWLY, has_steps, pid_of, python, strike_when, tiny_processes
 from tests.training.tiny import ROOT, losses_of
 
 HERE = host_name()
-QUICK = Rules(heartbeat_s=3, grace_s=10, backoff_s=0.2)
+QUICK = Rules(grace_s=10, backoff_s=0.2)
 # A program that beats as a training process does, and knows which start of it this is.
 BEATS = f"""if True:
     import os, pathlib, signal, sys, time
     sys.path.insert(0, {str(ROOT)!r})
     from avemo_jax.training.heartbeat import HEARTBEAT
+    fd = int(os.environ["AVEMO_HEARTBEAT_FD"])
     HEARTBEAT.start()
     starts = pathlib.Path("{{folder}}/starts")
     start = int(starts.read_text()) + 1 if starts.exists() else 1
     starts.write_text(str(start))
     def come_to(step):
         HEARTBEAT.at(step)
-        time.sleep(1.2)  # a beat
+        time.sleep(0.5)
+        os.write(fd, b"%d\\n" % step)  # whenever the next beat is: the pipe keeps it past the end
     """
 WAITS = "import time; time.sleep(60)"
 
@@ -72,14 +75,68 @@ def test_refused_input_is_not_tried_again(tmp_path, capfd):
     assert starts_of(tmp_path) == 1
 
 
+def test_a_killed_process_is_to_blame_though_another_calls_what_follows_bad_input(tmp_path, capfd):
+    (tmp_path / "a").mkdir(), (tmp_path / "b").mkdir()
+    blames = beating(tmp_path / "a", "sys.exit(2 if start < 2 else 0)")
+    killed = beating(tmp_path / "b", "os.kill(os.getpid(), signal.SIGKILL) if start < 2 else sys.exit(0)")
+    assert run_here(python(blames, killed), QUICK._replace(restarts=1)) == 0
+    assert f"process 1 on {HERE} was ended by SIGKILL" in capfd.readouterr().err
+
+
+def test_a_run_that_is_told_to_stop_before_it_began_starts_nothing(tmp_path, capfd):
+    with Host(python(beating(tmp_path, "sys.exit(1)"))) as host:
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert Lead([host], QUICK, lambda: "nowhere:1", say_as("local")).run() == 143
+    assert "start the same command again" in capfd.readouterr().err
+    assert not (tmp_path / "starts").exists()
+
+
+def test_a_run_goes_on_when_nobody_reads_what_it_says():
+    """As when the reader of a pipe has ended, or the disk of a log is full."""
+    program = "for _ in range(4000): print('x' * 79)"  # more than a pipe holds
+    code = f"""if True:
+        from launch.supervisor import Rules, run_here
+        from tests.launch.striking import python
+        raise SystemExit(run_here(python({program!r}), Rules()))"""
+    reader, writer = os.pipe()
+    os.close(reader)
+    launcher = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=writer, stderr=writer)
+    os.close(writer)
+    try:
+        assert launcher.wait(60) == 0
+    finally:
+        launcher.kill()
+
+
+def test_steps_of_a_run_of_several_parts_only_rise(monkeypatch):
+    reader, writer = os.pipe()
+    monkeypatch.setenv("AVEMO_HEARTBEAT_FD", str(writer))
+    beats = Heartbeat()
+    beats.start()
+
+    def told(step):
+        ends, found = time.monotonic() + 20, b""
+        while b"\n%d\n" % step not in b"\n" + found and time.monotonic() < ends:
+            found += os.read(reader, 1 << 16)
+        return b"\n%d\n" % step in b"\n" + found
+
+    assert told(-1)
+    beats.at(7)
+    assert told(7)
+    beats.part_done()
+    beats.at(2)  # of the second part
+    assert told(9)
+    os.close(reader)
+
+
 def test_processes_that_were_told_to_stop_and_saved_are_resumed(tmp_path, capfd):
     program = beating(tmp_path, "sys.exit(143 if start < 2 else 0)")
     assert run_here(python(program), QUICK._replace(restarts=1)) == 0
     assert "were told to stop and saved" in capfd.readouterr().err
 
 
-def test_sigterm_during_the_pause_ends_the_run_at_once(tmp_path):
-    strike_when((tmp_path / "starts").exists, lambda: (time.sleep(3), os.kill(os.getpid(), signal.SIGTERM)))
+def test_sigterm_during_the_pause_ends_the_run_at_once(tmp_path, capfd):
+    strike_when(lambda: "starting all again" in capfd.readouterr().err)
     began = time.monotonic()
     program = beating(tmp_path, "sys.exit(1)")
     assert run_here(python(program), QUICK._replace(restarts=1, backoff_s=60)) == 143
@@ -90,16 +147,21 @@ def test_sigterm_during_the_pause_ends_the_run_at_once(tmp_path):
 def test_a_frozen_process_is_named_and_stops_the_others(beats, tmp_path, capfd):
     freezes = "os.kill(os.getpid(), signal.SIGSTOP)"
     program = beating(tmp_path, f"come_to(3); {freezes}") if beats else f"import os, signal; {freezes}"
-    assert run_here(python(WAITS, program), QUICK) != 0
+    assert run_here(python(WAITS, program), QUICK._replace(heartbeat_s=3)) != 0
     said = capfd.readouterr().err
-    assert re.search(rf"process 1 on {HERE} has been silent for \d s \(it is stopped, as by SIGSTOP\)", said)
+    assert re.search(rf"process 1 on {HERE} has been silent for \d+ s \(it is stopped, as by SIGSTOP\)", said)
     assert "; stopping process 0, still running" in said
 
 
 def test_a_process_that_only_seems_to_run_is_given_up_when_steps_stop(tmp_path, capfd):
     (tmp_path / "a").mkdir(), (tmp_path / "b").mkdir()
-    ahead = beating(tmp_path / "a", "come_to(6); time.sleep(60)")
-    behind = beating(tmp_path / "b", "come_to(5); time.sleep(60)")
+    begun = "while not pathlib.Path({!r}).exists(): time.sleep(0.1)"
+    ahead = beating(
+        tmp_path / "a", begun.format(str(tmp_path / "b/starts")) + "\n    come_to(6); time.sleep(60)"
+    )
+    behind = beating(
+        tmp_path / "b", begun.format(str(tmp_path / "a/starts")) + "\n    come_to(5); time.sleep(60)"
+    )
     assert run_here(python(ahead, behind), QUICK._replace(stall_s=4)) == 1
     assert f"process 1 on {HERE} is still at step 5" in capfd.readouterr().err
 

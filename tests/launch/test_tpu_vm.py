@@ -193,7 +193,15 @@ def test_up_trains_on_all_workers_through_a_preemption_and_a_second_request(
             time.sleep(0.1)
         for home in cloud.glob("base.*.home"):
             os.killpg(int((home / "avemo" / "base" / "pid").read_text()), signal.SIGKILL)
+        (cloud / "silent").touch()  # machines are gone before the request says so
+        known = len(calls(cloud))
+        while (
+            not any(call[:2] == ["tpu-vm", "ssh"] for call in calls(cloud)[known:])
+            and time.monotonic() < ends
+        ):
+            time.sleep(0.1)
         (cloud / "base.states").write_text("SUSPENDED\n")
+        (cloud / "silent").unlink()
 
     striker = threading.Thread(target=preempt)
     striker.start()

@@ -15,6 +15,7 @@ import pytest
 from avemo_jax.errors import UserError
 from avemo_jax.models.params import flatten, split
 from avemo_jax.training import checkpoint_files, manifest
+from avemo_jax.training import checkpoints as checkpoints_lib
 from avemo_jax.training import mesh as mesh_lib
 from avemo_jax.training import state as state_lib
 from avemo_jax.training.checkpoints import Checkpoints, Record, load_params, save_params
@@ -237,6 +238,36 @@ def test_a_folder_that_may_not_be_written_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(Path, "mkdir", refuse)  # tests may run as root, whom no permission stops
     with pytest.raises(UserError, match="checkpoints/00000001: permission denied.*there is no earlier one"):
         Checkpoints(tmp_path, keep=1, background=True).save(make(), Record(step=1, config={}))
+
+
+@pytest.mark.parametrize(
+    "error, reason",
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "/runs/1"), "no space left on device"),
+        (ValueError("FAILED_PRECONDITION: [OS error 27: EFBIG File too large] writing"), "file too large"),
+        (FileNotFoundError(errno.ENOENT, "no such bucket", "gs://nowhere/1"), "no such bucket"),
+        (FileNotFoundError(errno.ENOENT, "taken away by process 0", "/runs/1"), ""),
+        (OSError(errno.EIO, "Timeout waiting at barrier", "gs://bucket/1"), ""),
+        (TimeoutError("Timeout waiting at barrier"), ""),
+        (ValueError("UNKNOWN: Gloo AllGather failed: Connection closed by peer"), ""),
+    ],
+)
+def test_what_the_place_refuses_is_told_from_what_others_did(error, reason):
+    assert checkpoint_files.of_the_place(error) == reason
+
+
+def test_a_checkpoint_stays_when_older_ones_cannot_be_deleted(tmp_path, monkeypatch, capsys):
+    target, make = tiny_target()
+    checkpoints = Checkpoints(tmp_path, keep=1, background=False)
+    checkpoints.save(make(), Record(step=1, config={}))
+
+    def refuse(path):
+        raise OSError(errno.EIO, "Input/output error", str(path))
+
+    monkeypatch.setattr(checkpoints_lib, "_delete", refuse)
+    checkpoints.save(make(), Record(step=2, config={}))
+    assert "older checkpoints" in capsys.readouterr().out
+    assert checkpoints.restore(target)[1].step == 2
 
 
 def test_a_work_directory_that_is_a_file_is_refused(tmp_path):

@@ -53,13 +53,13 @@ def wait_for(path, child, seconds=90.0):
 @pytest.mark.slow
 def test_a_killed_run_goes_on_from_its_last_checkpoint_with_the_same_losses(bucket, tmp_path, uninterrupted):
     workdir, output = paths.to_path(f"{bucket}/killed"), tmp_path / "output.txt"
-    child = start(str(workdir), output, "tiny.sleep_s=0.2")
+    child = start(str(workdir), output, "tiny.sleep_s=0.5")
     try:
         wait_for(workdir / "checkpoints" / "00000004" / MANIFEST, child)
     finally:
         os.killpg(child.pid, signal.SIGKILL)
         child.wait()
-    assert start(str(workdir), output, "tiny.sleep_s=0.2").wait(timeout=120) == 0, output.read_text()
+    assert start(str(workdir), output, "tiny.sleep_s=0.5").wait(timeout=120) == 0, output.read_text()
     assert "resuming at step" in output.read_text()
     assert losses_of(workdir) == uninterrupted
 
@@ -88,6 +88,22 @@ def test_a_damaged_or_unfinished_checkpoint_is_passed_over_and_taken_away(bucket
     assert "resuming at step 4 of 6" in said
     kept = {path.name for path in (workdir / "checkpoints").iterdir()}
     assert kept == {"00000004", "00000006"}
+
+
+@pytest.mark.slow
+def test_a_checkpoint_is_not_taken_away_because_its_store_does_not_answer(bucket, monkeypatch):
+    workdir = paths.to_path(f"{bucket}/silent")
+    run_here(tiny_config(), workdir, devices=1)
+
+    def silent(path):
+        raise ConnectionError(f"no answer for {path}")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(paths, "size_of", silent)
+        with pytest.raises(UserError, match="00000012 cannot be read: no answer") as caught:
+            run_here(tiny_config("total_steps=14"), workdir, devices=1)
+    assert caught.value.exit_code == 1
+    assert run_here(tiny_config("total_steps=14"), workdir, devices=1).step == 14
 
 
 @pytest.mark.slow
