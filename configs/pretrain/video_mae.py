@@ -13,6 +13,7 @@ SIZES = {
     "large": (1024, 16, 24, 512, 8),
     "huge": (1280, 16, 32, 640, 8),
 }
+SCHEDULES = {"small": (1600, 1024), "large": (1600, 512), "huge": (1600, 1024)}  # epochs, clips in a batch
 
 
 def get_config(arg: str = "base") -> ConfigDict:
@@ -23,5 +24,6 @@ def get_config(arg: str = "base") -> ConfigDict:
         config.model.decoder_depth = 12
     config.target.frame_difference = False
     config.optimizer.learning_rate = 1.5e-4
-    config.batch_size, config.epochs = 2048, 800
+    config.epochs, config.batch_size = SCHEDULES.get(size, (800, 2048))
+    config.optimizer.warmup_share = 40 / config.epochs
     return demo_sized(config) if size == "demo" else config
