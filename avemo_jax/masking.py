@@ -135,8 +135,8 @@ def complementary_masks(keys: Array, video_grid, audio_grid, ratio: float) -> Ma
 
 
 def decoded_part(keys: Array, mask: TokenMask, share: float) -> TokenMask:
-    """The same visible tokens, and of the hidden ones n − ⌊(1 − share) · n⌋ at random: those that are to be decoded (dual
-    masking, Wang et al. 2023, whose running cells are random tokens here)."""
+    """The same visible tokens, and of the hidden ones n − ⌊(1 − share) · n⌋ at random: those that are to be decoded
+    (dual masking, Wang et al. 2023, whose running cells are random tokens here)."""
     if share >= 1:
         return mask
     hidden = mask.masked.shape[1]
