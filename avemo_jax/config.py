@@ -220,6 +220,7 @@ def pretrain_defaults() -> dict[str, ConfigDict]:
                 "temperature": 0.07,
                 "negatives": "global",
                 "group_size": 40,
+                "within": "",  # speaker or label_NAME: only clips of the same one are each other's negatives
                 "cached": False,  # with accumulate: over the whole batch, not each microbatch (GradCache)
                 "chunk": 2048,  # larger groups are compared so many clips at a time; 0 is all at once
             }
@@ -323,7 +324,7 @@ def text_alignment(pretraining: ConfigDict) -> ConfigDict:
             }
         )
         contrast = config.contrast
-        del contrast["weight"]
+        del contrast["weight"], contrast["within"]
         # Of video, audio, joint (tokens that saw both) and text; and what each pair counts, 1 where none is given.
         contrast.pairs, contrast.weights = ("video-text", "audio-text"), ()
         contrast.kind, contrast.direction, contrast.temperature = "infonce", "both", 0.07

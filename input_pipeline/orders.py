@@ -196,35 +196,43 @@ def _weights(weights, balance, folders) -> list[float]:
 
 def _groups(records: Records | Mixture, balance: str, chosen: np.ndarray | None) -> list[np.ndarray]:
     """Of each group, which of the (chosen) records are in it, ascending; groups in the order of their first clip."""
-    label = balance.removeprefix(LABEL_PREFIX) if balance.startswith(LABEL_PREFIX) else ""
-    if balance != SPEAKER and not label:
-        raise DataError(
-            f"data.balance {balance!r}: there are corpus, speaker and label_NAME, as in label_emotion"
-        )
-    groups: dict[Hashable, list[int]] = {}
-    missing: list[int] = []
-    index = 0
-    place = None if chosen is None else {number: place for place, number in enumerate(chosen.tolist())}
+    numbers = numbers_by(records, balance, "data.balance", chosen)
+    return np.split(np.argsort(numbers, kind="stable"), np.cumsum(np.bincount(numbers))[:-1])
+
+
+def numbers_by(
+    records: Records | Mixture, by: str, option: str, chosen: np.ndarray | None = None
+) -> np.ndarray:
+    """Of each (chosen) record the number of its group, int32, from 0 in the order of their first clip.
+
+    Args:
+      by: "speaker", or "label_emotion" for the classes of `emotion`. The same speaker's name in two folders is two
+        speakers, the same class is one.
+      option: what asks for it, for messages.
+
+    Raises:
+      DataError: no such groups, or clips that are in none.
+    """
+    label = by.removeprefix(LABEL_PREFIX) if by.startswith(LABEL_PREFIX) else ""
+    if by != SPEAKER and not label:
+        more = "corpus, " if option == "data.balance" else ""
+        raise DataError(f"{option} {by!r}: there are {more}speaker and label_NAME, as in label_emotion")
+    keys: list[Hashable] = []
     for part, members in enumerate(records.parts):
         for speaker, labels in members.known():
-            if balance == SPEAKER:
-                key: Hashable = (part, speaker) if speaker else None
-            else:
-                key = _class(labels.get(label))
-            if place is not None and index not in place:
-                pass
-            elif key is None:
-                missing.append(index)
-            else:
-                groups.setdefault(key, []).append(index if place is None else place[index])
-            index += 1
+            keys.append(
+                ((part, speaker) if speaker else None) if by == SPEAKER else _class(labels.get(label))
+            )
+    indices = range(len(keys)) if chosen is None else chosen.tolist()
+    missing = [index for index in indices if keys[index] is None]
     if missing:
         what = f"label '{label}' that is a class" if label else "speaker"
         raise DataError(
-            f"data.balance={balance}: {len(missing)} of {len(place or range(index))} clips have no {what}, as "
-            f"{records.clip_ids[missing[0]]}; leave them out of the manifest, or balance something else"
+            f"{option}={by}: {len(missing)} of {len(indices)} clips have no {what}, as "
+            f"{records.clip_ids[missing[0]]}; leave them out of the manifest, or name another group"
         )
-    return [np.array(members, np.int64) for members in groups.values()]
+    known: dict[Hashable, int] = {}
+    return np.array([known.setdefault(keys[index], len(known)) for index in indices], np.int32)
 
 
 def _class(value) -> str | None:

@@ -16,8 +16,11 @@ from avemo_jax.tasks.texts import texts_of
 from input_pipeline import loader
 from input_pipeline.audio import samples_for
 from input_pipeline.loader import Loader
-from input_pipeline.mixtures import folders_of
+from input_pipeline.mixtures import folders_of, open_data
+from input_pipeline.orders import numbers_by
 from input_pipeline.records import open_records
+
+GROUP = "group"  # a field of batches: the number of each clip's group
 
 
 def make_loader(
@@ -30,11 +33,13 @@ def make_loader(
 ) -> Loader:
     """The training batches of the config, this process's share of them; of another size where one is given, of the
     clips at these places alone, and with further fields (see `loader.make_loader`). A config with texts has those of
-    its clips in the batches."""
+    its clips in the batches; one that contrasts within groups (`contrast.within`) the number of each clip's."""
     if "text" in config:
         texts = texts_of(config)
         tables = {**texts.fields, **(tables or {})}
         positions = texts.positions if positions is None else positions
+    if within := config.get("contrast", {}).get("within", ""):
+        tables = {GROUP: _groups(config, within), **(tables or {})}
     return loader.make_loader(
         config.data,
         frames=config.model.frames,
@@ -50,6 +55,13 @@ def make_loader(
     )
 
 
+def _groups(config: ConfigDict, within: str) -> np.ndarray:
+    """int32, the number of each position's group."""
+    records = open_data(config.data)
+    nobody = np.full(records.first_position, -1, np.int32)
+    return np.concatenate([nobody, numbers_by(records, within, "contrast.within")])
+
+
 def batch_shapes(config: ConfigDict) -> dict[str, jax.ShapeDtypeStruct]:
     """Shapes and types of the global batch of `config.batch_size` clips, without labels."""
     count, model = config.batch_size, config.model
@@ -59,13 +71,17 @@ def batch_shapes(config: ConfigDict) -> dict[str, jax.ShapeDtypeStruct]:
         return jax.ShapeDtypeStruct((count, *shape), dtype)
 
     cut = {"box": struct(jnp.int32, 4), "flip": struct(jnp.bool_)} if whole else {}
-    return cut | {
-        "video": struct(jnp.uint8, model.frames, *(whole or (size, size)), 3),
-        "waveform": struct(jnp.int16, samples_for(model.audio_frames)),
-        "waveform_length": struct(jnp.int32),
-        "waveform_mean": struct(jnp.float32),
-        "position": struct(jnp.int32),
-    }
+    return (
+        cut
+        | {
+            "video": struct(jnp.uint8, model.frames, *(whole or (size, size)), 3),
+            "waveform": struct(jnp.int16, samples_for(model.audio_frames)),
+            "waveform_length": struct(jnp.int32),
+            "waveform_mean": struct(jnp.float32),
+            "position": struct(jnp.int32),
+        }
+        | ({GROUP: struct(jnp.int32)} if config.get("contrast", {}).get("within", "") else {})
+    )
 
 
 def cut(batch: Batch, config: ConfigDict) -> Batch:

@@ -33,8 +33,9 @@ from avemo_jax.tasks.pictures import reconstruction_grid
 from avemo_jax.tasks.weighing import Weighing
 
 # Of video and audio, float32 [B, copies, levels, C]; what a model learns about comparing, [B, copies, 2] or None; and
-# 1.0 for clips that have both streams, else 0.0, [B, copies], or None for all.
-Embeddings = tuple[Array, Array, Array | None, Array | None]
+# 1.0 for clips that have both streams, else 0.0, [B, copies], or None for all; and the number of their group,
+# likewise. All are float32: a tree with a gradient, which is 0 for the last two.
+Embeddings = tuple[Array, Array, Array | None, Array | None, Array | None]
 _RATIOS = np.uint32(0xFFFFFFFE)  # no clip's place: which of the ratios a step has
 TARGETS = ("patches", "latents")
 
@@ -131,15 +132,16 @@ class Pretrain:
             return jnp.moveaxis(levels.reshape(count, clips_and_copies // copies, copies, dim), 0, 2)
 
         scale = None if outputs.scale is None else outputs.scale.reshape(-1, copies, 2)
-        complete = targets.complete
-        if complete is not None:
-            complete = complete.reshape(-1, copies).astype(jnp.float32)  # a tree with a gradient, which is 0
-        return by_clip(outputs.video_levels), by_clip(outputs.audio_levels), scale, complete
+        complete, group = (
+            None if of is None else of.reshape(-1, copies).astype(jnp.float32)
+            for of in (targets.complete, targets.group)
+        )
+        return by_clip(outputs.video_levels), by_clip(outputs.audio_levels), scale, complete, group
 
     def comparison(self, embeddings: Embeddings, step: Array | None = None) -> tuple[Array, dict[str, Array]]:
         """λ Σ L_contrast of all clips of a batch, and its terms."""
         contrast = self.config.contrast
-        video, audio, scale, complete = embeddings
+        video, audio, scale, complete, group = embeddings
         temperature, bias = contrast.temperature, 0.0
         if scale is not None:
             learned, bias = scale.mean((0, 1))
@@ -154,6 +156,7 @@ class Pretrain:
             negatives=contrast.negatives,
             group_size=contrast.group_size,
             chunk=contrast.chunk,
+            within=None if group is None else jax.lax.stop_gradient(group[:, 0]).astype(jnp.int32),
         )
         # Copies of a clip are not each other's negatives: the first copies are contrasted, then the second, …
         video, audio = (jnp.moveaxis(levels, (0, 1, 2), (2, 0, 1)) for levels in (video, audio))
@@ -267,6 +270,8 @@ class Pretrain:
         if self.config.data.get("allow_missing", False):
             seen, heard = clips.streams(batch)
             targets = targets._replace(video_there=seen, audio_there=heard)
+        if self.config.contrast.within:
+            targets = targets._replace(group=batch[clips.GROUP])
         return model(clip, masks, drop_keys), targets
 
     def _beside_contrast(
@@ -314,6 +319,8 @@ def _check_numbers(config: ConfigDict) -> None:
                 f"target.difference_weight is {target.difference_weight}: it is the share, up to 1, that differences "
                 "have beside frames, and needs target.kind=patches, frame_difference=True and frame_group=2"
             )
+    if contrast.within and not contrast.weight:
+        raise UserError(f"contrast.within is {contrast.within}, and contrast.weight 0: nothing is contrasted")
     if contrast.weight and not contrast.temperature > 0:
         raise UserError(f"contrast.temperature is {contrast.temperature}, not above 0")
 

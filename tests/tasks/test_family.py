@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -18,7 +20,10 @@ from avemo_jax.tasks import clips, make_task
 from avemo_jax.training import mesh as mesh_lib
 from avemo_jax.training.gradients import loss_and_grads
 from avemo_jax.training.optimizer import decay_mask
+from input_pipeline.errors import DataError
+from input_pipeline.records import open_records
 from input_pipeline.video import IMAGENET_MEAN, IMAGENET_STD
+from tests.evaluation import synthetic
 from tests.models import numpy_streams as plain
 from tests.tasks.small import batch, fresh
 
@@ -205,6 +210,36 @@ def test_every_parameter_learns_and_on_eight_devices_as_on_one(method):
         )
 
 
+def test_clips_are_contrasted_within_their_groups():
+    """As if each group were a batch of its own; a clip that is alone in its group has nothing to be told from."""
+    rng = np.random.default_rng(0)
+    video, audio = jnp.asarray(rng.standard_normal((2, 5, 1, 1, 16)), jnp.float32)
+    group = np.array([0, 1, 0, 7, 1])
+    loss, _ = task("cav_mae", "contrast.within=speaker").comparison(
+        (video, audio, None, None, jnp.asarray(group[:, None], jnp.float32))
+    )
+    own = task("cav_mae").comparison
+    each = [own((video[group == of], audio[group == of], None, None, None))[0] for of in group]
+    assert float(loss) == pytest.approx(float(np.mean(each)), rel=1e-5) and float(each[3]) == 0
+
+
+def test_a_batch_knows_whose_clips_it_has(tmp_path):
+    folder = tmp_path / "clips"
+    synthetic.write_folder(folder)
+    words = (*SIZES, "batch_size=8", f"data.path={folder}", "contrast.within=speaker")
+    config = load_config("cav_mae:demo", words)
+    records = open_records(folder)
+    speaker_of = {name: who for name, (who, _) in zip(records.clip_ids, records.known(), strict=True)}
+    with contextlib.closing(clips.make_loader(config)) as loader:
+        found = next(iter(loader))
+        names = loader.clip_ids(found["position"])
+    assert found["group"].dtype == np.int32 and set(found) == set(make_task(config).batch_shapes())
+    pairs = {(int(number), speaker_of[name]) for number, name in zip(found["group"], names, strict=True)}
+    assert len(pairs) == len({number for number, _ in pairs}) == len({name for _, name in pairs}) > 1
+    with pytest.raises(DataError, match="contrast.within 'mood': there are speaker and label_NAME"):
+        clips.make_loader(load_config("cav_mae:demo", (*words, "contrast.within=mood")))
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_matrices_of_every_method_have_a_rule_and_tokens_do_not_decay(method):
     made = make_task(load_config(f"{method}:base"))
@@ -262,6 +297,7 @@ def test_values_that_make_no_model_are_refused_in_one_line(method, override, wor
         ("cav_mae", "mask.decoded=0.0", "mask.decoded is 0.0"),
         ("cav_mae", "target.frame_group=0", "at least one frame"),
         ("cav_mae", "target.difference_weight=0.5", "needs target.kind=patches, frame_difference=True"),
+        ("av_mae", "contrast.within=speaker", "nothing is contrasted"),
         ("cav_mae", "contrast.temperature=0.0", "contrast.temperature is 0.0, not above 0"),
         ("cav_mae", "objectives.ramps=5", "a ramp is"),
         ("audio_mae", "model.audio_frames=160", r"a rest of 10 × 8 tokens .*: take \(2, 4\), or \(\)"),

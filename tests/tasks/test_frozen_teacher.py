@@ -92,7 +92,8 @@ def test_it_learns_on_eight_devices_as_on_one_and_goes_on_after_a_stop(teacher, 
 @pytest.mark.slow
 def test_microbatches_that_are_contrasted_as_one_batch_have_the_teacher_too(teacher):
     def computed(*words):
-        task = make_task(student("cav_mae", teacher, "contrast.weight=0.5", *words))
+        within = ("contrast.weight=0.5", "contrast.within=speaker")
+        task = make_task(student("cav_mae", teacher, *within, *words))
         graphdef, params = split(fresh(task))
         mesh = make_mesh(task.config.mesh, jax.devices()[:1])
         run = jax.jit(

@@ -66,6 +66,8 @@ class RandomClips:
                 "waveform_mean": np.zeros(size, np.float32),
                 "position": rng.permutation(self.dataset_size)[:size].astype(np.int32),
             }
+            if "group" in self._shapes:
+                batch["group"] = batch["position"] % 2
             self._state["step"] += 1
             yield {name: field[self._rows] for name, field in batch.items()}
 
