@@ -1,4 +1,4 @@
-"""The launchers: programs that run `avemo train …` (or another verb) as several processes, here or on a cluster.
+"""The launchers: programs that run `avemo train …` (or `finetune`) as several processes, here or on a cluster.
 
     python -m launch local --processes 2 -- train --config hicmae:demo --workdir runs/a
 

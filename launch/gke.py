@@ -1,4 +1,4 @@
-"""Runs `avemo train …` (or another verb) on TPU node pools of a GKE cluster, as a JobSet.
+"""Runs `avemo train …` (or `finetune`) on TPU node pools of a GKE cluster, as a JobSet.
 
     avemo launch gke --name base --topology v5e:4x4 --image REGISTRY/avemo:1 --pvc data:/data \\
         -- train --config hicmae:base --workdir /data/runs/base --config.data.path=/data/clips

@@ -1,4 +1,4 @@
-"""Runs `avemo train …` (or another verb) as several processes on this machine, as one run.
+"""Runs `avemo train …` (or `finetune`) as several processes on this machine, as one run.
 
     avemo launch local --processes 2 --devices_per_process 4 -- train --config hicmae:demo --workdir runs/a
 

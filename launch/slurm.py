@@ -1,4 +1,4 @@
-"""Runs `avemo train …` (or another verb) as a SLURM job that requeues itself until the run is done.
+"""Runs `avemo train …` (or `finetune`) as a SLURM job that requeues itself until the run is done.
 
     avemo launch slurm --nodes 4 --partition gpu --gpus_per_node 8 --time 24:00:00 --setup 'source venv/bin/activate' \\
         -- train --config hicmae:base --workdir runs/base --config.data.path=data/clips

@@ -1,4 +1,4 @@
-"""Runs `avemo train …` (or another verb) on TPU VMs that come from Google's queue.
+"""Runs `avemo train …` (or `finetune`) on TPU VMs that come from Google's queue.
 
     avemo launch tpu-vm create base --zone us-west4-a --topology v5e:4x4 --spot
     avemo launch tpu-vm wait base --zone us-west4-a
