@@ -44,7 +44,7 @@ class Condition:
     silent_s: float = 0.0  # since its last beat, or since it was seen to be stopped
     stopped: bool = False  # by SIGSTOP or a debugger
     step: int = -1  # the last that it told of; −1: none yet
-    same_step_s: float = 0.0  # for how long it has told of that step
+    still_s: float = 0.0  # for how long it has told of nothing new
 
     @property
     def name(self) -> str:
@@ -115,26 +115,26 @@ class _Member:
         self._condition = Condition(number, host)
         self._heard_at: float | None = None  # None: it has not beaten yet, or never will
         self._stopped_since: float | None = None
-        self._step_since = time.monotonic()
+        self._moves, self._moved_at = 0, time.monotonic()
 
     def look(self, now: float, excused: bool) -> Condition:
         told = self._condition
         beats = self._read_beats()
         if beats or (excused and self._heard_at is not None):
             self._heard_at = now
-        if beats and beats[-1] != told.step:
-            told.step, self._step_since = beats[-1], now
+        if beats and beats[-1] != (told.step, self._moves):
+            (told.step, self._moves), self._moved_at = beats[-1], now
         told.code = self.child.poll()
         told.stopped = told.code is None and _is_stopped(self.child.pid)
         if not told.stopped or excused:
             self._stopped_since = None
         if excused:
-            self._step_since = now
+            self._moved_at = now
         if told.stopped:
             self._stopped_since = self._stopped_since or now
         quiet_since = [since for since in (self._heard_at, self._stopped_since) if since is not None]
         told.silent_s = now - min(quiet_since) if quiet_since and told.code is None else 0.0
-        told.same_step_s = now - self._step_since
+        told.still_s = now - self._moved_at
         return told
 
     def close(self, seconds: float) -> None:
@@ -147,7 +147,8 @@ class _Member:
             os.close(self._beats)
             self._beats = -1
 
-    def _read_beats(self) -> list[int]:
+    def _read_beats(self) -> list[tuple[int, int]]:
+        """What each line says, step and moves."""
         if self._beats < 0:
             return []
         try:
@@ -155,7 +156,8 @@ class _Member:
         except BlockingIOError:
             return []
         # Lines are shorter than a pipe's atomic write, so that each comes whole.
-        return [int(line) for line in text.split() if line.lstrip(b"-").isdigit()]
+        numbers = [line.split() for line in text.splitlines()]
+        return [(int(step), int(moves)) for step, moves in numbers]
 
 
 def share_of_gpus(environment: Mapping[str, str], index: int, count: int) -> dict[str, str]:

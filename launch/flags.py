@@ -86,7 +86,7 @@ def add_rules(flags: argparse.ArgumentParser, restarts: int, stall_s: float = 0)
         "--stall_s",
         type=float,
         default=stall_s,
-        help="a run without a new step for so long is given up; 0: never (%(default)g)",
+        help="a run that does nothing new for so long is given up; 0: never (%(default)g)",
     )
     flags.add_argument(
         "--grace_s", type=float, default=rules.grace_s, help="time to save in after SIGTERM (%(default)g)"

@@ -39,7 +39,7 @@ class Rules(NamedTuple):
     """How much is tolerated."""
 
     heartbeat_s: float = 20.0  # a process or a host that is silent for longer is given up
-    stall_s: float = 0.0  # a run without a new step for longer is given up; 0: never
+    stall_s: float = 0.0  # a run that does nothing new for longer is given up; 0: never
     grace_s: float = 60.0  # to save in after SIGTERM
     restarts: int = 0  # at the same step
     backoff_s: float = 5.0  # before the first restart; doubles with each
@@ -271,15 +271,16 @@ class Lead:
 
     def _behind(self, processes: Sequence[Condition]) -> list[Condition]:
         """When nothing moves for too long: who is furthest behind, for whom the others wait."""
-        running = [each for each in processes if each.code is None and each.step >= 0]
-        if not self._rules.stall_s or not running:
+        running = [each for each in processes if each.code is None]
+        if not self._rules.stall_s or all(each.step < 0 for each in running):  # they may still be compiling
             return []
-        if min(each.same_step_s for each in running) <= self._rules.stall_s:
+        if min(each.still_s for each in running) <= self._rules.stall_s:
             return []
         return [min(running, key=lambda each: each.step)]
 
     def _stalled(self, process: Condition) -> str:
-        return f"is still at step {process.step}, the last new one was {process.same_step_s:.0f} s ago"
+        where = f"at step {process.step}" if process.step >= 0 else "before its first step"
+        return f"is still {where}, nothing was done for {process.still_s:.0f} s"
 
     def _rest(self, processes: Sequence[Condition], culprit: Condition | None = None) -> str:
         """What becomes of the others."""

@@ -24,6 +24,7 @@ from avemo_jax import augmentation, frontend, models
 from avemo_jax.batch import Batch
 from avemo_jax.models.params import Params, merge, split
 from avemo_jax.training import mesh as mesh_lib
+from avemo_jax.training.heartbeat import HEARTBEAT
 from avemo_jax.training.starting import placed
 from input_pipeline.loader import eval_batches
 from input_pipeline.mixtures import folders_of
@@ -78,6 +79,7 @@ class Viewer:
         merger = Merger(self._target, views.segments * crops)
         for segment in range(views.segments):
             for batch in self._batches(positions, segment):
+                HEARTBEAT.moved()
                 on_device = self._put(change(batch) if change else batch)
                 for crop in range(crops):
                     view = np.int32(segment * crops + crop)

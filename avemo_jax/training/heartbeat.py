@@ -1,4 +1,5 @@
-"""Telling the launcher that this process runs, and at which step: a line with the step, once a second.
+"""Telling the launcher that this process runs, at which step, and whether it moves: a line once a second with the step
+and a number that rises with all that is done.
 
 The launcher names a pipe in the environment; without one, nothing is told. A process that is stopped, or so stuck
 that no Python runs in it, falls silent: that is the sign. Not here: what is done about it, see `launch/`.
@@ -21,6 +22,7 @@ class Heartbeat:
     def __init__(self):
         self._step = -1  # none yet
         self._before = 0  # steps of the parts that are done
+        self._moves = 0
 
     def start(self) -> None:
         """Begins to beat in the background."""
@@ -34,6 +36,12 @@ class Heartbeat:
     def at(self, step: int) -> None:
         """This step was given to the devices; the next beat tells."""
         self._step = step
+        self.moved()
+
+    def moved(self) -> None:
+        """Something was done that is no step, as one batch of many that are looked at: a run that takes long is told
+        from one that hangs."""
+        self._moves += 1
 
     def part_done(self) -> None:
         """The steps that follow are those of another part, such as a fold, and are counted on: what is told only rises,
@@ -44,7 +52,7 @@ class Heartbeat:
     def _beat(self, fd: int) -> None:
         while True:
             try:
-                os.write(fd, b"%d\n" % (self._before + self._step))
+                os.write(fd, b"%d %d\n" % (self._before + self._step, self._moves))
             except BlockingIOError:  # nobody reads just now
                 pass
             except OSError:  # nobody will again: the launcher is gone

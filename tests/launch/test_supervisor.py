@@ -31,7 +31,7 @@ BEATS = f"""if True:
     def come_to(step):
         HEARTBEAT.at(step)
         time.sleep(0.5)
-        os.write(fd, b"%d\\n" % step)  # whenever the next beat is: the pipe keeps it past the end
+        os.write(fd, b"%d %d\\n" % (step, step))  # whenever the next beat is: the pipe keeps it past the end
     """
 WAITS = "import time; time.sleep(60)"
 
@@ -116,9 +116,9 @@ def test_steps_of_a_run_of_several_parts_only_rise(monkeypatch):
 
     def told(step):
         ends, found = time.monotonic() + 20, b""
-        while b"\n%d\n" % step not in b"\n" + found and time.monotonic() < ends:
+        while b"\n%d " % step not in b"\n" + found and time.monotonic() < ends:
             found += os.read(reader, 1 << 16)
-        return b"\n%d\n" % step in b"\n" + found
+        return b"\n%d " % step in b"\n" + found
 
     assert told(-1)
     beats.at(7)
@@ -164,6 +164,11 @@ def test_a_process_that_only_seems_to_run_is_given_up_when_steps_stop(tmp_path, 
     )
     assert run_here(python(ahead, behind), QUICK._replace(stall_s=4)) == 1
     assert f"process 1 on {HERE} is still at step 5" in capfd.readouterr().err
+
+
+def test_a_process_that_does_what_is_no_step_is_not_given_up(tmp_path):
+    looks = "come_to(5)\n    for _ in range(8):\n        HEARTBEAT.moved(); time.sleep(1)"
+    assert run_here(python(beating(tmp_path, looks)), QUICK._replace(stall_s=4)) == 0
 
 
 def test_the_count_of_restarts_outlives_the_launcher(tmp_path, capfd):
