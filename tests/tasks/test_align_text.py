@@ -125,7 +125,7 @@ def test_microbatches_and_devices_make_no_difference():
     [
         ("contrast.pairs=video-txt", "'video-txt' is no pair of video, audio, joint, text"),
         ("contrast.pairs=video-audio", "has no pair with text"),
-        ("contrast.weights=1.0,2.0,3.0", "has 3 numbers for 2"),
+        ("contrast.weights=1.0,2.0,3.0", "2 contrast.pairs need a number each"),
         ("text.clips=some", "not one of described, all"),
         ("text.clips=all", "clips without one teach nothing"),
     ],

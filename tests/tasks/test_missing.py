@@ -57,11 +57,11 @@ def test_a_batch_without_a_complete_clip_has_no_contrast():
     assert float(loss) == 0
 
 
-@pytest.mark.parametrize("weight", [-1.0, 0.3])
-def test_each_term_is_the_mean_over_the_clips_that_have_what_it_is_of(weight):
+@pytest.mark.parametrize("method, weight", [("mjepa", -1.0), ("vaemo", 0.3)])
+def test_each_term_is_the_mean_over_the_clips_that_have_what_it_is_of(method, weight):
     outputs = Outputs(drawn(8, 3, 6), drawn(8, 2, 4), None, None, drawn(8, 3, 6), drawn(8, 2, 4))
     patches = drawn(8, 3, 6), drawn(8, 2, 4)
-    made = test_family.task("mjepa", f"target.difference_weight={weight}")
+    made = test_family.task(method, f"target.difference_weight={weight}")
     loss, terms = made.score(outputs, Targets(*patches, jnp.asarray(SEEN), jnp.asarray(HEARD)))
     rows = {"video": SEEN, "audio": HEARD, "video_from_audio": BOTH, "audio_from_video": BOTH}
     for name, which in rows.items():
