@@ -58,9 +58,8 @@ class Targets(NamedTuple):
     # bool [B], which clips have this stream at all; None: all of them (`data.allow_missing` is off)
     video_there: Array | None = None
     audio_there: Array | None = None
-    group: Array | None = (
-        None  # int32 [B], clips of the same number are contrasted (`contrast.within`); None: all
-    )
+    # int32 [B], clips of the same number are contrasted (`contrast.within`); None: all of them
+    group: Array | None = None
 
     @property
     def complete(self) -> Array | None:
