@@ -59,6 +59,7 @@ class Loader:
         seed: int,
         weights: Sequence[float] = (),
         balance: str = "",
+        per_group: int = 1,
         process_index: int = 0,
         process_count: int = 1,
         start_step: int = 0,
@@ -72,7 +73,7 @@ class Loader:
         self.unreadable: dict[int, str] = {}
         self._records, self._cut, self._tables = records, cut, dict(tables or {})
         chosen = None if positions is None else np.asarray(positions, np.int64) - records.first_position
-        self._draw = Draw(records, weights, balance, chosen)
+        self._draw = Draw(records, weights, balance, per_group, chosen)
         self._batch_size, self._process = batch_size, (process_index, process_count)
         self._workers, self._prefetch = workers, prefetch
         self._max_unreadable = max(1.0, max_unreadable_share * self.dataset_size)
@@ -164,7 +165,7 @@ def make_loader(
 
     data: an object with `path`, `frame_stride`, `crop`, `flip`, `workers`, `prefetch`; for fine-tuning also
       `label`, `classes` and `target` (see `targets.Target`), and `rand_augment`; `split` limits it to one split;
-      `paths` instead of `path` for several folders, `weights` and `balance` of them (see `orders.Draw`);
+      `paths` instead of `path` for several folders, `weights`, `balance` and `per_group` of them (see `orders.Draw`);
       `device_crop` where the device is to cut and resize; `allow_missing` where clips may lack picture or sound.
     batch_size: of the global batch; this process gives rows [index · B / count, (index + 1) · B / count).
     max_unreadable_share: of the clips; when more are unreadable (one always may be), iterating raises
@@ -195,6 +196,7 @@ def make_loader(
         seed=seed,
         weights=getattr(data, "weights", ()),
         balance=getattr(data, "balance", ""),
+        per_group=getattr(data, "per_group", 1),
         process_index=process_index,
         process_count=process_count,
         start_step=start_step,

@@ -2,12 +2,14 @@
 
 Every order is a function of (seed, row) alone, so it is the same for any number of hosts and workers and goes on
 at any row. Proportions are not drawn but kept: among any rows in a row, each folder has its share and each group
-its turn, up to one clip. Within a folder or group each clip comes once before any comes again. Not here: opening.
+its turn, up to one clip (or `per_group`). Within a folder or group each clip comes once before any comes again. Not
+here: opening.
 """
 
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 import sys
 from collections.abc import Hashable, Sequence
@@ -57,10 +59,13 @@ class Draw:
       value as often. With weights, groups are balanced within each folder; without, over all of them, where
       the same speaker's name in two folders is two speakers and the same label is one label.
 
+    per_group: how many clips of a group come one after the other, no clip twice among them, so that a batch holds
+      several of each (the K of PK batches: Hermans et al. 2017). What is left over when a group was gone through
+      in such runs waits for another round, shuffled anew.
     chosen: ascending indices of the only records that are drawn; None: all.
 
     Raises:
-      DataError: weights that do not fit the folders, or clips that lack what is balanced.
+      DataError: weights that do not fit the folders, clips that lack what is balanced, or groups too small.
     """
 
     def __init__(
@@ -68,14 +73,37 @@ class Draw:
         records: Records | Mixture,
         weights: Sequence[float] = (),
         balance: str = "",
+        per_group: int = 1,
         chosen: np.ndarray | None = None,
     ):
-        self._sizes, self._chosen = list(records.sizes), chosen
+        self._sizes, self._per_group, self._chosen = list(records.sizes), per_group, chosen
         if chosen is not None:
             ends = np.searchsorted(chosen, np.cumsum(self._sizes))
             self._sizes = np.diff(ends, prepend=0).tolist()
         self._weights = _weights(weights, balance, len(self._sizes))
-        self._groups = _groups(records, balance, chosen) if balance not in ("", CORPUS) else None
+        starts = np.cumsum([0, *self._sizes]) if self._weights else np.array([0, self.count])
+        self._spans = list(itertools.pairwise(starts.tolist()))  # whose orders take turns
+        self._groups: list[list[np.ndarray]] = []  # of each span, where groups are balanced
+        if balance not in ("", CORPUS):
+            groups = _groups(records, balance, chosen)
+            self._groups = [_within(groups, *span) for span in self._spans]
+        self._check_runs(records, balance)
+
+    def _check_runs(self, records, balance) -> None:
+        if self._per_group == 1:
+            return
+        if self._per_group < 1 or not self._groups:
+            raise DataError(
+                f"data.per_group is {self._per_group}: it is how many clips of a group come together, 1 or more, and "
+                "more only with data.balance=speaker or label_NAME"
+            )
+        small = [group for groups in self._groups for group in groups if len(group) < self._per_group]
+        if small:
+            first = int(small[0][0] if self._chosen is None else self._chosen[small[0][0]])
+            raise DataError(
+                f"data.per_group is {self._per_group}, and {balance} groups of fewer clips: {len(small)}, as that of "
+                f"{records.clip_ids[first]} ({len(small[0])}); lower it, or leave them out of the manifest"
+            )
 
     @property
     def count(self) -> int:
@@ -89,18 +117,17 @@ class Draw:
     def _order(self, seed: int) -> Order:
         """Row → which of the records that are drawn from."""
         if not self._weights:
-            if self._groups is None:
-                return _Shuffled(seed, 0, sum(self._sizes))  # the oldest order: runs go on in it
-            return _Balanced(seed, self._groups)
-        starts = np.cumsum([0, *self._sizes])
+            if not self._groups:
+                return _Shuffled(seed, 0, self.count)  # the oldest order: runs go on in it
+            return _Balanced(seed, self._groups[0], self._per_group)
         orders: list[Order] = []
-        for number, (start, end) in enumerate(zip(starts[:-1].tolist(), starts[1:].tolist(), strict=True)):
+        for number, (start, end) in enumerate(self._spans):
             own = _seed(seed, number)
-            if self._groups is None:
-                orders.append(_shuffled(own, start, end - start))
+            if self._groups:
+                orders.append(_Balanced(own, self._groups[number], self._per_group))
             else:
-                orders.append(_Balanced(own, _within(self._groups, start, end)))
-        return _Weighted(orders, self._weights)
+                orders.append(_shuffled(own, start, end - start))
+        return _Weighted(orders, self._weights, self._per_group)
 
 
 class _Shuffled:
@@ -138,15 +165,21 @@ def _shuffled(seed: int, start: int, count: int) -> Order:
 
 
 class _Balanced:
-    """Each group once in as many rows as there are groups, in an order shuffled anew each time round."""
+    """Each group once in as many turns as there are groups, in an order shuffled anew each time round.
 
-    def __init__(self, seed: int, groups: Sequence[np.ndarray]):
-        self._seed, self._groups = seed, groups
+    A turn is `run` rows, all of them other clips; none is longer than the smallest group.
+    """
+
+    def __init__(self, seed: int, groups: Sequence[np.ndarray], run: int):
+        self._seed, self._groups, self._run = seed, groups, run
         self._turns = _shuffled(seed, 0, len(groups))
 
     def __getitem__(self, row: int) -> int:
-        group = self._turns[row]
-        return int(self._groups[group][self._within(group)[row // len(self._groups)]])
+        turn, place = divmod(row, self._run)
+        group = self._turns[turn]
+        members = self._groups[group]
+        time_round, run = divmod(turn // len(self._groups), len(members) // self._run)
+        return int(members[self._within(group)[time_round * len(members) + run * self._run + place]])
 
     @functools.cached_property
     def _within(self):
@@ -157,23 +190,24 @@ class _Balanced:
 
 
 class _Weighted:
-    """Orders that take turns by weight."""
+    """Orders that take turns by weight, `run` rows a turn."""
 
-    def __init__(self, orders: Sequence[Order], weights: Sequence[float]):
-        self._orders = orders
-        rows = [
+    def __init__(self, orders: Sequence[Order], weights: Sequence[float], run: int):
+        self._orders, self._run = orders, run
+        turns = [
             grain.MapDataset.range(_ENDLESS).map(functools.partial(_tagged, part))
             for part in range(len(orders))
         ]
-        self._turns = grain.MapDataset.mix(rows, weights)
+        self._turns = grain.MapDataset.mix(turns, weights)
 
     def __getitem__(self, row: int) -> int:
-        part, own_row = self._turns[row]
-        return self._orders[part][own_row]
+        turn, place = divmod(row, self._run)
+        part, own_turn = self._turns[turn]
+        return self._orders[part][own_turn * self._run + place]
 
 
-def _tagged(part: int, row: int) -> tuple[int, int]:
-    return part, int(row)
+def _tagged(part: int, turn: int) -> tuple[int, int]:
+    return part, int(turn)
 
 
 def _seed(seed: int, number: int) -> int:

@@ -101,7 +101,7 @@ def single_configs(config: ConfigDict, heads: tuple[Head, ...]) -> list[ConfigDi
                     )
             for section in (config.data, own):
                 single.data.update({key: section[key] for key in section if key in single.data})
-            single.data.path, single.data.paths, single.data.weights, single.data.balance = folder, (), (), ""
+            single.data.update(path=folder, paths=(), weights=(), balance="", per_group=1)
             single.select = ConfigDict({**config.select, "score": MEAN})
             single.loss.kind, single.loss.label_smoothing = own.loss, own.label_smoothing
             single.model.classes, single.views.pool = len(head.target.names), own.pool

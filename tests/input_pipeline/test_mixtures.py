@@ -75,8 +75,9 @@ def mixture(paths):
 CLIPS = [(folder, *clip) for folder, clips in CONTENTS.items() for clip in clips]
 
 
-def loader(paths, *, workers=0, batch_size=4, seed=7, weights=(), balance="", **more):
+def loader(paths, *, workers=0, batch_size=4, seed=7, weights=(), balance="", per_group=1, **more):
     data = SimpleNamespace(path="", paths=paths, weights=weights, balance=balance, workers=workers)
+    data.per_group = per_group
     data.frame_stride, data.crop, data.flip, data.prefetch = 1, "none", False, 1
     return make_loader(data, **SHAPE, batch_size=batch_size, seed=seed, **more)
 
@@ -178,12 +179,35 @@ def test_with_weights_groups_are_balanced_within_their_folder(mixture):
     )
 
 
+@pytest.mark.parametrize(
+    ("per_group", "weights"), [(1, ()), (2, ()), (3, ()), (2, (1, 2, 3)), (2, (5, 1, 1))]
+)
+@given(seed=st.integers(0, 2**31), turn=st.sampled_from([0, 7, 10**9]))
+@settings(max_examples=20)
+def test_as_many_clips_of_a_group_as_asked_for_come_together_none_twice(
+    mixture, per_group, weights, seed, turn
+):
+    speakers = Counter(clip[:2] for clip in CLIPS)
+    chosen = np.flatnonzero([speakers[clip[:2]] >= per_group for clip in CLIPS])
+    how = {"weights": weights, "balance": "speaker", "per_group": per_group, "chosen": chosen}
+    drawn = rows(mixture, 300 * per_group, seed, turn * per_group, **how)
+    turns = np.reshape(drawn, (300, per_group)).tolist()
+    assert all(len(set(together)) == per_group for together in turns)
+    whose = [{CLIPS[index][:2] for index in together} for together in turns]
+    assert all(len(owners) == 1 for owners in whose)
+    assert set(drawn) == set(chosen.tolist())
+    if not weights:
+        counts = Counter(owner for owners in whose for owner in owners).values()
+        assert max(counts) - min(counts) <= 2
+
+
 def test_an_order_is_the_same_in_another_process_and_at_any_row(mixture):
     for how in (
         {},
         {"weights": (1, 2, 3)},
         {"balance": "speaker"},
         {"weights": (3, 1, 1), "balance": "speaker"},
+        {"balance": "label_emotion", "per_group": 3},
     ):
         order = Draw(mixture, **how).order(5)
         whole = [order[row] for row in range(120)]
@@ -245,6 +269,13 @@ def test_other_folders_or_another_order_of_them_are_refused_at_a_restart(paths):
         ({"weights": (1, 0, 1)}, "each must be above 0"),
         ({"weights": (1, float("nan"), 1)}, "each must be above 0"),
         ({"weights": (1, 1, 1), "balance": "corpus"}, "say two things"),
+        ({"per_group": 2}, "more only with data.balance=speaker or label_NAME"),
+        ({"per_group": 0, "balance": "speaker"}, "1 or more"),
+        (
+            {"per_group": 3, "balance": "speaker"},
+            r"speaker groups of fewer clips: 7, as that of large/large10 \(1\); lower it",
+        ),
+        ({"per_group": 2, "balance": "label_emotion", "weights": (1, 1, 1)}, r"groups of fewer clips: 3, as"),
         ({"balance": "gender"}, "data.balance 'gender': there are corpus, speaker and label_NAME"),
         ({"balance": "label_"}, "there are corpus"),
         (
