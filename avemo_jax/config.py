@@ -280,8 +280,7 @@ def stream_pretraining(
             "decoder_own_entry": False,  # a projection and a mask token for each modality
             "decoder_embed_bias": True,
             "decoder_modality_tokens": False,
-            "learned_temperature": 0.0,  # of the contrast, at the start; 0: contrast.temperature as it is
-            "learned_bias": 0.0,  # SigLIP's, at the start; it is learned where the temperature is
+            **learned_contrast(),
             "frames": 16,
             "image_size": 160,
             "audio_frames": 256,
@@ -292,6 +291,14 @@ def stream_pretraining(
     config.contrast.weight = 0.0
     config.data.crop = "multi_scale"
     return config
+
+
+def learned_contrast() -> dict[str, float]:
+    """Of a pretraining config's model: what is learned about comparing."""
+    return {
+        "learned_temperature": 0.0,  # of the contrast, at the start; 0: contrast.temperature as it is
+        "learned_bias": 0.0,  # SigLIP's, at the start; it is learned where the temperature is
+    }
 
 
 def demo_sized(config: ConfigDict) -> ConfigDict:
@@ -313,7 +320,7 @@ def text_alignment(pretraining: ConfigDict) -> ConfigDict:
         for section in ("mask", "target", "objectives"):  # whole clips are seen, and nothing is predicted
             del config[section]
         del config.data["allow_missing"]
-        for name in [name for name in config.model if name.startswith(("decoder", "learned"))]:
+        for name in [name for name in config.model if name.startswith("decoder")]:
             del config.model[name]
         config.model.shared_dim = 256
         config.model.text_dim = 384  # of the tower's vectors

@@ -117,6 +117,7 @@ TABLE: list[Row] = [
     *_linear("head", "head"),
 ]
 SHARED = ("video", "audio", "fusion")  # our parts that pretraining hands to the classifier
+_OURS_ALONE = ("contrast_scale",)  # parts that the reference has not, and no encoder or decoder needs
 
 
 def check_method(config: ConfigDict) -> None:
@@ -140,7 +141,7 @@ def check_method(config: ConfigDict) -> None:
 
 def to_reference(params: Params) -> StateDict:
     """Our parameters under the reference's names and layouts, in its registration order."""
-    arrays = {path: np.asarray(array) for path, array in flatten(params).items()}
+    arrays = {path: np.asarray(array) for path, array in flatten(_theirs(params)).items()}
     return {
         tensor.key: tensor.layout.to_theirs(tensor.of(arrays[tensor.path]))
         for tensor in _tensors({path: array.shape for path, array in arrays.items()})
@@ -149,7 +150,7 @@ def to_reference(params: Params) -> StateDict:
 
 def reference_shapes(expected: Params) -> dict[str, Shape]:
     """Names and shapes of the state dict that parameters like `expected` (anything with shapes) become."""
-    shapes = {path: tuple(leaf.shape) for path, leaf in flatten(expected).items()}
+    shapes = {path: tuple(leaf.shape) for path, leaf in flatten(_theirs(expected)).items()}
     return {tensor.key: tensor.their_shape for tensor in _tensors(shapes)}
 
 
@@ -172,6 +173,10 @@ def from_reference(state: Mapping[str, np.ndarray], expected: Params, source: st
         ours = tensor.of(arrays[tensor.path])
         ours[...] = tensor.layout.to_ours(np.asarray(state[tensor.key], np.float32), ours.shape)
     return unflatten(arrays)
+
+
+def _theirs(params: Params) -> Params:
+    return {part: arrays for part, arrays in params.items() if part not in _OURS_ALONE}
 
 
 def shared_part(params: Params) -> Params:

@@ -93,6 +93,10 @@ def _check_sizes(config: ConfigDict) -> None:
         complaints.append(
             f"model.decoder_dim {model.decoder_dim} is not a multiple of model.decoder_heads {model.decoder_heads}"
         )
+    if model.get("learned_temperature", 0.0) < 0:
+        complaints.append(
+            f"model.learned_temperature {model.learned_temperature} must be above 0, or 0 for none"
+        )
     complaints += _stream_complaints(model) if "modalities" in model else _hicmae_complaints(config)
     if complaints:
         raise UserError("config does not make a model: " + "; ".join(complaints))
@@ -143,10 +147,6 @@ def _stream_complaints(model: ConfigDict) -> list[str]:
             complaints.append(
                 f"model.joint_depth is {model.joint_depth}, and what joins both would see what it is to predict"
             )
-    if model.get("learned_temperature", 0.0) < 0:
-        complaints.append(
-            f"model.learned_temperature {model.learned_temperature} must be above 0, or 0 for none"
-        )
     if (model.joint_alone or model.joint_norms) and not model.joint_depth:
         complaints.append("model.joint_alone and model.joint_norms need joint layers: model.joint_depth is 0")
     if model.positions == "grid" and (model.dim % 8 or model.decoder_dim % 8):

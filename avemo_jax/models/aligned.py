@@ -17,10 +17,12 @@ from jax import Array
 from ml_collections import ConfigDict
 
 from avemo_jax.batch import Clip, Features
+from avemo_jax.models.contrast_scale import ContrastScale, contrast_scale
 from avemo_jax.models.encoders import Encodes
 from avemo_jax.models.layers import Linear, glorot
 
-HEAD = "head"  # the part of the parameters that no pretrained run has
+HEAD = "head"
+NEW = (HEAD, "contrast_scale")  # the parts of the parameters that no pretrained run hands on
 TEXT = "text"
 
 
@@ -46,6 +48,7 @@ class Aligned:
     """See above. `model` is `config.model`; reads `shared_dim` and `text_dim` beside what the encoder reads."""
 
     head: Any
+    contrast_scale: ContrastScale | None
 
     def __init__(self, model: ConfigDict, *, rngs: nnx.Rngs, **options):
         super().__init__(model, rngs=rngs, **options)  # type: ignore[call-arg]  # of the encoder
@@ -56,6 +59,7 @@ class Aligned:
                 for name, dim in {**views(model), TEXT: model.text_dim}.items()
             }
         )
+        self.contrast_scale = contrast_scale(model)
 
     def __call__(self, clip: Clip, texts: Array | None, keys: Array | None = None) -> dict[str, Array]:
         """Vectors of clips and of texts float32 [B, E], by name, float32 [B, D], not normalised."""

@@ -16,6 +16,7 @@ from avemo_jax.batch import Clip, Masks, Outputs
 from avemo_jax.frontend import target_widths
 from avemo_jax.models.aligned import Aligned
 from avemo_jax.models.attention import PLAIN, Choice
+from avemo_jax.models.contrast_scale import contrast_scale
 from avemo_jax.models.decoders import Part, Stream, TokenDecoder
 from avemo_jax.models.streams import StreamEncoder
 
@@ -59,9 +60,7 @@ class Autoencoder(StreamEncoder):
             (names, "_".join(names) if model.decoder == "separate" else next(iter(self.decoders)))
             for names in sequences
         )
-        learned = model.learned_temperature
-        self.scale = nnx.Param(jnp.log(1 / jnp.float32(learned))) if learned else None
-        self.scale_bias = nnx.Param(jnp.float32(model.learned_bias)) if learned else None
+        self.contrast_scale = contrast_scale(model)
 
     def __call__(self, clip: Clip, masks: Masks, keys: Array | None = None) -> Outputs:
         """Encodes the visible tokens and predicts the masked ones."""
@@ -79,13 +78,8 @@ class Autoencoder(StreamEncoder):
             audio_prediction=predicted.get("audio"),
             video_levels=levels.get("video") if len(levels) == 2 else None,
             audio_levels=levels.get("audio") if len(levels) == 2 else None,
-            scale=self._scale(len(clip.video)),
+            scale=None if self.contrast_scale is None else self.contrast_scale(len(clip.video)),
         )
-
-    def _scale(self, clips: int) -> Array | None:
-        if self.scale is None or self.scale_bias is None:
-            return None
-        return jnp.broadcast_to(jnp.stack([jnp.exp(self.scale[...]), self.scale_bias[...]]), (clips, 2))
 
 
 class AlignedStreams(Aligned, StreamEncoder):

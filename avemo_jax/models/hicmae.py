@@ -27,6 +27,7 @@ from avemo_jax.frontend import (
 )
 from avemo_jax.models.aligned import Aligned
 from avemo_jax.models.attention import PLAIN, Choice
+from avemo_jax.models.contrast_scale import contrast_scale
 from avemo_jax.models.decoders import SkipDecoder
 from avemo_jax.models.encoders import Encoder, Fusion, fold_keys
 from avemo_jax.models.layers import LayerNorm, Linear, glorot, torch_uniform
@@ -96,6 +97,7 @@ class HiCMAE(AudioVisualEncoder):
         self.video_decoder = SkipDecoder(patch_dim=widths["video"], tokens=counts[0], rngs=rngs, **shared)
         self.audio_decoder = SkipDecoder(patch_dim=widths["audio"], tokens=counts[1], rngs=rngs, **shared)
         self.skip_layers = tuple(model.skip_layers)
+        self.contrast_scale = contrast_scale(model)
 
     def __call__(self, clip: Clip, masks: Masks, keys: Array | None = None) -> Outputs:
         """Encodes the visible tokens and predicts the masked ones."""
@@ -114,6 +116,7 @@ class HiCMAE(AudioVisualEncoder):
             audio_prediction=self.audio_decoder(fused_audio, audio_skips, masks.audio),
             video_levels=video_skips.astype(jnp.float32).mean(2),
             audio_levels=audio_skips.astype(jnp.float32).mean(2),
+            scale=None if self.contrast_scale is None else self.contrast_scale(len(clip.video)),
         )
 
 

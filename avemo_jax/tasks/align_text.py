@@ -7,6 +7,7 @@ Of a clip without a description only pairs that need none are learnt.
 from __future__ import annotations
 
 import functools
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -19,16 +20,18 @@ from ml_collections import ConfigDict
 from avemo_jax import augmentation, frontend, models
 from avemo_jax.batch import Batch
 from avemo_jax.errors import UserError
-from avemo_jax.models.aligned import HEAD, TEXT, views
+from avemo_jax.models.aligned import NEW, TEXT, Aligned, views
+from avemo_jax.models.contrast_scale import temperature_and_bias
 from avemo_jax.models.encoders import fold_keys
 from avemo_jax.models.params import split
 from avemo_jax.objectives.contrastive import pairwise_contrast
 from avemo_jax.tasks import clips
 from avemo_jax.tasks.texts import CLIPS
 
-# Vectors by name [B, D], and under NUMBER which text a clip has, float32 [B]: gradients go through all of it.
+# Vectors by name [B, D]; under NUMBER which text a clip has, float32 [B], since gradients go through all of it; under
+# SCALE what is learned about comparing, [B, 2], where anything is.
 Embeddings = dict[str, Array]
-NUMBER = "number"
+NUMBER, SCALE = "number", "scale"
 
 
 class AlignText:
@@ -66,10 +69,9 @@ class AlignText:
 
     @functools.cached_property
     def handed_on(self) -> tuple[str, ...]:
-        """The parts that `init.checkpoint` gives: all but the heads, which begin afresh."""
-        return tuple(
-            name for name in split(jax.eval_shape(self.init_model, jax.random.key(0)))[1] if name != HEAD
-        )
+        """The parts that `init.checkpoint` gives: all but the heads and the temperature, which begin afresh."""
+        parts = split(jax.eval_shape(self.init_model, jax.random.key(0)))[1]
+        return tuple(name for name in parts if name not in NEW)
 
     def init_model(self, key: Array) -> nnx.Module:
         return models.build(self.config, key)
@@ -95,7 +97,9 @@ class AlignText:
         gain = augmentation.volume_gain(fold_keys(keys, 0)) if self.config.data.audio_gain else None
         drop_keys = fold_keys(keys, 2) if self.config.model.drop_path else None
         vectors = model(clips.seen(batch, self.config, gain), batch["text"], drop_keys)
-        return vectors | {NUMBER: batch["text_number"].astype(jnp.float32)}
+        found = vectors | {NUMBER: batch["text_number"].astype(jnp.float32)}
+        scale = cast(Aligned, model).contrast_scale
+        return found if scale is None else found | {SCALE: scale(len(keys))}
 
     def comparison(self, embeddings: Embeddings) -> tuple[Array, dict[str, Array]]:
         """Σ weight · L_contrast over the pairs, of all clips of a batch, and its terms."""
@@ -105,21 +109,26 @@ class AlignText:
             # A text that is not there is zeros, and has no direction.
             name: jnp.where((number < 0)[:, None], 1.0, vector) if name == TEXT else vector
             for name, vector in embeddings.items()
-            if name != NUMBER
+            if name not in (NUMBER, SCALE)
         }
+        temperature, bias = temperature_and_bias(embeddings.get(SCALE), contrast.temperature)
         loss, terms = pairwise_contrast(
             vectors,
             self.pairs,
             contrast.weights,
             {TEXT: number},
-            temperature=contrast.temperature,
+            temperature=temperature,
+            bias=bias,
             kind=contrast.kind,
             direction=contrast.direction,
             negatives=contrast.negatives,
             group_size=contrast.group_size,
             chunk=contrast.chunk,
         )
-        return loss, terms | {"described_share": jnp.mean(number >= 0)}
+        terms |= {"described_share": jnp.mean(number >= 0)}
+        if SCALE in embeddings:
+            terms |= {"contrast_temperature": jnp.asarray(temperature)}
+        return loss, terms
 
     def pulled_loss(
         self, model: nnx.Module, batch: Batch, key: Array, pull: Embeddings

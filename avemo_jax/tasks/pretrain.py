@@ -22,6 +22,7 @@ from avemo_jax import augmentation, frontend, masking, models
 from avemo_jax.batch import Batch, Clip, Masks, Outputs, Targets
 from avemo_jax.config import pretrain_defaults
 from avemo_jax.errors import UserError
+from avemo_jax.models.contrast_scale import temperature_and_bias
 from avemo_jax.models.encoders import Encodes, fold_keys
 from avemo_jax.models.jepa import LatentPredictor
 from avemo_jax.models.windows import dividing, fitted
@@ -142,11 +143,7 @@ class Pretrain:
         """λ Σ L_contrast of all clips of a batch, and its terms."""
         contrast = self.config.contrast
         video, audio, scale, complete, group = embeddings
-        temperature, bias = contrast.temperature, 0.0
-        if scale is not None:
-            learned, bias = scale.mean((0, 1))
-            temperature = 1 / learned
-
+        temperature, bias = temperature_and_bias(scale, contrast.temperature)
         align = functools.partial(
             hierarchical_contrast,
             temperature=temperature,

@@ -20,7 +20,7 @@ from avemo_jax.training.schedules import Schedules
 
 # One-dimensional in the reference, or ending in `.bias`: never decayed. Nor are tokens and what contrast learns.
 _NEVER_DECAYED = re.compile(
-    r"(^|/)(scale|bias|q_bias|v_bias|qkv_bias|tau|gamma_\d|(video|audio)_layer_weights|scale_bias|registers|"
+    r"(^|/)(scale|bias|q_bias|v_bias|qkv_bias|tau|gamma_\d|(video|audio)_layer_weights|registers|"
     r"modality_token(/\w+)?|mask_token/\w+)$"
 )
 

@@ -38,6 +38,8 @@ MAY_CHANGE = (
 _KEYS_SINCE = {
     "model.decoder_skips": True,
     "model.gelu": "erf",
+    "model.learned_temperature": 0.0,
+    "model.learned_bias": 0.0,
     "model.decoder_window": [],
     "data.raters": [],
     "data.centres": [],

@@ -6,7 +6,14 @@ default here is what was meant (docs/oddities.md).
 
 from ml_collections import ConfigDict
 
-from avemo_jax.config import demo_sized, parse_argument, pretrain_defaults, resize_positions, run_defaults
+from avemo_jax.config import (
+    demo_sized,
+    learned_contrast,
+    parse_argument,
+    pretrain_defaults,
+    resize_positions,
+    run_defaults,
+)
 
 # width, heads, encoder depth, decoder width, decoder heads, encoder layers with contrast and skips
 SIZES = {
@@ -36,6 +43,7 @@ def get_config(arg: str = "base") -> ConfigDict:
             "decoder_depth": 4,
             "skip_layers": skip_layers,
             "decoder_skips": True,  # False: the decoder does not look at these layers, they are only contrasted
+            **learned_contrast(),
             "drop_path": 0.0,
             "frames": 16,
             "image_size": 160,

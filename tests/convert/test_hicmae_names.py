@@ -159,6 +159,18 @@ def test_the_two_models_are_told_apart_by_their_names():
     assert hicmae.task_of({"conv1.weight": None}) is None
 
 
+def test_what_is_learned_about_comparing_stays_here_and_cannot_come_from_there(demo):
+    _, state = demo
+    small = ("model.dim=12", "model.decoder_dim=6", "model.learned_temperature=0.1")
+    learned = expected_params("hicmae:demo", *small)
+    assert "contrast_scale/scale" in flatten(learned)
+    assert hicmae.reference_shapes(learned) == {key: array.shape for key, array in state.items()}
+    zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), learned)
+    assert list(hicmae.to_reference(zeros)) == list(state)
+    with pytest.raises(UserError, match="contrast_scale"):
+        hicmae.from_reference(state, learned, "demo")
+
+
 def test_a_decoder_that_pytorch_does_not_have_is_refused():
     with pytest.raises(UserError, match=r"model\.decoder_skips=False: fine-tune it first"):
         hicmae.check_method(load_config("hicmae:demo", ("model.decoder_skips=False",)))

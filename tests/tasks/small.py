@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from avemo_jax.config import load_config
+from avemo_jax.models.params import merge, split
 from avemo_jax.tasks import make_task
 
 SIZES = (
@@ -32,6 +33,28 @@ def fresh(task, seed: int = 0):
     """The task's model at the start; to optimise the program of its many random draws takes most of a minute."""
     init = jax.jit(task.init_model, compiler_options={"xla_backend_optimization_level": 0})
     return init(jax.random.key(seed))
+
+
+def loss_and_gradients(task, of):
+    """((loss, its terms), gradients) of the task's fresh model, as nested dicts."""
+    graphdef, params = split(fresh(task))
+
+    def loss(params):
+        return task.loss(merge(graphdef, params), of, jax.random.key(0))
+
+    compute = jax.jit(
+        jax.value_and_grad(loss, has_aux=True), compiler_options={"xla_backend_optimization_level": 0}
+    )
+    return compute(params)
+
+
+def check_learned_temperature(make, of):
+    """That it begins as the fixed one, and is learned; `make(override)` is the task."""
+    (fixed, _), _ = loss_and_gradients(make("contrast.temperature=0.3"), of)
+    (loss, terms), gradients = loss_and_gradients(make("model.learned_temperature=0.3"), of)
+    np.testing.assert_allclose(loss, fixed, rtol=1e-5)
+    np.testing.assert_allclose(terms["contrast_temperature"], 0.3, rtol=1e-5)
+    assert abs(float(gradients["contrast_scale"]["scale"])) > 1e-3
 
 
 def batch(clips: int = 3, of=None):

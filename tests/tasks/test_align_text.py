@@ -22,7 +22,7 @@ from avemo_jax.training.checkpoints import load_params
 from avemo_jax.training.gradients import loss_and_grads
 from tests.convert.test_text_tower import write_tower
 from tests.evaluation import synthetic
-from tests.tasks.small import batch, fresh
+from tests.tasks.small import batch, check_learned_temperature, fresh
 
 SMALL = (
     *("model.dim=16", "model.heads=2", "model.depth=2", "model.image_size=32", "model.frames=4"),
@@ -44,7 +44,10 @@ def texts(number):
 @functools.cache
 def aligned():
     """(task, parts of the model, a batch of eight clips of which two have no text)."""
-    told = (f"contrast.pairs={','.join(PAIRS)}", f"contrast.weights={','.join(map(str, WEIGHTS))}")
+    told = (
+        *(f"contrast.pairs={','.join(PAIRS)}", f"contrast.weights={','.join(map(str, WEIGHTS))}"),
+        "model.learned_temperature=0.07",
+    )
     task = make_task(load_config("vaemo_text:demo", [*ALIGNED, *told]))
     of = batch(8) | {"text": jnp.asarray(texts(NUMBER)), "text_number": jnp.asarray(NUMBER)}
     graphdef, params = split(fresh(task))
@@ -92,6 +95,12 @@ def test_the_loss_is_that_of_its_equations_and_clips_without_a_text_are_in_pairs
         assert terms[f"loss_contrast_{name}"] == pytest.approx(value, rel=1e-4), name
     assert loss == pytest.approx(np.dot(WEIGHTS, list(expected.values())), rel=1e-4)
     assert terms["described_share"] == 0.75
+
+
+def test_a_learned_temperature_begins_as_the_fixed_one_and_is_learned():
+    check_learned_temperature(
+        lambda override: make_task(load_config("vaemo_text:demo", [*ALIGNED, override])), aligned()[3]
+    )
 
 
 @pytest.mark.slow
@@ -303,6 +312,8 @@ def test_a_second_stage_takes_every_part_but_its_heads_from_the_first(first, sec
 
     (_, had), (task, wanted) = shapes(first), shapes(second)
     assert set(task.handed_on) == set(wanted) - {"head"} <= set(had)
+    learning = make_task(load_config(second, ["model.learned_temperature=0.1"]))
+    assert learning.handed_on == task.handed_on
     for part in task.handed_on:
         assert jax.tree.map(lambda x: x.shape, wanted[part]) == jax.tree.map(lambda x: x.shape, had[part]), (
             part

@@ -25,7 +25,7 @@ from input_pipeline.records import open_records
 from input_pipeline.video import IMAGENET_MEAN, IMAGENET_STD
 from tests.evaluation import synthetic
 from tests.models import numpy_streams as plain
-from tests.tasks.small import batch, fresh
+from tests.tasks.small import batch, check_learned_temperature, fresh
 
 METHODS = ("video_mae", "audio_mae", "av_mae", "cav_mae", "vaemo", "mjepa")
 SIZES = (
@@ -210,6 +210,11 @@ def test_every_parameter_learns_and_on_eight_devices_as_on_one(method):
         )
 
 
+@pytest.mark.slow
+def test_a_learned_temperature_begins_as_the_fixed_one_and_is_learned():
+    check_learned_temperature(lambda override: task("cav_mae", "contrast.weight=1.0", override), batch())
+
+
 def test_clips_are_contrasted_within_their_groups():
     """As if each group were a batch of its own; a clip that is alone in its group has nothing to be told from."""
     rng = np.random.default_rng(0)
@@ -272,6 +277,7 @@ def test_matrices_of_every_method_have_a_rule_and_tokens_do_not_decay(method):
         ("mjepa", "model.teacher_layers=0", "must lie in 1 … 6"),
         ("mjepa", "model.heads=0", "not a multiple of model.heads 0"),
         ("cav_mae", "model.learned_temperature=-1.0", "above 0, or 0 for none"),
+        ("hicmae", "model.learned_temperature=-1.0", "above 0, or 0 for none"),
     ],
 )
 def test_values_that_make_no_model_are_refused_in_one_line(method, override, words):

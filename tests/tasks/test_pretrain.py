@@ -10,7 +10,7 @@ from avemo_jax.config import load_config
 from avemo_jax.errors import UserError
 from avemo_jax.objectives.contrastive import hierarchical_contrast
 from avemo_jax.tasks import clips, make_task
-from tests.tasks.small import batch, fresh, task
+from tests.tasks.small import batch, check_learned_temperature, fresh, task
 
 CLIPS = 3
 
@@ -50,6 +50,11 @@ def test_copies_of_a_clip_are_not_each_others_negatives():
         hierarchical_contrast(video[:, copy::2], audio[:, copy::2], temperature=0.07)[0] for copy in (0, 1)
     ]
     assert metrics["loss_contrast"] == pytest.approx(float(np.mean(expected)), rel=1e-6)
+
+
+@pytest.mark.slow
+def test_a_learned_temperature_begins_as_the_fixed_one_and_is_learned():
+    check_learned_temperature(lambda override: task("contrast.weight=1.0", override), batch())
 
 
 @pytest.mark.slow
