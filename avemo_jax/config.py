@@ -191,7 +191,8 @@ def pretrain_defaults() -> dict[str, ConfigDict]:
                 "audio_ratio": 0.8,
                 # Pairs of a video's and an audio's ratio, of which each step draws one; empty: always the two above.
                 "choices": (),
-                "complementary": False,  # moments hidden in the picture are heard, and the other way round
+                # Moments hidden in the picture are heard, and the other way round; only video_ratio then has a say.
+                "complementary": False,
                 "decoded": 1.0,  # share of the hidden tokens that are predicted (dual masking)
                 # Masks that each clip of a batch is learnt from; decoded once, it costs the host nothing more.
                 "repeats": 1,
@@ -233,7 +234,7 @@ def pretrain_defaults() -> dict[str, ConfigDict]:
                 "terms": (),
                 "weights": (),
                 # Weights that change over the steps: (term, factor until `from`, factor from `to` on, from, to). Terms
-                # are video, audio, cross, contrast and the further ones.
+                # are video, audio, cross, contrast, difference (where it has a weight) and the further ones.
                 "ramps": (),
                 "ramp": "linear",  # or cosine
             }
@@ -332,7 +333,7 @@ def text_alignment(pretraining: ConfigDict) -> ConfigDict:
             }
         )
         contrast = config.contrast
-        del contrast["weight"], contrast["within"]
+        del contrast["weight"]
         # Of video, audio, joint (tokens that saw both) and text; and what each pair counts, 1 where none is given.
         contrast.pairs, contrast.weights = ("video-text", "audio-text"), ()
         contrast.kind, contrast.direction, contrast.temperature = "infonce", "both", 0.07

@@ -137,9 +137,9 @@ def complementary_masks(keys: Array, video_grid, audio_grid, ratio: float) -> Ma
 def decoded_part(keys: Array, mask: TokenMask, share: float) -> TokenMask:
     """The same visible tokens, and of the hidden ones n − ⌊(1 − share) · n⌋ at random: those that are to be decoded
     (dual masking, Wang et al. 2023, whose running cells are random tokens here)."""
-    if share >= 1:
-        return mask
     hidden = mask.masked.shape[1]
+    if int((1 - share) * hidden) < 1:  # so few tokens that none is left out
+        return mask
     kept = random_mask(keys, hidden, 1 - share).visible
     return TokenMask(mask.visible, jnp.take_along_axis(mask.masked, kept, axis=1))
 

@@ -97,6 +97,8 @@ def _check_sizes(config: ConfigDict) -> None:
         complaints.append(
             f"model.learned_temperature {model.learned_temperature} must be above 0, or 0 for none"
         )
+    if model.get("learned_bias", 0.0) and not model.learned_temperature:
+        complaints.append("model.learned_bias needs model.learned_temperature: without it there is no bias")
     complaints += _stream_complaints(model) if "modalities" in model else _hicmae_complaints(config)
     if complaints:
         raise UserError("config does not make a model: " + "; ".join(complaints))
@@ -110,7 +112,7 @@ def _hicmae_complaints(config: ConfigDict) -> list[str]:
         known = ", ".join(repr(name) for name in HEAD_ACTIVATIONS)
         complaints.append(f"model.head_activation is '{model.head_activation}', not one of {known}")
     if config.task == "pretrain":
-        if len(model.skip_layers) != model.decoder_depth - 1:
+        if model.get("decoder_skips", True) and len(model.skip_layers) != model.decoder_depth - 1:
             complaints.append(
                 f"model.skip_layers {tuple(model.skip_layers)} must name model.decoder_depth − 1 = "
                 f"{model.decoder_depth - 1} encoder layers"
@@ -147,9 +149,15 @@ def _stream_complaints(model: ConfigDict) -> list[str]:
             complaints.append(
                 f"model.joint_depth is {model.joint_depth}, and what joins both would see what it is to predict"
             )
+    one_sequence = model.get("decoder") == "joint" and len(modalities) == 2 and model.positions == "flat"
+    if one_sequence and not (model.decoder_modality_tokens or model.decoder_own_entry):
+        complaints.append(
+            "model.decoder=joint cannot tell the hidden tokens of picture and sound apart: set "
+            "model.decoder_modality_tokens or model.decoder_own_entry"
+        )
     if (model.joint_alone or model.joint_norms) and not model.joint_depth:
         complaints.append("model.joint_alone and model.joint_norms need joint layers: model.joint_depth is 0")
-    if model.positions == "grid" and (model.dim % 8 or model.decoder_dim % 8):
+    if model.positions == "grid" and (model.dim % 8 or model.get("decoder_dim", 0) % 8):
         complaints.append(
             "model.positions=grid needs model.dim and model.decoder_dim that are multiples of 8"
         )

@@ -7,16 +7,18 @@ chunk at a time.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
+from ml_collections import ConfigDict
 
 from avemo_jax.errors import UserError
 
 KINDS = ("infonce", "siglip")
-DIRECTIONS = ("both", "forward", "backward")  # weights of who looks for whom
+DIRECTIONS = ("both", "forward", "backward")  # who looks for whom
+NEGATIVES = ("global", "local")
 _WEIGHTS = {"both": (0.5, 0.5), "forward": (1.0, 0.0), "backward": (0.0, 1.0)}
 _NEVER = -1e9  # a logit without any weight in a softmax; finite, for the gradient's sake
 
@@ -34,6 +36,24 @@ class _Marks(NamedTuple):
 
 
 _ALL = _Marks(None, None, None)
+
+
+def options(config: ConfigDict) -> dict[str, Any]:
+    """What `config.contrast` says of how clips are compared, as `hierarchical_contrast` takes it.
+
+    Raises:
+      UserError: values that say nothing, or do not go with `config.accumulate`.
+    """
+    contrast = config.contrast
+    _check_names(contrast.kind, contrast.direction, contrast.negatives)
+    if not contrast.temperature > 0:
+        raise UserError(f"contrast.temperature is {contrast.temperature}, not above 0")
+    if contrast.within and config.accumulate > 1 and not contrast.cached:
+        raise UserError(
+            f"contrast.within is {contrast.within}, and accumulate={config.accumulate} parts the clips of a group: set "
+            "contrast.cached=True, which compares the whole batch"
+        )
+    return {name: contrast[name] for name in ("kind", "direction", "negatives", "group_size", "chunk")}
 
 
 class _Measure(NamedTuple):
@@ -84,16 +104,18 @@ def hierarchical_contrast(
       nearest at the deepest level.
 
     Raises:
-      UserError: an unknown kind, direction or kind of negatives, or a batch that does not cut into groups.
+      UserError: an unknown kind, direction or kind of negatives, a batch that does not cut into groups, or groups of
+        one clip.
     """
-    for name, value, known in (("kind", kind, KINDS), ("direction", direction, DIRECTIONS)):
-        if value not in known:
-            raise UserError(f"contrast.{name} is '{value}', not one of {', '.join(known)}")
+    _check_names(kind, direction, negatives)
     if not video_levels.shape[0]:
         return jnp.zeros(()), {}
     measure = _Measure(temperature, bias, kind, direction)
     with jax.named_scope("contrast"):  # the name by which a compiled program's collectives are told apart
-        video, audio = (_directions(x, negatives, group_size) for x in (video_levels, audio_levels))
+        levels = [video_levels, audio_levels]
+        if same is not None:  # what takes no part may be zeros, which have no direction
+            levels = [jnp.where((same < 0)[:, None], 1.0, x) for x in levels]
+        video, audio = (_directions(x, negatives, group_size) for x in levels)
         shape = video.shape[1:3]
         own = None if within is None else within.reshape(shape)
         marks = _ALL._replace(within=own)
@@ -144,6 +166,16 @@ def contrast_logits(
     """Cosine similarities over the temperature: [levels, groups, clips of video, clips of audio]."""
     video, audio = (_directions(x, negatives, group_size) for x in (video_levels, audio_levels))
     return _logits(video, audio, _Measure(temperature, 0.0, "infonce", "both"))
+
+
+def _check_names(kind: str, direction: str, negatives: str) -> None:
+    for name, value, known in (
+        ("kind", kind, KINDS),
+        ("direction", direction, DIRECTIONS),
+        ("negatives", negatives, NEGATIVES),
+    ):
+        if value not in known:
+            raise UserError(f"contrast.{name} is '{value}', not one of {', '.join(known)}")
 
 
 def _at_once(video: Array, audio: Array, marks: _Marks, measure: _Measure) -> tuple[Array, Array]:
@@ -222,10 +254,13 @@ def _directions(levels: Array, negatives: str, group_size: int) -> Array:
     count, batch, dim = levels.shape
     if negatives == "global":
         group_size = batch
-    elif negatives != "local":
-        raise UserError(f"contrast.negatives is '{negatives}', not global or local")
     if group_size < 1 or batch % group_size:
         raise UserError(f"contrast.group_size {group_size} does not divide the batch of {batch} clips")
+    if group_size < 2:
+        raise UserError(
+            f"a clip would be contrasted with itself alone: of {batch} clips that are looked at together groups of "
+            f"{group_size} are compared; see batch_size, accumulate, contrast.cached, negatives and group_size"
+        )
     return (levels / jnp.linalg.norm(levels, axis=-1, keepdims=True)).reshape(count, -1, group_size, dim)
 
 

@@ -22,6 +22,7 @@ def masked_reconstruction(
     targets: Targets,
     *,
     difference_weight: float = -1.0,
+    difference_factor: Array | float = 1.0,
     error: str = "mse",
     video_weight: Array | float = 1.0,
     audio_weight: Array | float = 1.0,
@@ -36,6 +37,7 @@ def masked_reconstruction(
       targets: the same shapes.
       difference_weight: w ≥ 0 weighs the video's first frames by 1 − w and its frame differences by w
         (for frame groups of 2); negative means one plain error over all values.
+      difference_factor: of w, where it changes.
       error: a name in `ERRORS`.
       video_weight, audio_weight: of each modality.
       cross_weight: of what is predicted from the other modality, times the modality's own weight.
@@ -68,7 +70,8 @@ def masked_reconstruction(
         of = errors(prediction, target)
         if name == "video" and difference_weight >= 0:
             first, second = (mean_of(half, counted) for half in jnp.split(of, 2, axis=-1))
-            loss = (1 - difference_weight) * first + difference_weight * second
+            share = difference_weight * difference_factor
+            loss = (1 - share) * first + share * second
             terms |= {"loss_video_frame": first, "loss_video_difference": second}
         else:
             loss = mean_of(of, counted)

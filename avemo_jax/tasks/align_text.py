@@ -24,14 +24,17 @@ from avemo_jax.models.aligned import NEW, TEXT, Aligned, views
 from avemo_jax.models.contrast_scale import temperature_and_bias
 from avemo_jax.models.encoders import fold_keys
 from avemo_jax.models.params import split
-from avemo_jax.objectives.contrastive import pairwise_contrast
+from avemo_jax.objectives import contrastive
 from avemo_jax.tasks import clips
 from avemo_jax.tasks.texts import CLIPS
 
-# Vectors by name [B, D]; under NUMBER which text a clip has, float32 [B], since gradients go through all of it; under
-# SCALE what is learned about comparing, [B, 2], where anything is.
+# Vectors by name [B, D], and under
+#   number  which text a clip has, [B], negative for none
+#   group   which clips are compared (`contrast.within`), [B], where not all are
+#   scale   what is learned about comparing, [B, 2], where anything is
+# All are float32, since gradients go through all of it.
 Embeddings = dict[str, Array]
-NUMBER, SCALE = "number", "scale"
+NUMBER, GROUP, SCALE = "number", "group", "scale"
 
 
 class AlignText:
@@ -43,7 +46,8 @@ class AlignText:
             raise UserError(
                 f"texts are aligned with picture and sound, and {config.method} looks at one of them only"
             )
-        known = (*views(config.model), TEXT)
+        contrastive.options(config)  # which says what is wrong with them
+        self.vectors = known = (*views(config.model), TEXT)
         self.pairs = tuple(tuple(pair.split("-")) for pair in config.contrast.pairs)
         for pair in self.pairs:
             if len(pair) != 2 or pair[0] == pair[1] or not set(pair) <= set(known):
@@ -98,6 +102,8 @@ class AlignText:
         drop_keys = fold_keys(keys, 2) if self.config.model.drop_path else None
         vectors = model(clips.seen(batch, self.config, gain), batch["text"], drop_keys)
         found = vectors | {NUMBER: batch["text_number"].astype(jnp.float32)}
+        if self.config.contrast.within:
+            found[GROUP] = batch[clips.GROUP].astype(jnp.float32)
         scale = cast(Aligned, model).contrast_scale
         return found if scale is None else found | {SCALE: scale(len(keys))}
 
@@ -105,25 +111,18 @@ class AlignText:
         """Σ weight · L_contrast over the pairs, of all clips of a batch, and its terms."""
         contrast = self.config.contrast
         number = jax.lax.stop_gradient(embeddings[NUMBER]).astype(jnp.int32)
-        vectors = {
-            # A text that is not there is zeros, and has no direction.
-            name: jnp.where((number < 0)[:, None], 1.0, vector) if name == TEXT else vector
-            for name, vector in embeddings.items()
-            if name not in (NUMBER, SCALE)
-        }
+        vectors = {name: embeddings[name] for name in self.vectors}
+        group = embeddings.get(GROUP)
         temperature, bias = temperature_and_bias(embeddings.get(SCALE), contrast.temperature)
-        loss, terms = pairwise_contrast(
+        loss, terms = contrastive.pairwise_contrast(
             vectors,
             self.pairs,
             contrast.weights,
             {TEXT: number},
             temperature=temperature,
             bias=bias,
-            kind=contrast.kind,
-            direction=contrast.direction,
-            negatives=contrast.negatives,
-            group_size=contrast.group_size,
-            chunk=contrast.chunk,
+            within=None if group is None else jax.lax.stop_gradient(group).astype(jnp.int32),
+            **contrastive.options(self.config),
         )
         terms |= {"described_share": jnp.mean(number >= 0)}
         if SCALE in embeddings:

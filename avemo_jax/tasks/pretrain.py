@@ -26,7 +26,7 @@ from avemo_jax.models.contrast_scale import temperature_and_bias
 from avemo_jax.models.encoders import Encodes, fold_keys
 from avemo_jax.models.jepa import LatentPredictor
 from avemo_jax.models.windows import dividing, fitted
-from avemo_jax.objectives.contrastive import hierarchical_contrast
+from avemo_jax.objectives import contrastive
 from avemo_jax.objectives.reconstruction import masked_reconstruction
 from avemo_jax.tasks import clips
 from avemo_jax.tasks.frozen_teacher import FrozenTeacher
@@ -58,8 +58,8 @@ class Pretrain:
                 "latents" if "teacher_layers" in config.model else "patches, or latents of a target.teacher"
             )
             raise UserError(f"target.kind is '{config.target.kind}', and {config.method} predicts {what}")
-        if self.learns_from_average and not config.ema.decay:
-            raise UserError("target.kind=latents learns from a moving average: ema.decay must not be 0")
+        if self.learns_from_average and not config.ema.decay > 0:
+            raise UserError("target.kind=latents learns from a moving average: ema.decay must be above 0")
         self.frozen_teacher = FrozenTeacher(config) if config.target.teacher else None
         model = config.model
         # Both, whatever the method looks at: pictures show both.
@@ -75,6 +75,7 @@ class Pretrain:
         if window := tuple(model.get("decoder_window", ())):
             _check_windows(config, window, self.audio_grid)
         own = [*self.grids, *(["cross"] if model.get("crosses", False) else [])]
+        own += ["difference"] if config.target.difference_weight >= 0 and "video" in self.grids else []
         self.weighing = Weighing(config.objectives, [*own, *(["contrast"] if config.contrast.weight else [])])
 
     def init_model(self, key: Array) -> nnx.Module:
@@ -128,7 +129,11 @@ class Pretrain:
         copies = self.config.mask.repeats
 
         def by_clip(levels: Array | None) -> Array:
-            assert levels is not None  # who has nothing to compare is not asked
+            if levels is None:
+                raise UserError(
+                    f"contrast.weight is {self.config.contrast.weight}, and {self.config.method} gives no pair of "
+                    "vectors to compare"
+                )
             count, clips_and_copies, dim = levels.shape
             return jnp.moveaxis(levels.reshape(count, clips_and_copies // copies, copies, dim), 0, 2)
 
@@ -144,24 +149,17 @@ class Pretrain:
         contrast = self.config.contrast
         video, audio, scale, complete, group = embeddings
         temperature, bias = temperature_and_bias(scale, contrast.temperature)
-        align = functools.partial(
-            hierarchical_contrast,
-            temperature=temperature,
-            bias=bias,
-            kind=contrast.kind,
-            direction=contrast.direction,
-            negatives=contrast.negatives,
-            group_size=contrast.group_size,
-            chunk=contrast.chunk,
-            within=None if group is None else jax.lax.stop_gradient(group[:, 0]).astype(jnp.int32),
-        )
+        options = contrastive.options(self.config)
+        options["within"] = None if group is None else jax.lax.stop_gradient(group[:, 0]).astype(jnp.int32)
         # Copies of a clip are not each other's negatives: the first copies are contrasted, then the second, …
         video, audio = (jnp.moveaxis(levels, (0, 1, 2), (2, 0, 1)) for levels in (video, audio))
         # What lacks a stream takes no part.
         same = None if complete is None else jnp.where(complete.T > 0, jnp.arange(len(complete)), -1)
 
         def compared(video: Array, audio: Array, same: Array | None) -> tuple[Array, dict[str, Array]]:
-            return align(video, audio, same=same)
+            return contrastive.hierarchical_contrast(
+                video, audio, temperature=temperature, bias=bias, same=same, **options
+            )
 
         loss, terms = jax.tree.map(jnp.mean, jax.vmap(compared)(video, audio, same))
         if scale is not None:
@@ -216,7 +214,7 @@ class Pretrain:
         """The loss L_video + L_audio + λ Σ L_contrast (Sun et al. 2024), of what the method has, and further terms; and
         each of them. Without a step there are no ramps."""
         loss, metrics = self._beside_contrast(outputs, targets, step)
-        if outputs.video_levels is None or not self.config.contrast.weight:
+        if not self.config.contrast.weight:
             return loss, metrics
         alignment, more = self.comparison(self.compared_by(outputs, targets), step)
         return loss + alignment, metrics | more
@@ -280,6 +278,7 @@ class Pretrain:
             outputs,
             targets,
             difference_weight=target.difference_weight,
+            difference_factor=factors.get("difference", 1.0),
             error=target.error,
             video_weight=target.video_weight * factors.get("video", 1.0),
             audio_weight=target.audio_weight * factors.get("audio", 1.0),
@@ -318,8 +317,10 @@ def _check_numbers(config: ConfigDict) -> None:
             )
     if contrast.within and not contrast.weight:
         raise UserError(f"contrast.within is {contrast.within}, and contrast.weight 0: nothing is contrasted")
-    if contrast.weight and not contrast.temperature > 0:
-        raise UserError(f"contrast.temperature is {contrast.temperature}, not above 0")
+    if contrast.weight:
+        contrastive.options(config)  # which says what is wrong with them
+    elif config.model.get("learned_temperature", 0.0):
+        raise UserError("model.learned_temperature is learned by comparing clips, and contrast.weight is 0")
 
 
 def _check_windows(config: ConfigDict, window: tuple[int, ...], grid: tuple[int, ...]) -> None:

@@ -32,6 +32,7 @@ ALIGNED = (*SMALL, "model.text_dim=10", "model.shared_dim=6", "batch_size=8")
 NUMBER = np.array([3, 3, -1, 0, 5, -1, 2, 1], np.int32)
 PAIRS = ("video-text", "text-joint", "video-audio")
 WEIGHTS = (1.0, 0.5, 2.0)
+VIEWS = ("video", "audio", "joint", "text")
 QUICKLY = {"xla_backend_optimization_level": 0}  # run once: compiling is what takes time
 
 
@@ -103,6 +104,27 @@ def test_a_learned_temperature_begins_as_the_fixed_one_and_is_learned():
     )
 
 
+def test_clips_can_be_compared_within_groups_and_with_positions_of_a_grid():
+    task = make_task(
+        load_config("vaemo_text:demo", [*ALIGNED, "contrast.within=speaker", "model.positions=grid"])
+    )
+    of = aligned()[3] | {"group": jnp.asarray([0, 0, 1, 1, 1, 0, 1, 0], jnp.int32)}
+    assert task.batch_shapes()["group"].shape == (8,)
+    found = {
+        name: jnp.asarray(np.random.default_rng(3).standard_normal((8, 6)), jnp.float32) for name in VIEWS
+    }
+    found |= {"number": jnp.asarray(NUMBER, jnp.float32)}
+    whole, _ = task.comparison(found | {"group": of["group"].astype(jnp.float32)})
+    parts = []
+    for number in (0, 1):
+        rows = np.flatnonzero(np.asarray(of["group"]) == number)
+        loss, terms = task.comparison({name: vector[rows] for name, vector in found.items()})
+        parts.append(float(loss) * float(terms["described_share"]) * len(rows))
+    assert float(whole) == pytest.approx(sum(parts) / (NUMBER >= 0).sum(), rel=1e-5)
+    shapes = jax.eval_shape(task.init_model, jax.random.key(0))
+    jax.eval_shape(task.loss, shapes, of, jax.random.key(0))
+
+
 @pytest.mark.slow
 def test_microbatches_and_devices_make_no_difference():
     task, graphdef, params, of = aligned()
@@ -135,6 +157,8 @@ def test_microbatches_and_devices_make_no_difference():
         ("contrast.pairs=video-txt", "'video-txt' is no pair of video, audio, joint, text"),
         ("contrast.pairs=video-audio", "has no pair with text"),
         ("contrast.weights=1.0,2.0,3.0", "2 contrast.pairs need a number each"),
+        ("contrast.temperature=0.0", "not above 0"),
+        ("contrast.kind=foo", "contrast.kind is 'foo', not one of"),
         ("text.clips=some", "not one of described, all"),
         ("text.clips=all", "clips without one teach nothing"),
     ],
