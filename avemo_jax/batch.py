@@ -60,6 +60,9 @@ class Targets(NamedTuple):
     audio_there: Array | None = None
     # int32 [B], clips of the same number are contrasted (`contrast.within`); None: all of them
     group: Array | None = None
+    # A teacher's tokens float32 [B, N masked, C] beside patches, where both are predicted
+    video_latents: Array | None = None
+    audio_latents: Array | None = None
 
     @property
     def complete(self) -> Array | None:

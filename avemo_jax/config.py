@@ -200,7 +200,8 @@ def pretrain_defaults() -> dict[str, ConfigDict]:
         ),
         "target": ConfigDict(
             {
-                "kind": "patches",  # or latents, of a teacher: the moving average of the model, or a frozen one
+                # patches; latents, tokens of a teacher, the moving average of the model or a frozen one; or both
+                "kind": "patches",
                 "teacher": "",  # a pretrained run, whose encoder is the frozen one
                 "normalize_video": True,
                 "normalize_audio": True,
@@ -212,6 +213,7 @@ def pretrain_defaults() -> dict[str, ConfigDict]:
                 "video_weight": 1.0,
                 "audio_weight": 1.0,
                 "cross_weight": 1.0,  # of what one modality predicts of the other
+                "latent_weight": 1.0,  # of a teacher's tokens beside patches (kind=both), times the modality's own
             }
         ),
         "contrast": ConfigDict(
@@ -234,7 +236,8 @@ def pretrain_defaults() -> dict[str, ConfigDict]:
                 "terms": (),
                 "weights": (),
                 # Weights that change over the steps: (term, factor until `from`, factor from `to` on, from, to). Terms
-                # are video, audio, cross, contrast, difference (where it has a weight) and the further ones.
+                # are video, audio, cross, contrast, latents (beside patches), difference (where it has a weight), and
+                # the further ones.
                 "ramps": (),
                 "ramp": "linear",  # or cosine
             }

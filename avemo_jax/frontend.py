@@ -115,9 +115,11 @@ def audio_grid(frames: int, mels: int) -> tuple[int, int]:
 
 
 def target_widths(model: ConfigDict) -> dict[str, int]:
-    """How many numbers a pretraining model of `config.model` predicts of a token: those of its patch, or of a frozen
-    teacher's token (`target_dim`)."""
-    return {name: model.get("target_dim") or width for name, width in PATCHES.items()}
+    """How many numbers a pretraining model of `config.model` predicts of a token: those of its patch, of a teacher's
+    token (`target_dim`), or of both, one behind the other."""
+    latent = model.get("target_dim") or 0
+    patches = not latent or model.get("target_patches", False)
+    return {name: width * patches + latent for name, width in PATCHES.items()}
 
 
 def token_grids(model: ConfigDict) -> dict[str, tuple[int, ...]]:

@@ -1,7 +1,8 @@
-"""The encoder of another run, which stays as it is, as what a student learns to predict of the tokens it does not see.
+"""A teacher of hidden tokens: an encoder that sees whole clips, and what it makes of tokens a student does not see.
 
-Its method may be any, its width and depth too; only what it looks at has to be cut into the student's tokens. Not here:
-a teacher that is the moving average of its student (`training.gradients`), and teachers of outputs (`tasks.lessons`).
+It is the encoder of another run, which stays as it is: its method may be any, its width and depth too; only what it
+looks at has to be cut into the student's tokens. Or it is the moving average of its student, which `training.gradients`
+gives; how wide its tokens are is all that is known of it here. Not here: teachers of outputs (`tasks.lessons`).
 """
 
 from __future__ import annotations
@@ -25,16 +26,24 @@ from avemo_jax.training import checkpoint_files as files
 
 
 def remember(config: ConfigDict) -> None:
-    """Fills in which checkpoint of `target.teacher` is the config's frozen teacher, where it has one, and as
-    `model.target_dim` how wide its tokens are: a run that goes on has the same, or is refused.
+    """Fills in which checkpoint of `target.teacher` is the config's frozen teacher, where it has one, as
+    `model.target_dim` how wide the tokens of its teacher are, and as `model.target_patches` whether the model predicts
+    patches beside them: a run that goes on has the same, or is refused.
 
     Raises:
       UserError: `target.teacher` has no checkpoint.
     """
-    if config.get("target", {}).get("teacher"):
-        with config.unlocked():
-            config.target.teacher = str(files.newest(config.target.teacher))
-            config.model.target_dim = _config_of(config.target.teacher).model.dim
+    target, model = config.get("target"), config.model
+    if target is None or target.kind == "patches":
+        return
+    with config.unlocked():
+        if target.teacher:
+            target.teacher = str(files.newest(target.teacher))
+            model.target_dim = _config_of(target.teacher).model.dim
+        elif "teacher_layers" not in model:  # else it predicts nothing but latents, as wide as its own
+            model.target_dim = model.dim
+        if target.kind == "both":
+            model.target_patches = True
 
 
 def _config_of(source: str) -> ConfigDict:
@@ -60,10 +69,10 @@ class FrozenTeacher:
                 raise UserError(f"target.teacher: {self._source} {has}, and this run into {grid}")
         with theirs.unlocked():
             theirs.dtype, theirs.attention = config.dtype, config.attention
-        self._modalities, self._count = tuple(ours), config.model.get("teacher_layers", 1)
-        if self._count > layer_count(theirs.model):
+        layers = config.model.get("teacher_layers", 1)
+        if layers > layer_count(theirs.model):
             raise UserError(
-                f"model.teacher_layers is {self._count}, and {self._source} has {layer_count(theirs.model)}"
+                f"model.teacher_layers is {layers}, and {self._source} has {layer_count(theirs.model)}"
             )
         self.graphdef, self.shapes = split(nnx.eval_shape(lambda: models.build(theirs, jax.random.key(0))))
 
@@ -77,14 +86,14 @@ class FrozenTeacher:
         say(f"frozen teacher: {self._source}, step {step}")
         return params
 
-    def latents(self, teacher: Encodes, clip: Clip, masks: Masks) -> Targets:
-        """What the teacher makes of the hidden tokens when it sees whole clips: the mean of its last
-        `model.teacher_layers` layers after their norm, each standardised over the channels; float32 [B, N masked, C],
-        without a gradient."""
-        seen = teacher.encode(clip)._asdict()
-        found = {
-            name: hidden_latents(seen[f"{name}_layers"][-self._count :], mask)
-            for name in self._modalities
-            if (mask := getattr(masks, name)) is not None
-        }
-        return Targets(found.get("video"), found.get("audio"))
+
+def latents(teacher: Encodes, clip: Clip, masks: Masks, layers: int) -> Targets:
+    """What a teacher makes of the hidden tokens when it sees whole clips: the mean of its last layers after their norm,
+    each standardised over the channels; float32 [B, N masked, C], without a gradient."""
+    seen = teacher.encode(clip)._asdict()
+    found = {
+        name: hidden_latents(seen[f"{name}_layers"][-layers:], mask)
+        for name, mask in masks._asdict().items()
+        if mask is not None
+    }
+    return Targets(found.get("video"), found.get("audio"))

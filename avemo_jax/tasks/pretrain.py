@@ -28,8 +28,7 @@ from avemo_jax.models.jepa import LatentPredictor
 from avemo_jax.models.windows import dividing, fitted
 from avemo_jax.objectives import contrastive
 from avemo_jax.objectives.reconstruction import masked_reconstruction
-from avemo_jax.tasks import clips
-from avemo_jax.tasks.frozen_teacher import FrozenTeacher
+from avemo_jax.tasks import clips, frozen_teacher
 from avemo_jax.tasks.pictures import reconstruction_grid
 from avemo_jax.tasks.weighing import Weighing
 
@@ -38,7 +37,7 @@ from avemo_jax.tasks.weighing import Weighing
 # likewise. All are float32: a tree with a gradient, which is 0 for the last two.
 Embeddings = tuple[Array, Array, Array | None, Array | None, Array | None]
 _RATIOS = np.uint32(0xFFFFFFFE)  # no clip's place: which of the ratios a step has
-TARGETS = ("patches", "latents")
+TARGETS = ("patches", "latents", "both")
 
 
 class Pretrain:
@@ -52,15 +51,15 @@ class Pretrain:
             raise UserError(f"target.kind is '{config.target.kind}', not one of {', '.join(TARGETS)}")
         _check_numbers(config)
         if config.target.teacher and not self._predicts_latents:
-            raise UserError("target.teacher is learnt from with target.kind=latents")
-        if not config.target.teacher and self._predicts_latents != ("teacher_layers" in config.model):
-            what = (
-                "latents" if "teacher_layers" in config.model else "patches, or latents of a target.teacher"
-            )
-            raise UserError(f"target.kind is '{config.target.kind}', and {config.method} predicts {what}")
+            raise UserError("target.teacher is learnt from with target.kind=latents or both")
+        if "teacher_layers" in config.model and config.target.kind != "latents":
+            raise UserError(f"target.kind is '{config.target.kind}', and {config.method} predicts latents")
         if self.learns_from_average and not config.ema.decay > 0:
-            raise UserError("target.kind=latents learns from a moving average: ema.decay must be above 0")
-        self.frozen_teacher = FrozenTeacher(config) if config.target.teacher else None
+            raise UserError(
+                f"target.kind={config.target.kind} learns from a moving average: ema.decay must be above 0, or "
+                "target.teacher a run"
+            )
+        self.frozen_teacher = frozen_teacher.FrozenTeacher(config) if config.target.teacher else None
         model = config.model
         # Both, whatever the method looks at: pictures show both.
         self.video_grid = frontend.video_grid(model.frames, model.image_size)
@@ -75,6 +74,7 @@ class Pretrain:
         if window := tuple(model.get("decoder_window", ())):
             _check_windows(config, window, self.audio_grid)
         own = [*self.grids, *(["cross"] if model.get("crosses", False) else [])]
+        own += ["latents"] if config.target.kind == "both" else []
         own += ["difference"] if config.target.difference_weight >= 0 and "video" in self.grids else []
         self.weighing = Weighing(config.objectives, [*own, *(["contrast"] if config.contrast.weight else [])])
 
@@ -91,7 +91,7 @@ class Pretrain:
 
     @property
     def _predicts_latents(self) -> bool:
-        return self.config.target.kind == "latents"
+        return self.config.target.kind != "patches"
 
     @property
     def changes_with_step(self) -> bool:
@@ -194,11 +194,9 @@ class Pretrain:
     def targets(self, clip: Clip, masks: Masks, teacher: nnx.Module | None = None) -> Targets:
         """What was hidden should be; no gradient flows into it."""
         target = self.config.target
-        if self.frozen_teacher is not None:
-            return self.frozen_teacher.latents(cast(Encodes, teacher), clip, masks)
-        if teacher is not None:
-            return cast(LatentPredictor, teacher).latents(clip, masks)
-        return frontend.reconstruction_targets(
+        if target.kind == "latents":
+            return self._latents(teacher, clip, masks)
+        patches = frontend.reconstruction_targets(
             clip,
             masks,
             normalize_video=target.normalize_video,
@@ -207,6 +205,10 @@ class Pretrain:
             frame_group=target.frame_group,
             per_colour=target.per_colour,
         )
+        if target.kind == "patches":
+            return patches
+        beside = self._latents(teacher, clip, masks)
+        return patches._replace(video_latents=beside.video, audio_latents=beside.audio)
 
     def score(
         self, outputs: Outputs, targets: Targets, step: Array | None = None
@@ -221,11 +223,30 @@ class Pretrain:
 
     def figures(self, model: nnx.Module, batch: Batch, key: Array) -> dict[str, np.ndarray]:
         """Input, what is left of it, and the reconstruction of up to four clips, frames and log-mel."""
-        if self._predicts_latents:
+        if self.config.target.kind == "latents":
             return {}  # what it predicts is not a picture
         clip, masks, outputs = _pictured(self, model, batch, key)
+        outputs, _ = self._apart(outputs)
         grid = reconstruction_grid(clip, masks, outputs, self.video_grid, self.audio_grid, self.config.target)
         return {"reconstruction": grid}
+
+    def _latents(self, teacher: nnx.Module | None, clip: Clip, masks: Masks) -> Targets:
+        if self.frozen_teacher is None and isinstance(teacher, LatentPredictor):
+            return teacher.latents(clip, masks)
+        layers = self.config.model.get("teacher_layers", 1)
+        return frozen_teacher.latents(cast(Encodes, teacher), clip, masks, layers)
+
+    def _apart(self, outputs: Outputs) -> tuple[Outputs, Outputs | None]:
+        """What is predicted of patches, and of a teacher's tokens where both are."""
+        if self.config.target.kind != "both":
+            return outputs, None
+        predicted = {"video": outputs.video_prediction, "audio": outputs.audio_prediction}
+        latent = self.config.model.target_dim
+        patches, latents = (
+            {f"{name}_prediction": of if of is None else of[..., part] for name, of in predicted.items()}
+            for part in (slice(None, -latent), slice(-latent, None))
+        )
+        return outputs._replace(**patches), Outputs(**latents, video_levels=None, audio_levels=None)
 
     def _masks(self, keys: Array, choice: int) -> Masks:
         mask = self.config.mask
@@ -274,16 +295,24 @@ class Pretrain:
     ) -> tuple[Array, dict[str, Array]]:
         """Reconstruction and the further terms."""
         target, factors = self.config.target, self.weighing.factors(step)
+        weights = {
+            f"{name}_weight": target[f"{name}_weight"] * factors.get(name, 1.0)
+            for name in ("video", "audio", "cross")
+        }
+        patches, latents = self._apart(outputs)
         loss, metrics = masked_reconstruction(
-            outputs,
+            patches,
             targets,
             difference_weight=target.difference_weight,
             difference_factor=factors.get("difference", 1.0),
             error=target.error,
-            video_weight=target.video_weight * factors.get("video", 1.0),
-            audio_weight=target.audio_weight * factors.get("audio", 1.0),
-            cross_weight=target.cross_weight * factors.get("cross", 1.0),
+            **weights,
         )
+        if latents is not None:
+            wanted = targets._replace(video=targets.video_latents, audio=targets.audio_latents)
+            beside, more = masked_reconstruction(latents, wanted, error=target.error, **weights)
+            loss += target.latent_weight * factors.get("latents", 1.0) * beside
+            metrics |= {f"{name}_latents": value for name, value in more.items()}
         further, more = self.weighing.further(outputs, targets, self.config.mask.repeats, factors)
         changing = {f"factor_{name}": factor for name, factor in factors.items()}
         return loss + further, metrics | more | changing
@@ -309,11 +338,11 @@ def _check_numbers(config: ConfigDict) -> None:
     if target.frame_group < 1:
         raise UserError(f"target.frame_group is {target.frame_group}: groups have at least one frame")
     if target.difference_weight >= 0:
-        of_pairs = target.kind == "patches" and target.frame_difference and target.frame_group == 2
+        of_pairs = target.kind != "latents" and target.frame_difference and target.frame_group == 2
         if not of_pairs or target.difference_weight > 1:
             raise UserError(
                 f"target.difference_weight is {target.difference_weight}: it is the share, up to 1, that differences "
-                "have beside frames, and needs target.kind=patches, frame_difference=True and frame_group=2"
+                "have beside frames, and needs patches as target, frame_difference=True and frame_group=2"
             )
     if contrast.within and not contrast.weight:
         raise UserError(f"contrast.within is {contrast.within}, and contrast.weight 0: nothing is contrasted")

@@ -1,4 +1,5 @@
-"""Another run's encoder as the teacher of hidden tokens: what it says, who can learn from it, and that it stays."""
+"""A teacher of hidden tokens, another run's encoder or the run's own average: what it says, who can learn from it, and
+that it stays."""
 
 from __future__ import annotations
 
@@ -62,12 +63,56 @@ def test_hidden_tokens_are_learnt_as_the_teacher_sees_them_in_whole_clips(method
 
     seen, masks, targets = look(net, batch)
     for name, target in zip(("video", "audio"), targets[:2], strict=True):
-        whole = np.asarray(getattr(seen, f"{name}_layers"), np.float64)[-layers:]
-        plain = (whole - whole.mean(-1, keepdims=True)) / np.sqrt(whole.var(-1, keepdims=True) + 1e-6)
-        hidden = np.asarray(getattr(masks, name).masked)
-        expected = np.take_along_axis(plain.mean(0), hidden[..., None], axis=1)
-        np.testing.assert_allclose(target, expected, rtol=0, atol=2e-5)
+        np.testing.assert_allclose(target, told(seen, masks, name, layers), rtol=0, atol=2e-5)
         assert target.shape[-1] == 48
+
+
+def told(seen, masks, name, layers=1):
+    """What a teacher that has `seen` says of the hidden tokens."""
+    whole = np.asarray(getattr(seen, f"{name}_layers"), np.float64)[-layers:]
+    plain = (whole - whole.mean(-1, keepdims=True)) / np.sqrt(whole.var(-1, keepdims=True) + 1e-6)
+    return np.take_along_axis(plain.mean(0), np.asarray(getattr(masks, name).masked)[..., None], axis=1)
+
+
+@pytest.mark.parametrize("method", ["hicmae", pytest.param("vaemo", marks=pytest.mark.slow)])
+def test_a_run_s_average_can_teach_it_beside_patches(method):
+    both = ("target.kind=both", "ema.decay=0.9", "target.latent_weight=0.5", "contrast.weight=0.0")
+    task = make_task(student(method, "", *both))
+    assert task.learns_from_average and task.config.model.target_patches
+    model, batch = fresh(task), next(iter(RandomClips(task.config)))
+
+    @functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+    def look(model, batch):
+        clip, masks = task.view(batch, clips.clip_keys(jax.random.key(1), batch))
+        targets, outputs = task.targets(clip, masks, model), model(clip, masks)
+        return model.encode(clip), masks, targets, outputs, task.score(outputs, targets)
+
+    seen, masks, targets, outputs, (loss, terms) = jax.tree.map(np.asarray, look(model, batch))
+    errors = {}
+    for name in ("video", "audio"):
+        latents = told(seen, masks, name)
+        np.testing.assert_allclose(getattr(targets, f"{name}_latents"), latents, rtol=0, atol=2e-5)
+        wanted = np.concatenate([getattr(targets, name), latents], axis=-1)
+        error = np.square(getattr(outputs, f"{name}_prediction") - wanted)
+        errors |= {
+            name: error[..., : -latents.shape[-1]],
+            f"{name}_latents": error[..., -latents.shape[-1] :],
+        }
+    for name, error in errors.items():
+        assert terms[f"loss_{name}"] == pytest.approx(error.mean(), rel=1e-4), name
+    weights = np.array([1, 0.5, 1, 0.5])
+    assert loss == pytest.approx(weights @ [error.mean() for error in errors.values()], rel=1e-4)
+
+
+@pytest.mark.slow
+def test_a_run_that_learns_patches_and_its_own_average_goes_on_and_shows_pictures(tmp_path):
+    words = ("target.kind=both", "ema.decay=0.9", "log.samples_every_steps=2", "total_steps=2")
+    ramp = "objectives.ramps=(('latents',0,1,0,2),)"
+    run_here(student("hicmae", "", *words, ramp), tmp_path, 1)
+    run_here(student("hicmae", "", *words, ramp, "total_steps=4"), tmp_path, 1)
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert {"loss_video", "loss_audio_latents", "factor_latents"} <= set(rows[-1]) and rows[-1]["step"] == 4
+    assert list((tmp_path / "samples").glob("*.png"))
 
 
 @pytest.mark.slow
@@ -141,7 +186,7 @@ def test_a_run_keeps_the_checkpoint_that_it_learns_from(teacher, tmp_path):
             r"cuts video into \(2, 2, 2\) tokens, and this run into \(2, 3, 3\)",
         ),
         ("cav_mae", ("target.kind=patches",), "target.teacher is learnt from with target.kind=latents"),
-        ("cav_mae", ("target.teacher=",), "cav_mae predicts patches, or latents of a target.teacher"),
+        ("cav_mae", ("target.teacher=",), "ema.decay must be above 0, or target.teacher a run"),
         ("mjepa", ("target.teacher=", "ema.decay=0.0"), "ema.decay must be above 0"),
         ("mjepa", ("model.depth=4", "model.teacher_layers=4"), "model.teacher_layers is 4, and .* has 3"),
     ],
