@@ -140,7 +140,8 @@ def _stream_complaints(model: ConfigDict) -> list[str]:
             complaints.append(f"model.{key} is '{model[key]}', not one of {', '.join(known)}")
     if model.joint_depth and len(modalities) < 2:
         complaints.append(
-            f"model.joint_depth is {model.joint_depth}, and there is only {modalities[0]} to join"
+            f"model.joint_depth is {model.joint_depth}, and there is only {modalities[0]} to join: set it to 0, with "
+            "joint_alone and joint_norms False, and add its layers to model.depth"
         )
     if "teacher_layers" in model:
         if not 1 <= model.teacher_layers <= model.depth:

@@ -329,6 +329,21 @@ def test_values_that_make_no_task_are_refused_in_one_line(method, override, word
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("modality", ["video", "audio"])
+@pytest.mark.parametrize("method", ["av_mae", "cav_mae", "vaemo", "mjepa"])
+def test_every_encoder_can_be_trained_and_asked_with_one_modality_alone(method, modality):
+    alone = (f"model.modalities={modality}", "model.joint_depth=0", "contrast.weight=0.0", "model.depth=3")
+    made = task(method, *alone, "model.joint_alone=False", "model.joint_norms=False")
+    model = jax.eval_shape(made.init_model, jax.random.key(0))
+    teacher = model if made.learns_from_average else None
+    _, terms = jax.eval_shape(made.loss, model, made.batch_shapes(), jax.random.key(0), teacher)
+    assert {name for name in terms if name.startswith("loss_")} == {f"loss_{modality}"}
+    clip = jax.eval_shape(lambda of: clips.seen(of, made.config, None), made.batch_shapes())
+    found = jax.eval_shape(lambda model, clip: model.encode(clip), model, clip)
+    assert getattr(found, f"{modality}_layers").shape[0] == 3
+    assert sum(field is not None for field in found) == 1
+
+
 def test_sound_that_windows_do_not_divide_can_still_be_encoded():
     config = load_config("audio_mae:demo")
     resized(config.model, {"audio_frames": 160}, "regenerated")
