@@ -17,12 +17,11 @@ from flax import nnx
 from jax import Array
 from ml_collections import ConfigDict
 
-from avemo_jax import augmentation, frontend, models
+from avemo_jax import frontend, models
 from avemo_jax.batch import Batch
 from avemo_jax.errors import UserError
 from avemo_jax.models.aligned import NEW, TEXT, Aligned, views
 from avemo_jax.models.contrast_scale import temperature_and_bias
-from avemo_jax.models.encoders import fold_keys
 from avemo_jax.models.params import split
 from avemo_jax.objectives import contrastive
 from avemo_jax.tasks import clips
@@ -98,9 +97,8 @@ class AlignText:
     def embeddings(self, model: nnx.Module, batch: Batch, key: Array) -> Embeddings:
         """What clips and texts are compared by."""
         keys = clips.clip_keys(key, batch)
-        gain = augmentation.volume_gain(fold_keys(keys, 0)) if self.config.data.audio_gain else None
-        drop_keys = fold_keys(keys, 2) if self.config.model.drop_path else None
-        vectors = model(clips.seen(batch, self.config, gain), batch["text"], drop_keys)
+        clip = clips.seen(batch, self.config, clips.gain(self.config, keys))
+        vectors = model(clip, batch["text"], clips.drop_keys(self.config, keys))
         found = vectors | {NUMBER: batch["text_number"].astype(jnp.float32)}
         if self.config.contrast.within:
             found[GROUP] = batch[clips.GROUP].astype(jnp.float32)

@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from avemo_jax import frontend
+from avemo_jax import augmentation, frontend
 from avemo_jax.batch import Batch, Clip
+from avemo_jax.models.encoders import fold_keys
 from avemo_jax.resizing import crop_and_resize
 from avemo_jax.tasks.texts import texts_of
 from input_pipeline import loader
@@ -133,6 +134,16 @@ def missing_in_words(config: ConfigDict, parts: Mapping[str, Sequence[int]] | No
     if not config.data.get("allow_missing", False):
         fate = "they count as unreadable; data.allow_missing=true uses what they have"
     return f"{', '.join(said)}: {fate}"
+
+
+def gain(config: ConfigDict, keys: jax.Array) -> jax.Array | None:
+    """What each clip's sound is scaled by in a step of training, [B], from its key; None without `data.audio_gain`."""
+    return augmentation.volume_gain(fold_keys(keys, 0)) if config.data.audio_gain else None
+
+
+def drop_keys(config: ConfigDict, keys: jax.Array) -> jax.Array | None:
+    """One key a clip for drop path, from its key; None where there is none."""
+    return fold_keys(keys, 2) if config.model.drop_path else None
 
 
 def clip_keys(key: jax.Array, batch: Batch) -> jax.Array:

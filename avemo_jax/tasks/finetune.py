@@ -68,7 +68,7 @@ class Finetune:
         config = self.config
         keys = clips.clip_keys(key, batch)
         clip, target = self.view(batch, keys, key)
-        outputs, _ = model(clip, fold_keys(keys, 2) if config.model.drop_path else None)
+        outputs, _ = model(clip, clips.drop_keys(config, keys))
         if config.loss.kind in VALUE_LOSSES:
             return VALUE_LOSSES[config.loss.kind](outputs, target), {
                 "mae": jnp.mean(jnp.abs(outputs - target))
@@ -94,7 +94,7 @@ class Finetune:
     def view(self, batch: Batch, keys: Array, key: Array) -> tuple[Clip, Array]:
         """The batch as the model sees it in this step, and what each clip is to be; `key` is the step's."""
         config, model = self.config, self.config.model
-        gain = augmentation.volume_gain(fold_keys(keys, 0)) if config.data.audio_gain else None
+        gain = clips.gain(config, keys)
         dropped, augment = config.drop_modality, config.augment
         if dropped.video or dropped.audio:
             batch = augmentation.drop_modalities(batch, fold_keys(keys, 5), **dropped)

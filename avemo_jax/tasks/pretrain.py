@@ -18,7 +18,7 @@ from flax import nnx
 from jax import Array
 from ml_collections import ConfigDict
 
-from avemo_jax import augmentation, frontend, masking, models
+from avemo_jax import frontend, masking, models
 from avemo_jax.batch import Batch, Clip, Masks, Outputs, Targets
 from avemo_jax.config import pretrain_defaults
 from avemo_jax.errors import UserError
@@ -188,8 +188,8 @@ class Pretrain:
     def view(self, batch: Batch, keys: Array, choice: int = -1) -> tuple[Clip, Masks]:
         """The batch as the model sees it in this step: normalised, its volume varied, masked; `choice` is a place in
         `mask.choices`, −1 the ratios that are not a choice."""
-        gain = augmentation.volume_gain(fold_keys(keys, 0)) if self.config.data.audio_gain else None
-        return clips.seen(batch, self.config, gain), self._masks(fold_keys(keys, 1), choice)
+        clip = clips.seen(batch, self.config, clips.gain(self.config, keys))
+        return clip, self._masks(fold_keys(keys, 1), choice)
 
     def targets(self, clip: Clip, masks: Masks, teacher: nnx.Module | None = None) -> Targets:
         """What was hidden should be; no gradient flows into it."""
@@ -281,14 +281,13 @@ class Pretrain:
         batch = clips.cut(batch, self.config)  # once for all copies
         batch, keys = clips.repeated(batch, clips.clip_keys(key, batch), self.config.mask.repeats)
         clip, masks = self.view(batch, keys, choice)
-        drop_keys = fold_keys(keys, 2) if self.config.model.drop_path else None
         targets = self.targets(clip, masks, teacher)
         if self.config.data.get("allow_missing", False):
             seen, heard = clips.streams(batch)
             targets = targets._replace(video_there=seen, audio_there=heard)
         if self.config.contrast.within:
             targets = targets._replace(group=batch[clips.GROUP])
-        return model(clip, masks, drop_keys), targets
+        return model(clip, masks, clips.drop_keys(self.config, keys)), targets
 
     def _beside_contrast(
         self, outputs: Outputs, targets: Targets, step: Array | None

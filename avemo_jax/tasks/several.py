@@ -18,7 +18,6 @@ from flax import nnx
 from jax import Array
 
 from avemo_jax.batch import Batch
-from avemo_jax.models.encoders import fold_keys
 from avemo_jax.objectives.distillation import DISTILLATION
 from avemo_jax.objectives.supervised import CLASS_LOSSES, VALUE_LOSSES
 from avemo_jax.tasks import clips
@@ -51,7 +50,7 @@ class Several(Finetune):
         config = self.config
         keys = clips.clip_keys(key, batch)
         clip, mixed = self.view(batch, keys, key)
-        outputs, _ = model(clip, fold_keys(keys, 2) if config.model.drop_path else None)
+        outputs, _ = model(clip, clips.drop_keys(config, keys))
         sizes = [batch[name].shape[-1] for name in FIELDS]
         label, taught, share, pupil = jnp.split(mixed, [sum(sizes[:n]) for n in (1, 2, 3)], axis=-1)
         total, terms = jnp.zeros(()), {}
