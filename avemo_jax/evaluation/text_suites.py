@@ -25,7 +25,7 @@ from avemo_jax.errors import UserError
 from avemo_jax.evaluation import metrics, retrieval
 from avemo_jax.evaluation.intervals import bootstrap_scores
 from avemo_jax.evaluation.prompts import TEMPLATE, class_prompts, filled, words_of
-from avemo_jax.evaluation.text_space import FITTED, Judged, Model, Space, spaces, unit_mean
+from avemo_jax.evaluation.text_space import FITTED, Judged, Model, Space, mean_vector, spaces
 from avemo_jax.models.params import Params
 from avemo_jax.training.checkpoints import load_params
 from input_pipeline.texts import Described, TextTable, read_table, read_texts
@@ -167,7 +167,7 @@ def zero_shot_rows(
     if not len(kept):
         raise UserError(f"suite zero_shot: no clip's label '{label}' is one of {', '.join(classes)}")
     truth, count = own[kept], len(classes)
-    vectors = np.stack([unit_mean(embed(list(prompts[name]))) for name in classes])
+    vectors = np.stack([mean_vector(embed(list(prompts[name]))) for name in classes])
 
     def measured(space: Space) -> tuple[Measure, Row]:
         guess = space.similarity(vectors)[kept].argmax(1)

@@ -56,6 +56,20 @@ def test_a_clip_has_the_class_whose_prompts_are_nearest():
         text_suites.zero_shot_rows(JUDGED, [space()], "pitch", classes, embed)
 
 
+@pytest.mark.parametrize("length", [1, 20])
+def test_prompts_are_as_long_as_the_vectors_that_a_head_was_trained_on(length):
+    head = space()._replace(kernel=np.eye(DIM, dtype=np.float32), bias=np.full(DIM, length, np.float32))
+    classes = [name for name in WORDS if name in TEXT]
+    asked = (JUDGED, [head], "tone", {name: [name] for name in classes}, lambda texts: length * embed(texts))
+    (row,) = text_suites.zero_shot_rows(*asked)
+    guess = head.similarity(length * embed(classes))[1:].argmax(
+        1
+    )  # as the head itself compares clips and texts
+    assert row["war"] == pytest.approx(np.mean(np.array(classes)[guess] == TEXT[1:]))
+    both = text_space.mean_vector(length * embed(["a", "b"]))
+    np.testing.assert_allclose(both, length * text_space.mean_vector(embed(["a", "b"])), rtol=1e-5)
+
+
 @pytest.mark.parametrize("block", [1024, 4])
 def test_any_clip_with_a_text_is_found_by_it_and_a_clip_finds_it_among_different_ones(block, monkeypatch):
     monkeypatch.setattr(text_suites, "_BLOCK", block)
