@@ -13,7 +13,7 @@ def make(found: Row) -> str:
     """The HTML text: scores of each label and question as a chart and a table, retrieval, and what each method had of
     the budget."""
     numbers: Row = {**page.made(), **found, "tables": {}, "labels": []}
-    drawn = []
+    drawn: list[charts.Chart] = []
     for label, kind, asked, places in _groups(found["probes"]):
         rows = [found["probes"][place] for place in places]
         table = f"{label}-{kind}-{len(drawn)}"
