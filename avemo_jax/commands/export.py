@@ -47,7 +47,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="compare with PyTorch; needs avemo_jax[torch], or [huggingface]; graphs are always compared",
     )
-    add("--json", metavar="FILE", help="also write the differences to this file")
+    add("--json", metavar="FILE", help="also write what --verify finds to this file")
     add(
         "--license",
         metavar="NAME",
@@ -69,9 +69,12 @@ def run(args: argparse.Namespace) -> int:
     from avemo_jax.convert import weight_files
     from avemo_jax.convert.hicmae import check_method
     from avemo_jax.evaluation.choosing import result_of
+    from avemo_jax.files import check_place
     from avemo_jax.training.checkpoint_files import load_params
 
     _refuse_idle_flags(args)
+    for path in filter(None, (args.out, args.json)):
+        check_place(Path(path).parent)
     if args.format == _FOLDER:
         return _write_folder(args)
     if args.format in _GRAPHS:
@@ -82,6 +85,7 @@ def run(args: argparse.Namespace) -> int:
     config, params, step = load_params(chosen)
     check_method(config)
     _refuse_other_task(args.format, config.task)
+    _refuse_other_targets(config.model)
     _tell_choice(selection)
     return _write_file(args, config, params, step)
 
@@ -151,6 +155,8 @@ def _refuse_idle_flags(args: argparse.Namespace) -> None:
         raise UserError(f"--license and --clip belong to --format {_FOLDER}")
     if args.clip and not args.verify:
         raise UserError("--clip is the video that --verify compares on: give --verify too")
+    if args.json and not args.verify and args.format not in _GRAPHS:
+        raise UserError("--json is what --verify finds: give --verify too")
 
 
 def _refuse_other_task(wanted: str, task: str) -> None:
@@ -166,6 +172,16 @@ def _refuse_other_task(wanted: str, task: str) -> None:
     raise UserError("the checkpoint is a classifier and has no decoders: use --format hicmae-finetune")
 
 
+def _refuse_other_targets(model) -> None:
+    from avemo_jax.errors import UserError
+
+    if model.get("target_dim"):
+        raise UserError(
+            "the decoder of this run predicts a teacher's tokens (target.teacher), and HiCMAE's predicts pixels and "
+            f"log-mel: use --format {_FOLDER}, which is without decoders, or fine-tune it first"
+        )
+
+
 def _tell_choice(selection: str) -> None:
     if selection:
         print(f"weights: {selection}")
@@ -174,6 +190,7 @@ def _tell_choice(selection: str) -> None:
 def _tell(differences: Sequence[Difference], report: str | None) -> None:
     """Prints and reports the comparison; raises a UserError when one output differs."""
     from avemo_jax.errors import UserError
+    from avemo_jax.files import write_file
 
     width = max(len(row.name) for row in differences)
     for row in differences:
@@ -181,7 +198,7 @@ def _tell(differences: Sequence[Difference], report: str | None) -> None:
         print(f"{row.name:<{width}}  largest difference {row.max_abs:.1e}  limit {row.limit:.1e}  {verdict}")
     if report:
         rows = [{**row._asdict(), "ok": row.ok} for row in differences]
-        Path(report).write_text(json.dumps({"differences": rows}, indent=2) + "\n", encoding="utf-8")
+        write_file(report, json.dumps({"differences": rows}, indent=2) + "\n")
     if not all(row.ok for row in differences):
         raise UserError(
             "what was exported computes something else from these weights; nothing was written", exit_code=1

@@ -137,6 +137,10 @@ def check_method(config: ConfigDict) -> None:
             "weights go to PyTorch as a pretraining model or as a classifier, and this run was aligned with texts: "
             f"export its first stage ({config.init.checkpoint or 'init.checkpoint'}), or fine-tune it first"
         )
+    if config.task == "several":
+        raise UserError(
+            "this run has a head for each of several folders: export heads/NAME in its work directory"
+        )
 
 
 def to_reference(params: Params) -> StateDict:

@@ -6,6 +6,7 @@ Not here: what the tensors mean (`hicmae.py`). PyTorch is imported only for `.pt
 from __future__ import annotations
 
 import argparse
+import contextlib
 import io
 import os
 import pickletools
@@ -13,7 +14,7 @@ import re
 import warnings
 import zipfile
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
@@ -247,20 +248,29 @@ def write_whole(
     cannot be written. `state` is what is in it, for that message; `check` as in `write_pth`."""
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.is_dir():
-            raise IsADirectoryError(f"{path} is a folder; give a file name")
-        part.touch()
-        mode = part.stat().st_mode
-        write(part)
-        part.chmod(mode)  # safetensors makes its files unreadable for others
-        with part.open("rb") as file:
-            os.fsync(file.fileno())
+        with writing(path, state):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if path.is_dir():
+                raise IsADirectoryError(f"{path} is a folder; give a file name")
+            part.touch()
+            mode = part.stat().st_mode
+            write(part)
+            part.chmod(mode)  # safetensors makes its files unreadable for others
+            with part.open("rb") as file:
+                os.fsync(file.fileno())
         if check is not None:
             check(part)
-        os.replace(part, path)
+        with writing(path, state):
+            os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def writing(path: Path, state: Mapping[str, np.ndarray]) -> Iterator[None]:
+    """What goes wrong inside is said to be that `path`, which holds `state`, cannot be written: a UserError."""
+    try:
+        yield
     except (OSError, RuntimeError, safetensors.SafetensorError) as error:
         size = sum(array.nbytes for array in state.values()) / 1e6
         raise UserError(f"cannot write {path} (some {size:.0f} MB): {error}") from error
-    finally:
-        part.unlink(missing_ok=True)

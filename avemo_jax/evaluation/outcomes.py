@@ -14,13 +14,15 @@ from input_pipeline.targets import Target
 
 Row = dict[str, Any]
 _ERRORS = ("mae", "mse", "rmse")  # of all values together, and `mae_NAME` and so on of each
+_OF_DISTRIBUTIONS = ("js", "kl", "uar", "war")
 MAIN_SCORES = {  # the scores of each rule that have intervals, the first of them the one to name first
     "class": ("uar", "war", "wf1"),
     "plurality": ("uar", "war", "wf1"),
     "majority": ("uar", "war", "wf1"),
-    "distribution": ("js", "kl", "uar", "war"),
+    "distribution": _OF_DISTRIBUTIONS,
     "multi_label": ("macro_f1", "micro_f1", "map", "auc"),
     "values": ("ccc", "pcc", "mae", "rmse"),
+    **dict.fromkeys(("raters", "affect"), _OF_DISTRIBUTIONS),
 }
 
 

@@ -160,10 +160,11 @@ def _rollout(rows: Sequence[Row]) -> str:
 
 
 def _zero_shot(rows: Sequence[Row]) -> str:
-    first = rows[0]
+    first, scores = rows[0], {"UAR": "uar", "WAR": "war", "mAP": "average_precision"}
     return (
-        f"{_of_spaces('zero-shot', rows, {'UAR': 'uar', 'WAR': 'war'})}\n{first['n']} clips, label {first['label']}, "
-        f"{len(first['classes'])} classes, chance {_cent(first['chance'])}; {_MAPS}"
+        f"{_of_spaces('zero-shot', rows, scores)}\n{first['n']} clips, label {first['label']}, "
+        f"{len(first['classes'])} classes, chance {_cent(first['chance'])}; mAP: mean average precision of clips, "
+        f"ranked by each class's prompt; {_MAPS}"
     )
 
 

@@ -185,9 +185,10 @@ def _ridge(known: np.ndarray, wanted: np.ndarray, asked: np.ndarray) -> np.ndarr
     return (((asked - mean) / deviation) @ weights + offset).astype(np.float32)
 
 
-def unit_mean(vectors: np.ndarray) -> np.ndarray:
-    """The direction [E] that several texts' vectors [M, E] have in common."""
-    return _unit(_unit(vectors).mean(0))
+def mean_vector(vectors: np.ndarray) -> np.ndarray:
+    """The direction [E] that several texts' vectors [M, E] have in common, as long as these are on average: heads and
+    maps have seen vectors as they come from the tower."""
+    return _unit(_unit(vectors).mean(0)) * np.linalg.norm(vectors, axis=-1).mean()
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:

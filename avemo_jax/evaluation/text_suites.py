@@ -1,6 +1,6 @@
 """What a network knows of texts: suites of `avemo evaluate`.
 
-  zero_shot        which class's prompt is a clip nearest to?
+  zero_shot        which class's prompt is a clip nearest to, and does a prompt find the clips of its class?
   text_retrieval   does a description find its clip among all, and a clip its description?
   statements       are true statements about a clip nearer to it than false ones?
 
@@ -25,7 +25,7 @@ from avemo_jax.errors import UserError
 from avemo_jax.evaluation import metrics, retrieval
 from avemo_jax.evaluation.intervals import bootstrap_scores
 from avemo_jax.evaluation.prompts import TEMPLATE, class_prompts, filled, words_of
-from avemo_jax.evaluation.text_space import FITTED, Judged, Model, Space, spaces, unit_mean
+from avemo_jax.evaluation.text_space import FITTED, Judged, Model, Space, mean_vector, spaces
 from avemo_jax.models.params import Params
 from avemo_jax.training.checkpoints import load_params
 from input_pipeline.texts import Described, TextTable, read_table, read_texts
@@ -154,8 +154,9 @@ def _prompts(judged: Judged, options: Options) -> dict[str, list[str]]:
 def zero_shot_rows(
     judged: Judged, spaces: Sequence[Space], label: str, prompts: Mapping[str, Sequence[str]], embed: Embed
 ) -> list[Row]:
-    """Keys beside those of a space: `label`, `n`, `classes`, `uar`, `war` with `uar_ci95` and so on, `chance`, and
-    `recalls` by class. Clips with another label, or none, are left out.
+    """Keys beside those of a space: `label`, `n`, `classes`; `uar`, `war` with `uar_ci95` and so on, and `recalls` by
+    class; likewise `average_precision`, the mean over classes of how well a class's prompt ranks all clips, and
+    `precisions` by class; `chance`, of all of them but `war`. Clips with another label, or none, are left out.
 
     Raises:
       UserError: no clip has one of the classes.
@@ -167,21 +168,28 @@ def zero_shot_rows(
     if not len(kept):
         raise UserError(f"suite zero_shot: no clip's label '{label}' is one of {', '.join(classes)}")
     truth, count = own[kept], len(classes)
-    vectors = np.stack([unit_mean(embed(list(prompts[name]))) for name in classes])
+    present = truth[:, None] == np.arange(count)
+    vectors = np.stack([mean_vector(embed(list(prompts[name]))) for name in classes])
 
     def measured(space: Space) -> tuple[Measure, Row]:
-        guess = space.similarity(vectors)[kept].argmax(1)
+        similarity = space.similarity(vectors)[kept]
+        guess = similarity.argmax(1)
 
         def scores(rows: np.ndarray) -> dict[str, float]:
             confusion = metrics.confusion_matrix(truth[rows], guess[rows], count)
-            return {"uar": float(metrics.uar(confusion)), "war": float(metrics.war(confusion))}
+            ranked = np.nanmean(metrics.average_precision(similarity[rows], present[rows]))
+            return {
+                "uar": float(metrics.uar(confusion)),
+                "war": float(metrics.war(confusion)),
+                "average_precision": float(ranked),
+            }
 
-        recalls = {
-            name: float(np.mean(guess[truth == index] == index))
-            for name, index in number.items()
-            if (truth == index).any()
-        }
-        return scores, {"label": label, "classes": classes, "chance": 1 / count, "recalls": recalls}
+        there = {name: index for name, index in number.items() if present[:, index].any()}
+        recalls = {name: float(np.mean(guess[truth == index] == index)) for name, index in there.items()}
+        each = metrics.average_precision(similarity, present)
+        precisions = {name: float(each[index]) for name, index in there.items()}
+        facts = {"label": label, "classes": classes, "chance": 1 / count}
+        return scores, {**facts, "recalls": recalls, "precisions": precisions}
 
     return _rows(spaces, measured, judged.speaker[kept])
 

@@ -4,37 +4,45 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from avemo_jax.errors import UserError
-from avemo_jax.evaluation import extraction
+from avemo_jax.evaluation import extraction, features
 from avemo_jax.evaluation.extraction import Network
 from avemo_jax.training.checkpoint_files import load_params
 
-FEATURE = "cat4"  # the clip vector that fine-tuning starts from
 FEWEST = 8  # clips; with fewer there is nothing to see
 _PERPLEXITY = 30
 
 
-def embed(checkpoint: str, data: str, positions: Sequence[int]) -> tuple[int, dict[int, list[float]]]:
-    """The checkpoint's step, and position → place on the map (see `place`) of the clips that can be read; none of too
-    few.
+class Embedded(NamedTuple):
+    """Of a checkpoint's step and the feature that its clips are placed by: position → place on the map (see `place`) of
+    the clips that can be read; none of too few."""
+
+    step: int
+    feature: str
+    places: dict[int, list[float]]
+
+
+def embed(checkpoint: str, data: str, positions: Sequence[int]) -> Embedded:
+    """Places by the method's first default feature, a vector of the whole clip.
 
     Raises:
       UserError: no usable checkpoint, or features that are not finite.
     """
     config, params, step = load_params(checkpoint)
+    (feature, *_) = features.default(config.model)
     if len(positions) < FEWEST:
-        return step, {}
+        return Embedded(step, feature, {})
     networks = [Network("checkpoint", config.seed, params)]
-    read, matrices = extraction.extract_folder(config, data, positions, networks, (FEATURE,))
-    (matrix,) = (values for source, values in matrices.items() if source.feature == FEATURE)
+    read, matrices = extraction.extract_folder(config, data, positions, networks, (feature,))
+    (matrix,) = (values for source, values in matrices.items() if source.feature == feature)
     if not np.isfinite(matrix).all():
         raise UserError(f"{checkpoint}: features are not finite; its run may have diverged")
-    if len(matrix) < FEWEST:
-        return step, {}
-    return step, dict(zip(read.tolist(), place(matrix).tolist(), strict=True))
+    places = {} if len(matrix) < FEWEST else dict(zip(read.tolist(), place(matrix).tolist(), strict=True))
+    return Embedded(step, feature, places)
 
 
 def placed_by() -> str:

@@ -22,7 +22,7 @@ TENTHS = ("video", "audio", "fused_video", "fused_audio")  # of which rollout sa
 WAYS = ("video_to_audio", "audio_to_video")
 # Of suites of texts: score → its heading.
 TEXT_SCORES = {
-    "zero_shot": {"uar": "UAR", "war": "WAR"},
+    "zero_shot": {"uar": "UAR", "war": "WAR", "average_precision": "mAP"},
     "text_retrieval": {"r1": "R@1", "r5": "R@5", "r10": "R@10"},
     "statements": {"accuracy": "accuracy", "auc": "AUC"},
 }
@@ -220,8 +220,8 @@ def _of_texts(suite: str) -> Callable[[Sequence[Found], dict[str, list[Row]]], N
                 for way in ways:
                     prefix = f"{way}_" if way else ""
                     scores = {
-                        name: {"value": row[prefix + name], "bounds": row[f"{prefix}{name}_ci95"]}
-                        for name in TEXT_SCORES[suite]
+                        name: {"value": row.get(prefix + name), "bounds": row.get(f"{prefix}{name}_ci95")}
+                        for name in TEXT_SCORES[suite]  # rows of earlier versions may lack one
                     }
                     lines.append({**facts, "way": way, "scores": scores})
         tables[suite] = lines

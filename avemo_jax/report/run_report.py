@@ -124,7 +124,7 @@ def _add_maps(
                 places[path] = len(strips) - 1
             which = places[path]
             described = numbers["data"][which]
-            step, found = embedding.embed(
+            step, feature, found = embedding.embed(
                 str(run.folder), path, [card["position"] for card in described["clips"]]
             )
         except (UserError, DataError) as error:
@@ -142,7 +142,7 @@ def _add_maps(
             if card["position"] in found
         ]
         numbers["tables"][table] = rows
-        entry = {"run": run.name, "step": step, "data": which, "feature": embedding.FEATURE}
+        entry = {"run": run.name, "step": step, "data": which, "feature": feature}
         numbers["maps"].append(
             {
                 **entry,

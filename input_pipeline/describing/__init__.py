@@ -8,6 +8,7 @@ such a file: docs/text.md shows one.
 
 from __future__ import annotations
 
+import pkgutil
 from collections.abc import Callable, Iterator
 
 from input_pipeline import own_files
@@ -15,7 +16,8 @@ from input_pipeline.errors import DataError
 from input_pipeline.records import Records
 from input_pipeline.texts import Described
 
-WRITERS = ("facts",)
+# Each is a module here with `describe(records)`.
+WRITERS = tuple(sorted(module.name for module in pkgutil.iter_modules(__path__)))
 
 
 def describe(name: str, records: Records, say: Callable[[str], None] = print) -> list[Described]:

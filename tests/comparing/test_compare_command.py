@@ -1,12 +1,13 @@
 """`avemo compare`: each method gets the same budget by the ordinary commands, and what they leave is one table."""
 
 import json
+import re
 
 import pytest
 
 from avemo_jax.cli import main
 from avemo_jax.comparing import methods as methods_lib
-from avemo_jax.comparing import scores
+from avemo_jax.comparing import page, scores
 from avemo_jax.comparing.methods import Budget, read_budget
 from avemo_jax.errors import UserError
 from avemo_jax.evaluation import predicted
@@ -77,6 +78,42 @@ def test_bad_input_is_one_line_and_nothing_is_begun(data, tmp_path, capsys, word
     assert not (tmp_path / "out").exists()
 
 
+def test_scores_of_different_questions_stand_apart_and_say_so():
+    def row(method, kind, loudness, uar):
+        known = {
+            "label": "tone",
+            "method": method,
+            "kind": kind,
+            "feature": kind,
+            "loudness": loudness,
+            "n": 40,
+        }
+        known |= {"chance": 0.5, "uar": uar, "uar_bounds": [uar - 0.1, uar + 0.1], "weights": "checkpoint"}
+        return known | dict.fromkeys(
+            ("random_uar", "random_uar_bounds", "uar_difference", "uar_difference_ci95", "p_permutation")
+        )
+
+    loud = {"as_recorded": 0.7, "normalised": 0.6}
+    probes = [row(name, "whole", level, uar) for name in ("a", "b", "") for level, uar in loud.items()]
+    method = {
+        "name": "a",
+        "config": "a:demo",
+        "overrides": [],
+        "parameters": 1,
+        "steps": 1,
+        "clips": 1,
+        "flops": 1,
+    }
+    budget = {"amount": 8, "unit": "clips"}
+    text = page.make({"budget": budget, "data": "d", "methods": [method], "probes": probes, "retrieval": []})
+    articles = re.findall(r'<article class="probe".*?</article>', text, re.S)
+    titles = ["tone, clip vectors", "tone, clip vectors, at equal loudness"]
+    assert [re.search("<h3.*?>(.*?)</h3>", one)[1] for one in articles] == titles
+    for one, uar in zip(articles, loud.values(), strict=True):
+        assert re.findall('<th scope="row">(.*?)</th>', one) == ["a", "b", "no network"]
+        assert one.count(f'<td class="number">{100 * uar:.1f}</td>') == 3
+
+
 @pytest.mark.slow
 def test_methods_are_trained_probed_and_searched_alike_and_stand_in_one_table(data, tmp_path, capfd):
     out = tmp_path / "out"
@@ -118,8 +155,8 @@ def test_methods_are_trained_probed_and_searched_alike_and_stand_in_one_table(da
         assert (both.clip_id == sound.clip_id).all()
         tested = paired_tests(sound.label, sound.guess, both.guess, sound.speaker, len(sound.classes))
         assert other["p_permutation"] == tested["p_permutation"]
-    page = (out / "comparison.html").read_text()
-    assert "2 methods compared" in page and "training FLOPs" in page
+    text = (out / "comparison.html").read_text()
+    assert "2 methods compared" in text and "training FLOPs" in text
 
     assert compare(out, data, *words) == 0
     assert capfd.readouterr().out.count("done already") == 7

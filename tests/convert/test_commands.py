@@ -13,6 +13,7 @@ from avemo_jax.config import load_config
 from avemo_jax.convert import hicmae, torch_model, verify
 from avemo_jax.convert.weight_files import read_weights, write_pth
 from avemo_jax.tasks import make_task
+from avemo_jax.training.checkpoint_files import save_params
 from avemo_jax.training.checkpoints import load_params
 from avemo_jax.training.loop import train
 from avemo_jax.training.mesh import make_mesh
@@ -38,7 +39,7 @@ def test_import_then_export_through_files_keeps_every_bit(imported, tmp_path):
 
 def test_verify_prints_and_reports_the_largest_difference_of_every_output(imported, tmp_path, capsys):
     task, _, run = imported
-    report = tmp_path / "report.json"
+    report = tmp_path / "new" / "report.json"
     assert run_export(run, f"hicmae-{task}", tmp_path / "ours.pth", "--verify", "--json", str(report)) == 0
     rows = json.loads(report.read_text())["differences"]
     outputs = {
@@ -108,6 +109,36 @@ def test_the_other_format_is_refused_with_what_to_use(imported, tmp_path, capsys
     assert run_export(run, f"hicmae-{other}", tmp_path / "ours.pth") == 2
     assert f"use --format hicmae-{task}" in capsys.readouterr().err
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("imported", ["finetune"], indirect=True)
+@pytest.mark.parametrize(
+    "words, hint",
+    [
+        (("--json", "v.json"), "--json is what --verify finds"),
+        (("--json", "file/v.json", "--verify"), "file cannot be written"),
+    ],
+)
+def test_a_report_that_cannot_be_is_refused_before_any_work(
+    imported, tmp_path, capsys, monkeypatch, words, hint
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    assert run_export(imported[2], "hicmae-finetune", tmp_path / "ours.pth", *words) == 2
+    assert hint in capsys.readouterr().err and os.listdir(tmp_path) == ["file"]
+
+
+def test_weights_that_are_not_hicmae_s_are_refused_with_what_can_be_exported(tmp_path, capsys):
+    student = load_config("hicmae:demo")
+    with student.unlocked():
+        student.model.target_dim = 48  # as `tasks.frozen_teacher.remember` fills it in
+    several = load_config("finetune/several:demo,crema_d,ravdess")
+    for config, hint in ((student, "use --format huggingface"), (several, "export heads/NAME in its work")):
+        run = tmp_path / config.task
+        save_params(run, config, {"encoder": np.zeros(3, np.float32)})
+        assert run_export(run, "safetensors", tmp_path / "ours") == 2
+        error = capsys.readouterr().err
+        assert hint in error and error.count("\n") == 1
 
 
 def test_replacing_a_file_is_said(imported, tmp_path, capsys):

@@ -64,7 +64,7 @@ def test_a_metric_is_one_file():
     assert low <= row["my_metric"] <= high
 
 
-def test_a_method_is_a_config_and_one_file(monkeypatch):
+def test_a_method_is_one_file(monkeypatch):
     sizes = [word for word in SIZES if not word.startswith(("model.skip", "model.fusion"))]
     config = load_config(
         "my_method.py:demo", [*sizes, "model.heads=2", "model.decoder_heads=2", "batch_size=3"]
@@ -145,7 +145,7 @@ def test_a_metric_that_is_none_or_fails_or_is_called_as_another_is_one_line():
 def test_a_model_s_file_is_run_only_from_its_whole_path():
     config = load_config("my_method.py:demo")
     with config.unlocked():
-        config.assembly = "my_model.py"  # as a config that came from elsewhere could say
+        config.assembly = "my_method.py"  # as a config that came from elsewhere could say
     with pytest.raises(UserError, match="not the whole path"):
         models.build(config, jax.random.key(0))
     with config.unlocked():

@@ -9,7 +9,14 @@ from sklearn.metrics import recall_score
 from avemo_jax.evaluation.intervals import bootstrap, bootstrap_scores
 from avemo_jax.evaluation.metrics import classification_scores, confusion_matrix
 from avemo_jax.evaluation.outcome_files import plain
-from avemo_jax.evaluation.outcomes import judged, lower_is_better, main_scores, recalls, scores_of
+from avemo_jax.evaluation.outcomes import (
+    MAIN_SCORES,
+    judged,
+    lower_is_better,
+    main_scores,
+    recalls,
+    scores_of,
+)
 from input_pipeline.targets import RULES, Target
 
 CLASSES = ("a", "b", "c", "d")
@@ -23,20 +30,20 @@ def case(rule, noise):
     if rule == "values":
         truth = RNG.standard_normal((COUNT, 2)).astype(np.float32)
         return Target(rule, ("x", "y")), truth + noise * RNG.standard_normal(truth.shape), truth
-    target, labels = Target(rule, ("votes",), CLASSES), RNG.integers(0, 4, COUNT)
+    further = {"raters": {"raters": ("r", "s")}, "affect": {"centres": ((0.0, 1.0),) * 4}}.get(rule, {})
+    target, labels = Target(rule, ("votes",), CLASSES, **further), RNG.integers(0, 4, COUNT)
     shares = RNG.dirichlet(np.ones(4), COUNT)
     guess = RNG.dirichlet(np.ones(4), COUNT)
     if target.is_class:
         return target, (1 - noise) * np.eye(4)[labels] + noise * guess, labels
-    truth = shares if rule == "distribution" else (shares > 0.25).astype(float)
+    truth = shares if target.kind == "distribution" else (shares > 0.25).astype(float)
     return target, (1 - noise) * truth + noise * guess, truth
 
 
-@pytest.mark.parametrize(
-    "rule", [rule for rule in RULES if rule not in ("raters", "affect")]
-)  # distributions
+@pytest.mark.parametrize("rule", RULES)
 def test_better_predictions_score_better_and_intervals_hold_the_score(rule):
     good, bad = (judged(*case(rule, noise), SPEAKERS) for noise in (0.05, 0.95))
+    assert MAIN_SCORES[rule] == main_scores(case(rule, 0.5)[0])
     assert good["n"] == COUNT and good["speakers"] == 8
     assert good["ci_unit"] == "speaker" and good["ci_groups"] == 8
     for place, name in enumerate(main_scores(case(rule, 0.5)[0])):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from sklearn.linear_model import Ridge
-from sklearn.metrics import recall_score, roc_auc_score
+from sklearn.metrics import average_precision_score, recall_score, roc_auc_score
 
 from avemo_jax.errors import UserError
 from avemo_jax.evaluation import prompts, text_space, text_suites
@@ -52,8 +52,28 @@ def test_a_clip_has_the_class_whose_prompts_are_nearest():
         np.mean([g == "b" for g, t in zip(guess, truth, strict=True) if t == "b"])
     )
     assert row["uar_ci95"][0] <= row["uar"] <= row["uar_ci95"][1] and row["ci_unit"] == "speaker"
+    ranked = {
+        name: average_precision_score(np.array(truth) == name, [cosine(n, middle[name]) for n in kept])
+        for name in classes
+    }
+    assert row["precisions"] == pytest.approx(ranked)
+    assert row["average_precision"] == pytest.approx(np.mean(list(ranked.values())))
     with pytest.raises(UserError, match="no clip's label 'pitch' is one of a"):
         text_suites.zero_shot_rows(JUDGED, [space()], "pitch", classes, embed)
+
+
+@pytest.mark.parametrize("length", [1, 20])
+def test_prompts_are_as_long_as_the_vectors_that_a_head_was_trained_on(length):
+    head = space()._replace(kernel=np.eye(DIM, dtype=np.float32), bias=np.full(DIM, length, np.float32))
+    classes = [name for name in WORDS if name in TEXT]
+    asked = (JUDGED, [head], "tone", {name: [name] for name in classes}, lambda texts: length * embed(texts))
+    (row,) = text_suites.zero_shot_rows(*asked)
+    guess = head.similarity(length * embed(classes))[1:].argmax(
+        1
+    )  # as the head itself compares clips and texts
+    assert row["war"] == pytest.approx(np.mean(np.array(classes)[guess] == TEXT[1:]))
+    both = text_space.mean_vector(length * embed(["a", "b"]))
+    np.testing.assert_allclose(both, length * text_space.mean_vector(embed(["a", "b"])), rtol=1e-5)
 
 
 @pytest.mark.parametrize("block", [1024, 4])

@@ -214,6 +214,8 @@ def _input(config: ConfigDict, stored: Stored) -> str:
     origin = "as the training data was"
     if not stored.known:
         origin = "which are default values: how the training data was prepared is not recorded"
+        if options.crop != "none":
+            origin = "the cut as in the training data, whose folders differ: all else are default values"
     return f"""## Input
 
 One clip is {which} from the middle of a file, {part}, at {model.image_size} × {model.image_size} pixels, and the \

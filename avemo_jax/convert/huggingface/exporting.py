@@ -87,9 +87,13 @@ def _stored(config: ConfigDict) -> tuple[Stored, str]:
         paths = folders_of(config.data)
         if not any(paths):
             raise DataError("the run names no data")
-        first, *others = (read_options(path) for path in paths)
-        if any(options != first for options in others):
-            raise DataError(f"{', '.join(paths)} were prepared in different ways")
-        return Stored(first, known=True), f"as in {', '.join(paths)}"
+        options = [read_options(path) for path in paths]
     except DataError as error:
         return Stored(ClipOptions(), known=False), f"by default values ({error})"
+    first, where = options[0], ", ".join(paths)
+    if all(folder.prepare_options(one) == folder.prepare_options(first) for one in options):
+        return Stored(first, known=True), f"as in {where}"
+    why = f"({where} were prepared in different ways)"
+    if any(one.crop != first.crop for one in options):
+        return Stored(ClipOptions(), known=False), f"by default values {why}"
+    return Stored(ClipOptions(crop=first.crop), known=False), f"by default values but for the crop {why}"

@@ -20,7 +20,7 @@ import avemo_jax
 from avemo_jax.convert import hicmae
 from avemo_jax.convert.hicmae import StateDict
 from avemo_jax.convert.huggingface.bundle import flatten
-from avemo_jax.convert.weight_files import write_safetensors
+from avemo_jax.convert.weight_files import write_safetensors, writing
 from avemo_jax.errors import UserError
 from avemo_jax.models.params import Params
 from avemo_jax.models.positions import in_words
@@ -128,11 +128,6 @@ def _head(
 
 def preprocessor_config(config: ConfigDict, options: ClipOptions) -> dict[str, Any]:
     """`preprocessor_config.json`."""
-    stored = {
-        name: getattr(options, name) for name in ("crop", "short_side", "jpeg_quality", "min_s", "max_gap_s")
-    }
-    if options.crop == "face":
-        stored["min_face_share"] = options.min_face_share
     return {
         "auto_map": {"AutoFeatureExtractor": _EXTRACTOR, "AutoProcessor": _EXTRACTOR},
         "feature_extractor_type": _EXTRACTOR.partition(".")[2],
@@ -140,8 +135,15 @@ def preprocessor_config(config: ConfigDict, options: ClipOptions) -> dict[str, A
         "frame_stride": config.data.frame_stride,
         "crop": config.data.crop,
         **({"segments": config.views.segments} if config.task == "finetune" else {}),
-        "prepare": stored,
+        "prepare": prepare_options(options),
     }
+
+
+def prepare_options(options: ClipOptions) -> dict[str, Any]:
+    """What the extractor has to know of how clips are stored."""
+    names = ["crop", "short_side", "jpeg_quality", "min_s", "max_gap_s"]
+    names += ["min_face_share"] if options.crop == "face" else []
+    return {name: getattr(options, name) for name in names}
 
 
 def check_place(out: Path) -> bool:
@@ -195,18 +197,20 @@ def write_folder(
         PREPROCESSOR: _json(preprocessor_config(config, options)),
     }
     try:
-        part.mkdir(parents=True)
-        for name, text in texts.items():
-            (part / name).write_text(text, encoding="utf-8")
-        write_safetensors(part / WEIGHTS, state, {"format": "pt", "names": f"HiCMAE {config.task}"} | about)
-        (part / CARD).write_text(card(part), encoding="utf-8")
-        manifest.write_manifest(part)
-        if replaces:
-            out.rename(old)
-        part.rename(out)
-    except OSError as error:
-        size = sum(array.nbytes for array in state.values()) / 1e6
-        raise UserError(f"cannot write {out} (some {size:.0f} MB): {error}") from error
+        with writing(out, state):
+            part.mkdir(parents=True)
+            for name, text in texts.items():
+                (part / name).write_text(text, encoding="utf-8")
+            write_safetensors(
+                part / WEIGHTS, state, {"format": "pt", "names": f"HiCMAE {config.task}"} | about
+            )
+        written = card(part)
+        with writing(out, state):
+            (part / CARD).write_text(written, encoding="utf-8")
+            manifest.write_manifest(part)
+            if replaces:
+                out.rename(old)
+            part.rename(out)
     finally:
         if old.exists() and not out.exists():
             old.rename(out)

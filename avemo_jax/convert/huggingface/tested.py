@@ -25,6 +25,11 @@ _RULES = {  # title, what a clip becomes, what the linear layer gives
         "which of {count} classes it shows, none to all ({names})",
     ),
     "values": ("regressor of {label}", "{count} number{s} ({names})"),
+    "raters": (
+        "predictor of raters' votes in {label}",
+        "the mean of what its raters would say, shares of {count} classes ({names})",
+    ),
+    "affect": ("classifier by {label}", "how likely each of {count} classes is by {label} ({names})"),
 }
 _SCORES = {
     "uar": "UAR (mean recall of classes)",
@@ -81,7 +86,7 @@ def told_in_words(config: ConfigDict) -> str:
         "values": "returns {name: value}, and `decide` the same.",
         "multi_label": "returns {label: probability}, each by itself, and `decide` the list of labels that reach "
         "their thresholds (`config.head`).",
-        "distribution": "returns {label: share of votes}, and `decide` the label with most of them.",
+        "distribution": "returns {label: share}, and `decide` the label with the largest one.",
     }.get(kind_of(config), "returns {label: probability}, and `decide` the most likely label.")
 
 
@@ -133,7 +138,8 @@ def _scores(config: ConfigDict, facts: Facts) -> str:
         chances = [f"{100 * row['chance']:.1f} %" for _, row in columns]
         lines.append(f"| chance | {' | '.join(chances)} |")
     for value in rows[0]["outputs"] if rows[0]["target"] == "values" and len(rows[0]["outputs"]) > 1 else ():
-        cells = [f"{shown('ccc', row[f'ccc_{value}'])} %" for _, row in columns]
+        known = [row[f"ccc_{value}"] for _, row in columns]
+        cells = ["–" if one is None else f"{_shown('ccc', one)}{_unit('ccc')}" for one in known]
         lines.append(f"| CCC of `{value}` | {' | '.join(cells)} |")
     return "\n".join(lines)
 

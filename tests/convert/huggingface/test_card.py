@@ -18,7 +18,7 @@ from avemo_jax.evaluation.outcome_files import shown
 from avemo_jax.evaluation.outcomes import judged, main_scores
 from avemo_jax.training.checkpoints import load_params
 from input_pipeline.storing import ClipOptions
-from input_pipeline.targets import target_of
+from input_pipeline.targets import RULES, target_of
 from tests.convert.small_models import run_export
 from tests.evaluation import synthetic
 
@@ -108,29 +108,40 @@ def test_the_folder_of_one_step_has_the_facts_of_its_run(place):
     assert whole.probes and whole.losses_step == 7
 
 
-CASES = [
-    ("class", ["data.classes=a,b"], "one of 2 classes (`a`, `b`)", "audio-visual classifier of `votes`"),
-    ("distribution", ["data.classes=a,b"], "how raters' votes would spread over 2 classes", "raters' votes"),
-    (
-        "multi_label",
+CASES = {  # rule → overrides, what is told, the title
+    "class": (["data.classes=a,b"], "one of 2 classes (`a`, `b`)", "audio-visual classifier of `votes`"),
+    "plurality": (["data.classes=a,b"], "which of 2 classes most raters would name", "classifier of `votes`"),
+    "majority": (["data.classes=a,b"], "more than half of all raters would name", "classifier of `votes`"),
+    "distribution": (["data.classes=a,b"], "how raters' votes would spread over 2 classes", "raters' votes"),
+    "multi_label": (
         ["data.classes=a,b"],
         "which of 2 classes it shows, none to all",
         "multi-label classifier",
     ),
-    ("values", ["data.label=joy,fear"], "2 numbers (`joy`, `fear`)", "regressor of `joy`, `fear`"),
-]
+    "values": (["data.label=joy,fear"], "2 numbers (`joy`, `fear`)", "regressor of `joy`, `fear`"),
+    "raters": (
+        ["data.classes=a,b", "data.raters=r,s", "model.classes=4"],
+        "the mean of what its raters would say, shares of 2 classes (`a`, `b`)",
+        "predictor of raters' votes",
+    ),
+    "affect": (
+        ["data.label=valence,arousal", "data.classes=a,b", "data.centres=a:0:1:0.5,b:1:0:0.5"],
+        "how likely each of 2 classes is by `valence`, `arousal`",
+        "classifier by `valence`, `arousal`",
+    ),
+}
 
 
 def facts_of(rule, overrides, development=True):
     """The config of a fine-tuned model and the facts of its test, as `avemo finetune` would leave them."""
     config = load_config(
         "finetune/recipe:demo",
-        ["data.label=votes", f"data.target={rule}", *overrides, "model.classes=2", "data.protocol=folds"],
+        ["data.label=votes", f"data.target={rule}", "model.classes=2", "data.protocol=folds", *overrides],
     )
     target, rng = target_of(config.data), np.random.default_rng(0)
     truth = rng.integers(0, 2, 40) if target.is_class else rng.integers(0, 2, (40, 2)).astype(float)
     predicted = rng.dirichlet(np.ones(2), 40)
-    if rule == "distribution":
+    if target.kind == "distribution":
         truth = rng.dirichlet(np.ones(2), 40)
     speakers = np.repeat(["s", "t", "u", "v"], 10)
     row = {
@@ -145,8 +156,9 @@ def facts_of(rule, overrides, development=True):
     return config, Facts(3, versions={}, outcomes=[{**row, "decision": decision}]), row
 
 
-@pytest.mark.parametrize(("rule", "overrides", "meaning", "title"), CASES)
-def test_it_says_what_comes_out_and_how_well_it_did_by_what_is_predicted(rule, overrides, meaning, title):
+@pytest.mark.parametrize("rule", RULES)
+def test_it_says_what_comes_out_and_how_well_it_did_by_what_is_predicted(rule):
+    overrides, meaning, title = CASES[rule]
     config, known, row = facts_of(rule, overrides)
     card = write_card(config, known, Stored(ClipOptions(), True), 10, "cc-by-4.0", None)
     assert meaning in card and title in card.split("\n\n")[1] and "f00d" * 16 in card
@@ -161,6 +173,13 @@ def test_it_says_what_comes_out_and_how_well_it_did_by_what_is_predicted(rule, o
     config, known, _ = facts_of(rule, overrides, development=False)
     card = write_card(config, known, Stored(ClipOptions(), True), 10, "cc-by-4.0", None)
     assert ("not calibrated" in card) == (rule != "values")
+
+
+def test_a_score_that_a_value_has_not_is_a_dash():
+    config, known, row = facts_of("values", ["data.label=joy,fear"])
+    lacking = replace(known, outcomes=[{**row, "ccc": None, "ccc_fear": None}])
+    card = write_card(config, lacking, Stored(ClipOptions(), True), 10, "unknown", None)
+    assert "| CCC of `fear` | – |" in card and f"| CCC of `joy` | {shown('ccc', row['ccc_joy'])} % |" in card
 
 
 def test_a_legacy_choice_and_drawn_clips_are_said_and_nothing_of_that_otherwise():

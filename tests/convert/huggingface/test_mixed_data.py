@@ -1,9 +1,13 @@
 """What an exported folder says of a run on several prepared folders."""
 
+import json
+from dataclasses import asdict
+
 import pytest
 
 from avemo_jax.config import load_config
 from avemo_jax.convert.huggingface import exporting, facts
+from avemo_jax.convert.huggingface.card import write_card
 from input_pipeline.prepare import prepare
 from input_pipeline.records import open_records
 from input_pipeline.storing import ClipOptions
@@ -30,9 +34,31 @@ def test_folders_that_were_prepared_alike_give_the_way_that_clips_are_prepared(f
     assert where == f"as in {folders / 'a'}, {folders / 'b'}"
 
 
-def test_folders_that_were_prepared_in_different_ways_do_not(folders):
+def noted(path, **options):
+    """A folder that says it was prepared so."""
+    (path / "prepare").mkdir(parents=True)
+    (path / "prepare" / "plan.json").write_text(json.dumps(asdict(ClipOptions(**options))))
+    return path
+
+
+def test_what_a_folder_lets_its_clips_lack_makes_no_difference(tmp_path):
+    faces = noted(tmp_path / "faces", crop="face")
+    lacking = noted(tmp_path / "lacking", crop="face", allow_missing="sound")
+    stored, _ = exporting._stored(config_of(faces, lacking))
+    assert stored.known and stored.options == ClipOptions(crop="face")
+
+
+def test_folders_that_were_prepared_in_different_ways_do_not_but_for_a_crop_of_all(folders, tmp_path):
     stored, where = exporting._stored(config_of(folders / "a", folders / "c"))
     assert not stored.known and "were prepared in different ways" in where
+    faces = [noted(tmp_path / str(side), crop="face", short_side=side) for side in (64, 96)]
+    config = config_of(*faces)
+    stored, where = exporting._stored(config)
+    assert not stored.known and stored.options == ClipOptions(crop="face") and "but for the crop" in where
+    card = write_card(config, facts.Facts(3, versions={}), stored, 10, "unknown", None)
+    assert "the cut as in the training data" in card
+    stored, _ = exporting._stored(config_of(faces[0], noted(tmp_path / "whole")))
+    assert not stored.known and stored.options == ClipOptions()
 
 
 def test_the_data_of_a_run_is_that_of_all_its_folders(folders):
