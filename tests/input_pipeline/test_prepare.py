@@ -2,6 +2,7 @@
 
 import csv
 import json
+import multiprocessing
 import os
 import resource
 import signal
@@ -348,3 +349,14 @@ def test_a_job_that_takes_its_process_down_costs_only_itself():
         "crashed on 3",
         *(16, 25),
     ]
+
+
+def test_a_process_that_dies_while_its_results_are_not_asked_for_costs_only_its_job():
+    fine, deadly = signal.SIGURG, signal.SIGKILL
+    jobs = [fine, fine, deadly, fine, fine, fine]
+    results = results_in_order(signal.raise_signal, jobs, 1, lambda job: "crashed")
+    assert next(results) is None
+    while multiprocessing.active_children():
+        time.sleep(0.05)
+    time.sleep(0.2)  # the pool's thread sees it a moment later
+    assert list(results) == [None, "crashed", None, None, None]
