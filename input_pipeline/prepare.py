@@ -69,6 +69,7 @@ class _Shard:
     name: str
     split: str
     rows: Sequence[Row]
+    reserve: int  # bytes to leave free, for the lists of all clips
 
 
 def prepare(
@@ -109,7 +110,7 @@ def prepare(
         todo = [shard for shard in shards if shard.number not in finished]
         done = len(rows) - sum(len(shard.rows) for shard in todo)
         for half in out.glob("*.part"):
-            half.unlink()
+            shutil.rmtree(half) if half.is_dir() else half.unlink()
         if todo or not (out / "dataset_info.json").exists():
             with Progress(len(rows), "clips", "prepare", done) as progress:
                 if beam_options is None:
@@ -150,13 +151,19 @@ def _shards(rows, clips_per_shard) -> list[_Shard]:
     by_split: dict[str, list[Row]] = {}
     for row in rows:
         by_split.setdefault(row.split or _NO_SPLIT, []).append(row)
+    reserve = _SPACE_FOR_METADATA + sum(map(_listed_bytes, rows))
     shards: list[_Shard] = []
     for split, members in by_split.items():
         count = -(-len(members) // clips_per_shard)
         for i in range(count):
             part = members[i * clips_per_shard : (i + 1) * clips_per_shard]
-            shards.append(_Shard(len(shards), records.shard_name(split, i, count), split, part))
+            shards.append(_Shard(len(shards), records.shard_name(split, i, count), split, part, reserve))
     return shards
+
+
+def _listed_bytes(row: Row) -> int:
+    """About what a clip takes in clips.csv, or in rejected.csv."""
+    return 100 + sum(map(len, (row.path, row.clip_id, row.split, row.speaker, json.dumps(row.labels))))
 
 
 def _plan(rows, refused, options, clips_per_shard) -> dict:
@@ -242,8 +249,9 @@ def _finish_shard(out, shard, outcomes: Iterator[Outcome], advance=lambda _: Non
         advance(f"{len(rejected)} rejected in this shard" if rejected else "")
     size = sum(map(len, encoded))
     path, part = out / shard.name, out / f"{shard.name}.{uuid.uuid4().hex}.part"  # two may be at it, on Beam
-    with folders.clear_about_disk(path, size):
-        if shutil.disk_usage(out).free < size + _SPACE_FOR_METADATA:
+    needed = size + shard.reserve
+    with folders.clear_about_disk(path, needed):
+        if shutil.disk_usage(out).free < needed:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         records.write_shard(part, encoded)
         with open(part, "rb") as file:

@@ -215,6 +215,8 @@ def test_a_shard_that_was_damaged_or_half_written_is_made_again(root, rows, tmp_
     first = sorted(out.glob("*.array_record-*"))[0]
     first.write_bytes(first.read_bytes()[:1000])
     (out / (first.name + ".part")).write_bytes(b"half")
+    (out / "metadata.part").mkdir()  # the last step was stopped
+    (out / "metadata.part" / "clips.csv").write_text("half")
     prepare(rows, root, out, SMALL, clips_per_shard=4, workers=0)
     assert contents(out) == whole
 
@@ -240,11 +242,15 @@ def test_a_full_disk_stops_with_the_path_and_the_size_and_keeps_what_is_finished
     assert prepare(rows, root, out, SMALL, clips_per_shard=4, workers=0).kept == len(rows)
 
 
-def test_a_shard_that_does_not_fit_is_not_begun(root, rows, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("free", "label"), [(5000, "ANG"), (3 << 20, "A" * (2 << 20))])
+def test_a_shard_is_not_begun_where_it_or_the_list_of_all_clips_does_not_fit(
+    root, rows, tmp_path, monkeypatch, free, label
+):
     usage = prepare_module.shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(prepare_module.shutil, "disk_usage", lambda _: usage._replace(free=5000))
-    with pytest.raises(DataError, match=r"No space left on device.*MB were needed"):
-        prepare(rows, root, tmp_path / "out", SMALL, workers=0)
+    monkeypatch.setattr(prepare_module.shutil, "disk_usage", lambda _: usage._replace(free=free))
+    labelled = Row(rows[1].path, rows[1].clip_id, labels={"emotion": label})
+    with pytest.raises(DataError, match=r"00000-of-00002.*No space left on device.*MB were needed"):
+        prepare([rows[0], labelled], root, tmp_path / "out", SMALL, clips_per_shard=1, workers=0)
 
 
 def test_no_permission_names_the_folder(root, rows, tmp_path):
