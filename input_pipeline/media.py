@@ -21,7 +21,9 @@ from input_pipeline.errors import MediaError
 
 AUDIO_RATE = 16_000  # Hz: what the log-mel of the models is defined for
 
-_SEEK_MARGIN_S = 1.0  # decode from a little before a window: containers seek coarsely
+# Decode from a little before a window: containers seek coarsely. Some (MPEG's streams) do not seek to a picture that
+# can be decoded by itself; where the next one is too late, from further back, and at last from the start.
+_SEEK_MARGINS_S = (1.0, 12.0, np.inf)
 _REORDER_MARGIN_S = 0.5  # AVI stamps frames in decoding order, up to a few frames away from their own time
 _SOUND_GAP_S = 0.1  # a jump in the sound's time stamps longer than this is filled with silence
 _LONGEST_GAP_S = 60.0  # but this one is a damaged time stamp
@@ -70,17 +72,22 @@ def read_clip(
     Raises:
       MediaError: with a short reason, when neither picture nor sound can be read.
     """
-    with _open(path) as container:
-        video, sound = _streams(container)
-        if video is None and sound is None:
-            raise MediaError("holds neither picture nor sound")
-        origin = (container.start_time or 0) / av.time_base
-        first = origin + (start_s or 0.0)
-        last = np.inf if end_s is None else origin + end_s
-        if start_s:
-            _seek(container, first - _SEEK_MARGIN_S)
-        shown, heard = _decode(container, video, sound, first, last, on_frame)
-        clock = _clock(container, video, start_s)  # here: a stream's memory goes with its container
+    for margin_s in _SEEK_MARGINS_S if start_s else (np.inf,):
+        with _open(path) as container:
+            video, sound = _streams(container)
+            if video is None and sound is None:
+                raise MediaError("holds neither picture nor sound")
+            origin = (container.start_time or 0) / av.time_base
+            first = origin + (start_s or 0.0)
+            last = np.inf if end_s is None else origin + end_s
+            seeks = margin_s < np.inf
+            if seeks:
+                _seek(container, first - margin_s)
+            decoded = _decode(container, video, sound, first, last, on_frame, seeks)
+            clock = _clock(container, video, start_s)  # here: a stream's memory goes with its container
+        if decoded is not None:
+            break
+    shown, heard = decoded
 
     frames, fps, frames_at = _grid(shown, clock, first, last)
     audio_at = frames_at if frames else (first if start_s else None)
@@ -149,12 +156,14 @@ def _seek(container, time_s):
         container.seek(max(0, int(time_s * av.time_base)))
 
 
-def _decode(container, video, sound, first, last, on_frame):
+def _decode(container, video, sound, first, last, on_frame, sought):
     """Decodes what lies near [first, last).
 
-    Returns [(time or None, on_frame(picture), duration or None)], [(time or None, sound frame)].
+    Returns [(time or None, on_frame(picture), duration or None)], [(time or None, sound frame)]; or None, before any
+    call of `on_frame`, where the container was sought in and its pictures begin too late.
     """
     shown, heard = [], []
+    late = sought and video is not None  # until a picture is early enough
     done = {stream.index: False for stream in (video, sound) if stream is not None}
     packets = container.demux([stream for stream in (video, sound) if stream is not None])
     to_rgb = (
@@ -175,6 +184,10 @@ def _decode(container, video, sound, first, last, on_frame):
             continue  # a damaged packet; the decoder finds its feet again at the next one
         for frame in frames:
             time = frame.time
+            if late and packet.stream is video:
+                if time is not None and time > first + _STAMP_ERROR_S:
+                    return None
+                late = False
             if time is not None and time >= last + _REORDER_MARGIN_S:
                 done[packet.stream.index] = True
             elif packet.stream is video:
@@ -182,7 +195,7 @@ def _decode(container, video, sound, first, last, on_frame):
                     shown.append((time, on_frame(_upright(frame, to_rgb)), _seconds(frame)))
             elif time is None or time + frame.samples / frame.sample_rate > first:
                 heard.append((time, frame))
-    return shown, heard
+    return None if late else (shown, heard)
 
 
 def _upright(frame, to_rgb):

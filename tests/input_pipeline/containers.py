@@ -31,11 +31,13 @@ def write(
     codecs: tuple[str, str] | None = None,
     times_ms: list[int] | None = None,
     rotation: int = 0,
+    keyframes_every: int = 0,
     sound_starts_s: float = 0.0,
 ) -> Path:
     """Writes frames uint8 [H, W, 3] and int16 sound [channels, S] (or [S]).
 
-    times_ms: when each frame is shown (a variable rate); rotation: degrees of the display matrix.
+    times_ms: when each frame is shown (a variable rate); rotation: degrees of the display matrix; keyframes_every:
+      frames, 0 for the codec's own choice.
     """
     picture_codec, sound_codec = codecs or FORMATS[path.suffix[1:]]
     with av.open(str(path), "w") as container:
@@ -51,6 +53,8 @@ def write(
             if times_ms is not None:
                 video.codec_context.time_base = Fraction(1, 1000)
                 video.time_base = Fraction(1, 1000)
+            if keyframes_every:
+                video.gop_size = keyframes_every
             if rotation:
                 video.set_display_rotation(rotation)
         if audio is not None:

@@ -1,6 +1,7 @@
 """Decoding, with real files: as they are found, and put into containers of every kind."""
 
 import os
+from itertools import pairwise
 
 import av
 import numpy as np
@@ -150,6 +151,33 @@ def test_a_window_takes_the_frames_and_the_sound_between_two_times(tmp_path, mar
         assert abs(numbers[0] - 25) <= 1, suffix
         assert clip.audio_s == pytest.approx(0.8, abs=0.05), suffix
         assert strongest_hertz(clip.audio[1600:]) == pytest.approx(600, abs=5), suffix
+
+
+@pytest.mark.parametrize(
+    ("name", "codecs", "keyframes_every"),
+    [
+        ("a.mpg", ("mpeg1video", "mp2"), 100),
+        ("a.ts", ("libx264", "mp2"), 250),
+        ("a.mts", ("mpeg2video", "mp2"), 12),
+    ],
+)
+def test_a_window_of_a_stream_without_an_index_has_all_of_its_frames_each_decoded_once(
+    tmp_path, marked, name, codecs, keyframes_every
+):
+    path = write(
+        tmp_path / name,
+        marked * 8,
+        tone(48_000, 16.0),
+        codecs=codecs,
+        keyframes_every=keyframes_every,
+        sound_starts_s=0.1,  # a coder's lead-in would lie before time 0, which these cannot say
+    )
+    called = []
+    clip = read_clip(path, start_s=14.2, end_s=15.4, on_frame=lambda frame: called.append(frame) or frame)
+    numbers = [number(frame) for frame in clip.frames]
+    assert len(numbers) == pytest.approx(30, abs=1) and abs(numbers[0] - 14.2 * 25 % len(marked)) <= 2
+    assert {(number(b) - number(a)) % len(marked) for a, b in pairwise(called)} == {1}
+    assert clip.audio_s == pytest.approx(1.2, abs=0.05)
 
 
 def test_windows_of_a_real_file_are_slices_of_the_whole():
