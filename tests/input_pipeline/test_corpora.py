@@ -208,6 +208,7 @@ def test_crema_d_refuses_names_that_are_not_its_own(tmp_path, name):
         (VOTES.replace('"300001"', '"400001"'), "'400001' is not one of votes"),
         (VOTES.replace(",10,", ",ten,"), "'100001' is not one of votes"),
         (VOTES + '"300002",0\n', "line 5: 2 values for 9 columns"),
+        (VOTES + '"300002,0\n', "line 5: not CSV"),
     ],
 )
 def test_a_damaged_table_is_named_with_what_is_wrong(tmp_path, text, message):
