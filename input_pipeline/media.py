@@ -199,10 +199,18 @@ def _decode(container, video, sound, first, last, on_frame, sought):
 
 
 def _upright(frame, to_rgb):
-    """uint8 [H, W, 3], turned as the display matrix says (phones film sideways)."""
+    """uint8 [H, W, 3], turned and mirrored as the display matrix says (phones film sideways, some a mirror image)."""
     picture = to_rgb.reformat(frame, format="rgb24").to_ndarray()
-    turns = round(frame.rotation / 90) % 4  # counter-clockwise quarter turns
-    return np.ascontiguousarray(np.rot90(picture, turns)) if turns else picture
+    found = frame.side_data.get("DISPLAYMATRIX")
+    if found is None:
+        return picture
+    # (x, y) of a pixel @ the upper left 2 × 2 is where it is shown; the angle is a quarter turn, or nearly.
+    matrix = np.frombuffer(bytes(found), np.int32).reshape(3, 3)[:2, :2].astype(np.int64)
+    if abs(matrix[0, 0]) < abs(matrix[0, 1]):
+        picture, matrix = picture.swapaxes(0, 1), matrix[::-1]
+    across, down = np.diag(matrix)
+    picture = picture[:: -1 if down < 0 else 1, :: -1 if across < 0 else 1]
+    return np.ascontiguousarray(picture)
 
 
 def _seconds(frame):
