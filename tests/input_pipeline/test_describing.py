@@ -99,10 +99,11 @@ def test_texts_come_back_from_their_file(tmp_path):
     said = [
         Described("a", "A loud voice.", (("It is loud.", True), ("It is not.", False))),
         Described("b", "Ä — ö."),
+        Described("c", "Two\u2028lines\x85of one."),
     ]
     (tmp_path / texts.TEXTS).write_text(texts.as_jsonl(said))
     assert texts.read_texts(tmp_path) == said
-    (tmp_path / "said.csv").write_text('clip_id,text\na,"A loud, low voice."\n')
+    (tmp_path / "said.csv").write_text('clip_id,text\na,"A loud, low voice."\n', "utf-8-sig")
     assert texts.read_texts(tmp_path / "said.csv") == [Described("a", "A loud, low voice.")]
 
 
@@ -118,6 +119,8 @@ def test_texts_come_back_from_their_file(tmp_path):
         ("a.jsonl", '{"clip_id": "a", "text": "b"}\n' * 2, "clip a is described twice"),
         ("a.jsonl", "\n", "describes no clip"),
         ("a.csv", "clip_id,words\na,b\n", "has no column text"),
+        ("a.csv", "clip_id,text\na\n", "line 2: not a clip_id with a text"),
+        ("a.csv", 'clip_id,text\na,"b\nc,d\n', "line 2: not CSV"),
     ],
 )
 def test_a_file_that_is_no_texts_is_named_with_its_line(name, content, says, tmp_path):
