@@ -28,7 +28,7 @@ _REORDER_MARGIN_S = 0.5  # AVI stamps frames in decoding order, up to a few fram
 _SOUND_GAP_S = 0.1  # a jump in the sound's time stamps longer than this is filled with silence
 _LONGEST_GAP_S = 60.0  # but this one is a damaged time stamp
 _USUAL_RATE = 25.0  # where neither container nor time stamps tell
-_STAMP_ERROR_S = 0.002  # containers with millisecond clocks round their stamps
+STAMP_ERROR_S = 0.002  # containers with millisecond clocks round their stamps
 _PLAYLISTS = {"hls", "dash", "concat", "sdp", "rtsp"}  # these name further files, which may lie anywhere
 
 
@@ -106,7 +106,7 @@ def lay_on_grid(times_s: Sequence[float], rate: float, last_s: float) -> list[in
     """
     times = np.asarray(times_s) - times_s[0]
     points = max(1, int(np.floor((times[-1] + last_s) * rate + 0.5)))
-    at = np.arange(points) / rate + _STAMP_ERROR_S
+    at = np.arange(points) / rate + STAMP_ERROR_S
     return (np.searchsorted(times, at, side="right") - 1).tolist()
 
 
@@ -185,7 +185,7 @@ def _decode(container, video, sound, first, last, on_frame, sought):
         for frame in frames:
             time = frame.time
             if late and packet.stream is video:
-                if time is not None and time > first + _STAMP_ERROR_S:
+                if time is not None and time > first + STAMP_ERROR_S:
                     return None
                 late = False
             if time is not None and time >= last + _REORDER_MARGIN_S:
@@ -245,7 +245,7 @@ def _grid(shown, clock, first, last):
     if not shown:
         return [], 0.0, None
     times = _times([time for time, _, _ in shown], clock)
-    inside = [i for i, t in enumerate(times) if first - _STAMP_ERROR_S <= t < last - _STAMP_ERROR_S]
+    inside = [i for i, t in enumerate(times) if first - STAMP_ERROR_S <= t < last - STAMP_ERROR_S]
     if not inside:
         return [], 0.0, None
     frames = [shown[i][1] for i in inside]
