@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from avemo_jax import cli, provenance
-from input_pipeline import folders
+from input_pipeline import folders, manifests
 from input_pipeline import prepare as prepare_module
 from input_pipeline.errors import DataError, MediaError
 from input_pipeline.manifests import Row
@@ -205,6 +206,18 @@ def test_a_folder_with_other_things_in_it_is_left_alone(root, rows, tmp_path):
     (tmp_path / "thesis.txt").write_text("years of work")
     with pytest.raises(DataError, match=r"is not empty \(it holds thesis.txt\)"):
         prepare(rows, root, tmp_path, SMALL, workers=0)
+
+
+def test_a_command_that_was_stopped_before_it_began_leaves_the_folder_as_good_as_empty(
+    root, rows, tmp_path, monkeypatch
+):
+    words = command(root, rows[:1], tmp_path, "--workers", "0")
+    (tmp_path / "out").mkdir()
+    with monkeypatch.context() as patch:
+        patch.setattr(manifests, "read_manifest", Mock(side_effect=KeyboardInterrupt))
+        assert cli.main(words) == 130
+    assert (tmp_path / "out" / provenance.NAME).exists()
+    assert cli.main(words) == 0
 
 
 def test_a_shard_that_was_damaged_or_half_written_is_made_again(root, rows, tmp_path):
