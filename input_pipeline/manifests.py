@@ -23,7 +23,9 @@ LABEL_PREFIX = "label_"
 TEXT_COLUMNS = ("clip_id", "split", "speaker", "gender", "text")
 TIME_COLUMNS = ("start_s", "end_s")
 
-_SPLIT_NAME = re.compile(r"[A-Za-z0-9_]*")  # becomes part of a TFDS file name
+# A split's name becomes one of TFDS, which keeps `all` for itself.
+SPLIT_NAME = re.compile(r"(?!all$)_*[A-Za-z0-9][A-Za-z0-9_]*|")
+SPLIT_RULE = "may hold letters, digits and _ only, not just _, and not be 'all'"
 
 
 @dataclass(frozen=True)
@@ -137,8 +139,8 @@ def _row(cells, line):
     start, end = times.values()
     if end is not None and end <= (start or 0.0):
         raise DataError(f"{line}, column end_s: {end:g} is not after start_s ({start or 0.0:g})")
-    if not _SPLIT_NAME.fullmatch(text["split"]):
-        raise DataError(f"{line}, column split: {text['split']!r} may hold letters, digits and _ only")
+    if not SPLIT_NAME.fullmatch(text["split"]):
+        raise DataError(f"{line}, column split: {text['split']!r} {SPLIT_RULE}")
     text["clip_id"] = text["clip_id"] or fragment(path, start, end)
     labels = {
         k.removeprefix(LABEL_PREFIX): _value(v) for k, v in cells.items() if k.startswith(LABEL_PREFIX) and v

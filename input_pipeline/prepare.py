@@ -26,13 +26,13 @@ from pathlib import Path
 from input_pipeline import beam, blazeface, faces, folders, records
 from input_pipeline.clips import ClipOptions, Outcome, make_record
 from input_pipeline.errors import DataError
-from input_pipeline.manifests import Refused, Row
+from input_pipeline.manifests import SPLIT_NAME, SPLIT_RULE, Refused, Row
 from input_pipeline.pool import results_in_order
 from input_pipeline.progress import Progress
 
 REJECTED_LIST = "rejected.csv"
 _VERB = "prepare"  # and the name of the folder of notes
-_NO_SPLIT = "clips"  # TFDS keeps "all" for itself
+_NO_SPLIT = "clips"
 _SPACE_FOR_METADATA = 1 << 20
 
 
@@ -151,6 +151,8 @@ def _shards(rows, clips_per_shard) -> list[_Shard]:
     by_split: dict[str, list[Row]] = {}
     for row in rows:
         by_split.setdefault(row.split or _NO_SPLIT, []).append(row)
+    if wrong := [split for split in by_split if not SPLIT_NAME.fullmatch(split)]:
+        raise DataError(f"split {wrong[0]!r} {SPLIT_RULE}")
     reserve = _SPACE_FOR_METADATA + sum(map(_listed_bytes, rows))
     shards: list[_Shard] = []
     for split, members in by_split.items():
@@ -299,7 +301,8 @@ def _finish(out, shards, notes, refused):
             clips.append({"position": len(clips), "split": shard.split, **clip})
     if not clips:
         raise DataError(f"not one of the {len(rejected)} clips can be used; {out / REJECTED_LIST} says why")
-    records.write_dataset(out, splits, clips)
+    # TFDS reads no splits without a record.
+    records.write_dataset(out, {name: split for name, split in splits.items() if sum(split[0])}, clips)
 
 
 def _summary(out, rows, refused, notes) -> Summary:

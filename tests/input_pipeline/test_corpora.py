@@ -52,13 +52,14 @@ def test_a_layout_says_what_folders_mean(tmp_path):
         "test/ben/2023/sad/more/2.mp4",
         "test/3.mp4",
         "a b/c/d/e/4.mp4",
+        "all/c/d/e/5.mp4",
     )
     listing = list_corpus("folder", tmp_path, layout="split/speaker/-/label_emotion")
     rows = by_id(listing)
     first, second = rows["train/anna/2024/happy/1"], rows["test/ben/2023/sad/more/2"]
     assert (first.split, first.speaker, first.labels) == ("train", "anna", {"emotion": "happy"})
     assert (second.split, second.speaker, second.labels) == ("test", "ben", {"emotion": "sad"})
-    assert list(reasons(listing)) == ["a b/c/d/e/4.mp4", "test/3.mp4"]
+    assert list(reasons(listing)) == ["a b/c/d/e/4.mp4", "all/c/d/e/5.mp4", "test/3.mp4"]
     (row,) = list_corpus("folder", tree(tmp_path / "s", "7/x.mp4"), layout="take").rows
     assert row.metadata == {"take": "7"}
 

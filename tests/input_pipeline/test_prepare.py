@@ -14,6 +14,7 @@ from unittest.mock import Mock
 
 import numpy as np
 import pytest
+import tensorflow_datasets as tfds
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -187,6 +188,20 @@ def test_splits_of_the_manifest_are_splits_of_the_dataset(root, rows, tmp_path):
     prepare(split_rows, root, tmp_path / "out", SMALL, workers=0)
     assert open_records(tmp_path / "out", "test").clip_ids == [r.clip_id for r in rows[1::2]]
     assert open_records(tmp_path / "out").clip_ids == [r.clip_id for r in rows[0::2] + rows[1::2]]
+
+
+def test_a_split_that_tfds_cannot_have_is_refused_before_the_work(tmp_path):
+    with pytest.raises(DataError, match="split 'all' may hold letters"):
+        prepare([Row("a", "a", "all")], tmp_path, tmp_path / "out", SMALL, workers=0)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_split_of_which_no_clip_can_be_used_is_not_in_the_dataset(root, rows, tmp_path):
+    split_rows = [Row(rows[0].path, "a", "train"), Row("absent.mp4", "b", "test")]
+    prepare(split_rows, root, tmp_path / "out", SMALL, workers=0)
+    assert open_records(tmp_path / "out").splits == {"train": 1}
+    source = tfds.builder_from_directory(tmp_path / "out").as_data_source()
+    assert {name: len(split) for name, split in source.items()} == {"train": 1}
 
 
 def test_running_again_does_nothing_and_other_options_or_clips_are_refused(root, rows, tmp_path):
