@@ -347,11 +347,11 @@ def test_two_runs_into_one_folder_at_once_are_refused(root, rows, tmp_path):
 
 def test_the_command_tells_the_share_of_rejected_clips_and_where_the_result_is(root, rows, tmp_path, capsys):
     words = command(root, [*rows, Row("absent.mp4", "absent")], tmp_path, "--workers", "0")
-    assert cli.main([*words, "--json", str(tmp_path / "summary.json")]) == 0
+    assert cli.main([*words, "--json", str(tmp_path / "new" / "summary.json")]) == 0
     text = capsys.readouterr().out
     assert f"{len(rows)} of {len(rows) + 1} clips prepared" in text and str(tmp_path / "out") in text
     assert f"1 rejected ({100 / (len(rows) + 1):.1f} %)" in text and "1 × no such file" in text
-    assert json.loads((tmp_path / "summary.json").read_text())["rejected"] == 1
+    assert json.loads((tmp_path / "new" / "summary.json").read_text())["rejected"] == 1
 
 
 @pytest.mark.parametrize(
@@ -362,6 +362,8 @@ def test_the_command_tells_the_share_of_rejected_clips_and_where_the_result_is(r
         (["--short_side", "4"], "--short_side 4"),
         (["--workers", "-1"], "--workers must be 0 or more"),
         (["--root", "/nowhere"], "/nowhere: no such folder"),
+        (["--beam_options=--runner='x"], "--beam_options --runner='x: No closing quotation"),
+        (["--json", "/dev/null/x.json"], "/dev/null is a file"),
     ],
 )
 def test_a_wrong_flag_is_one_line(root, rows, tmp_path, capsys, more, message):
