@@ -12,6 +12,8 @@ from typing import Any, TextIO
 
 from input_pipeline.errors import DataError
 
+_CALLS = "commands.jsonl"  # which commands were called for a folder; also those that made nothing in it
+
 
 @contextmanager
 def locked(out: Path, verb: str) -> Iterator[None]:
@@ -48,7 +50,7 @@ def claim(out: Path, verb: str, plan: dict[str, Any], names: Mapping[str, str] |
                 f"{out} was begun with something else: {what}; choose another --out, or delete it"
             )
         return
-    strangers = sorted(name for name in os.listdir(out) if name != verb)
+    strangers = sorted(name for name in os.listdir(out) if name not in (verb, _CALLS))
     if strangers:
         raise DataError(f"{out} is not empty (it holds {strangers[0]}); choose an empty or new --out")
     write_json(noted, plan)

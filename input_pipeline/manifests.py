@@ -12,6 +12,7 @@ import json
 import math
 import os
 import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -22,7 +23,9 @@ LABEL_PREFIX = "label_"
 TEXT_COLUMNS = ("clip_id", "split", "speaker", "gender", "text")
 TIME_COLUMNS = ("start_s", "end_s")
 
-_SPLIT_NAME = re.compile(r"[A-Za-z0-9_]*")  # becomes part of a TFDS file name
+# A split's name becomes one of TFDS, which keeps `all` for itself.
+SPLIT_NAME = re.compile(r"(?!all$)_*[A-Za-z0-9][A-Za-z0-9_]*|")
+SPLIT_RULE = "may hold letters, digits and _ only, not just _, and not be 'all'"
 
 
 @dataclass(frozen=True)
@@ -63,17 +66,31 @@ def read_manifest(path: str | os.PathLike) -> list[Row]:
     path = Path(path)
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
-            return _rows(csv.reader(file), str(path))
+            return _rows(csv_rows(file, str(path)), str(path))
     except FileNotFoundError:
         raise DataError(f"{path}: no such manifest") from None
     except UnicodeDecodeError as error:
         raise DataError(
             f"{path}: not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8"
         ) from None
-    except csv.Error as error:
-        raise DataError(f"{path}: not a CSV file ({error})") from None
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def csv_rows(lines: Iterable[str], name: str, **form: Any) -> Iterator[tuple[int, list[str]]]:
+    """The number of each row's last line, and its cells. name: of the file, for the error; form: as of `csv.reader`.
+
+    Raises:
+      DataError: naming the line where a row begins that is not CSV, such as one with a quote that is not closed.
+    """
+    reader = csv.reader(lines, strict=True, **form)
+    begins = 1
+    try:
+        for cells in reader:
+            yield reader.line_num, cells
+            begins = reader.line_num + 1
+    except csv.Error as error:
+        raise DataError(f"{name}, line {begins}: not CSV ({error}); see to its quotes") from None
 
 
 def fragment(path: str, start_s: float | None, end_s: float | None) -> str:
@@ -83,8 +100,8 @@ def fragment(path: str, start_s: float | None, end_s: float | None) -> str:
     return f"{path}#t={start_s or 0.0:g}{'' if end_s is None else f',{end_s:g}'}"
 
 
-def _rows(reader, name):
-    columns = [column.strip() for column in next(reader, [])]
+def _rows(lines, name):
+    columns = [column.strip() for column in next(lines, (1, []))[1]]
     if "path" not in columns:
         raise DataError(f"{name}, line 1: no column `path`; the columns are: {', '.join(columns) or 'none'}")
     for column in columns:
@@ -94,10 +111,10 @@ def _rows(reader, name):
             )
 
     rows, taken = [], {}
-    for values in reader:
+    for number, values in lines:
         if not any(value.strip() for value in values):
             continue
-        line = f"{name}, line {reader.line_num}"
+        line = f"{name}, line {number}"
         if len(values) != len(columns):
             raise DataError(f"{line}: {len(values)} values for {len(columns)} columns")
         row = _row(dict(zip(columns, map(str.strip, values), strict=True)), line)
@@ -106,7 +123,7 @@ def _rows(reader, name):
                 f"{line}, column clip_id: {row.clip_id!r} is the clip of line {taken[row.clip_id]} already; "
                 "give each clip a clip_id of its own"
             )
-        taken[row.clip_id] = reader.line_num
+        taken[row.clip_id] = number
         rows.append(row)
     if not rows:
         raise DataError(f"{name}: no clips in it")
@@ -122,8 +139,8 @@ def _row(cells, line):
     start, end = times.values()
     if end is not None and end <= (start or 0.0):
         raise DataError(f"{line}, column end_s: {end:g} is not after start_s ({start or 0.0:g})")
-    if not _SPLIT_NAME.fullmatch(text["split"]):
-        raise DataError(f"{line}, column split: {text['split']!r} may hold letters, digits and _ only")
+    if not SPLIT_NAME.fullmatch(text["split"]):
+        raise DataError(f"{line}, column split: {text['split']!r} {SPLIT_RULE}")
     text["clip_id"] = text["clip_id"] or fragment(path, start, end)
     labels = {
         k.removeprefix(LABEL_PREFIX): _value(v) for k, v in cells.items() if k.startswith(LABEL_PREFIX) and v

@@ -21,12 +21,14 @@ from input_pipeline.errors import MediaError
 
 AUDIO_RATE = 16_000  # Hz: what the log-mel of the models is defined for
 
-_SEEK_MARGIN_S = 1.0  # decode from a little before a window: containers seek coarsely
+# Decode from a little before a window: containers seek coarsely. Some (MPEG's streams) do not seek to a picture that
+# can be decoded by itself; where the next one is too late, from further back, and at last from the start.
+_SEEK_MARGINS_S = (1.0, 12.0, np.inf)
 _REORDER_MARGIN_S = 0.5  # AVI stamps frames in decoding order, up to a few frames away from their own time
 _SOUND_GAP_S = 0.1  # a jump in the sound's time stamps longer than this is filled with silence
 _LONGEST_GAP_S = 60.0  # but this one is a damaged time stamp
 _USUAL_RATE = 25.0  # where neither container nor time stamps tell
-_STAMP_ERROR_S = 0.002  # containers with millisecond clocks round their stamps
+STAMP_ERROR_S = 0.002  # containers with millisecond clocks round their stamps
 _PLAYLISTS = {"hls", "dash", "concat", "sdp", "rtsp"}  # these name further files, which may lie anywhere
 
 
@@ -70,17 +72,22 @@ def read_clip(
     Raises:
       MediaError: with a short reason, when neither picture nor sound can be read.
     """
-    with _open(path) as container:
-        video, sound = _streams(container)
-        if video is None and sound is None:
-            raise MediaError("holds neither picture nor sound")
-        origin = (container.start_time or 0) / av.time_base
-        first = origin + (start_s or 0.0)
-        last = np.inf if end_s is None else origin + end_s
-        if start_s:
-            _seek(container, first - _SEEK_MARGIN_S)
-        shown, heard = _decode(container, video, sound, first, last, on_frame)
-        clock = _clock(container, video, start_s)  # here: a stream's memory goes with its container
+    for margin_s in _SEEK_MARGINS_S if start_s else (np.inf,):
+        with _open(path) as container:
+            video, sound = _streams(container)
+            if video is None and sound is None:
+                raise MediaError("holds neither picture nor sound")
+            origin = (container.start_time or 0) / av.time_base
+            first = origin + (start_s or 0.0)
+            last = np.inf if end_s is None else origin + end_s
+            seeks = margin_s < np.inf
+            if seeks:
+                _seek(container, first - margin_s)
+            decoded = _decode(container, video, sound, first, last, on_frame, seeks)
+            clock = _clock(container, video, start_s)  # here: a stream's memory goes with its container
+        if decoded is not None:
+            break
+    shown, heard = decoded
 
     frames, fps, frames_at = _grid(shown, clock, first, last)
     audio_at = frames_at if frames else (first if start_s else None)
@@ -99,7 +106,7 @@ def lay_on_grid(times_s: Sequence[float], rate: float, last_s: float) -> list[in
     """
     times = np.asarray(times_s) - times_s[0]
     points = max(1, int(np.floor((times[-1] + last_s) * rate + 0.5)))
-    at = np.arange(points) / rate + _STAMP_ERROR_S
+    at = np.arange(points) / rate + STAMP_ERROR_S
     return (np.searchsorted(times, at, side="right") - 1).tolist()
 
 
@@ -149,12 +156,14 @@ def _seek(container, time_s):
         container.seek(max(0, int(time_s * av.time_base)))
 
 
-def _decode(container, video, sound, first, last, on_frame):
+def _decode(container, video, sound, first, last, on_frame, sought):
     """Decodes what lies near [first, last).
 
-    Returns [(time or None, on_frame(picture), duration or None)], [(time or None, sound frame)].
+    Returns [(time or None, on_frame(picture), duration or None)], [(time or None, sound frame)]; or None, before any
+    call of `on_frame`, where the container was sought in and its pictures begin too late.
     """
     shown, heard = [], []
+    late = sought and video is not None  # until a picture is early enough
     done = {stream.index: False for stream in (video, sound) if stream is not None}
     packets = container.demux([stream for stream in (video, sound) if stream is not None])
     to_rgb = (
@@ -175,6 +184,10 @@ def _decode(container, video, sound, first, last, on_frame):
             continue  # a damaged packet; the decoder finds its feet again at the next one
         for frame in frames:
             time = frame.time
+            if late and packet.stream is video:
+                if time is not None and time > first + STAMP_ERROR_S:
+                    return None
+                late = False
             if time is not None and time >= last + _REORDER_MARGIN_S:
                 done[packet.stream.index] = True
             elif packet.stream is video:
@@ -182,14 +195,22 @@ def _decode(container, video, sound, first, last, on_frame):
                     shown.append((time, on_frame(_upright(frame, to_rgb)), _seconds(frame)))
             elif time is None or time + frame.samples / frame.sample_rate > first:
                 heard.append((time, frame))
-    return shown, heard
+    return None if late else (shown, heard)
 
 
 def _upright(frame, to_rgb):
-    """uint8 [H, W, 3], turned as the display matrix says (phones film sideways)."""
+    """uint8 [H, W, 3], turned and mirrored as the display matrix says (phones film sideways, some a mirror image)."""
     picture = to_rgb.reformat(frame, format="rgb24").to_ndarray()
-    turns = round(frame.rotation / 90) % 4  # counter-clockwise quarter turns
-    return np.ascontiguousarray(np.rot90(picture, turns)) if turns else picture
+    found = frame.side_data.get("DISPLAYMATRIX")
+    if found is None:
+        return picture
+    # (x, y) of a pixel @ the upper left 2 × 2 is where it is shown; the angle is a quarter turn, or nearly.
+    matrix = np.frombuffer(bytes(found), np.int32).reshape(3, 3)[:2, :2].astype(np.int64)
+    if abs(matrix[0, 0]) < abs(matrix[0, 1]):
+        picture, matrix = picture.swapaxes(0, 1), matrix[::-1]
+    across, down = np.diag(matrix)
+    picture = picture[:: -1 if down < 0 else 1, :: -1 if across < 0 else 1]
+    return np.ascontiguousarray(picture)
 
 
 def _seconds(frame):
@@ -224,7 +245,7 @@ def _grid(shown, clock, first, last):
     if not shown:
         return [], 0.0, None
     times = _times([time for time, _, _ in shown], clock)
-    inside = [i for i, t in enumerate(times) if first - _STAMP_ERROR_S <= t < last - _STAMP_ERROR_S]
+    inside = [i for i, t in enumerate(times) if first - STAMP_ERROR_S <= t < last - STAMP_ERROR_S]
     if not inside:
         return [], 0.0, None
     frames = [shown[i][1] for i in inside]

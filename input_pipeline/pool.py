@@ -36,12 +36,12 @@ def results_in_order(
         with _pool(workers) as pool:
             futures = deque(pool.submit(function, job) for job in waiting)
             while not crashed:
-                for job in itertools.islice(jobs, workers * _AHEAD - len(waiting)):
-                    waiting.append(job)
-                    futures.append(pool.submit(function, job))
-                if not waiting:
-                    return
                 try:
+                    for job in itertools.islice(jobs, workers * _AHEAD - len(waiting)):
+                        waiting.append(job)  # first: it is not lost where the pool takes no more
+                        futures.append(pool.submit(function, job))
+                    if not waiting:
+                        return
                     result = futures[0].result()
                 except BrokenProcessPool:
                     crashed = True

@@ -26,13 +26,13 @@ from pathlib import Path
 from input_pipeline import beam, blazeface, faces, folders, records
 from input_pipeline.clips import ClipOptions, Outcome, make_record
 from input_pipeline.errors import DataError
-from input_pipeline.manifests import Refused, Row
+from input_pipeline.manifests import SPLIT_NAME, SPLIT_RULE, Refused, Row
 from input_pipeline.pool import results_in_order
 from input_pipeline.progress import Progress
 
 REJECTED_LIST = "rejected.csv"
 _VERB = "prepare"  # and the name of the folder of notes
-_NO_SPLIT = "clips"  # TFDS keeps "all" for itself
+_NO_SPLIT = "clips"
 _SPACE_FOR_METADATA = 1 << 20
 
 
@@ -69,6 +69,7 @@ class _Shard:
     name: str
     split: str
     rows: Sequence[Row]
+    reserve: int  # bytes to leave free, for the lists of all clips
 
 
 def prepare(
@@ -109,7 +110,7 @@ def prepare(
         todo = [shard for shard in shards if shard.number not in finished]
         done = len(rows) - sum(len(shard.rows) for shard in todo)
         for half in out.glob("*.part"):
-            half.unlink()
+            shutil.rmtree(half) if half.is_dir() else half.unlink()
         if todo or not (out / "dataset_info.json").exists():
             with Progress(len(rows), "clips", "prepare", done) as progress:
                 if beam_options is None:
@@ -150,13 +151,21 @@ def _shards(rows, clips_per_shard) -> list[_Shard]:
     by_split: dict[str, list[Row]] = {}
     for row in rows:
         by_split.setdefault(row.split or _NO_SPLIT, []).append(row)
+    if wrong := [split for split in by_split if not SPLIT_NAME.fullmatch(split)]:
+        raise DataError(f"split {wrong[0]!r} {SPLIT_RULE}")
+    reserve = _SPACE_FOR_METADATA + sum(map(_listed_bytes, rows))
     shards: list[_Shard] = []
     for split, members in by_split.items():
         count = -(-len(members) // clips_per_shard)
         for i in range(count):
             part = members[i * clips_per_shard : (i + 1) * clips_per_shard]
-            shards.append(_Shard(len(shards), records.shard_name(split, i, count), split, part))
+            shards.append(_Shard(len(shards), records.shard_name(split, i, count), split, part, reserve))
     return shards
+
+
+def _listed_bytes(row: Row) -> int:
+    """About what a clip takes in clips.csv, or in rejected.csv."""
+    return 100 + sum(map(len, (row.path, row.clip_id, row.split, row.speaker, json.dumps(row.labels))))
 
 
 def _plan(rows, refused, options, clips_per_shard) -> dict:
@@ -242,8 +251,9 @@ def _finish_shard(out, shard, outcomes: Iterator[Outcome], advance=lambda _: Non
         advance(f"{len(rejected)} rejected in this shard" if rejected else "")
     size = sum(map(len, encoded))
     path, part = out / shard.name, out / f"{shard.name}.{uuid.uuid4().hex}.part"  # two may be at it, on Beam
-    with folders.clear_about_disk(path, size):
-        if shutil.disk_usage(out).free < size + _SPACE_FOR_METADATA:
+    needed = size + shard.reserve
+    with folders.clear_about_disk(path, needed):
+        if shutil.disk_usage(out).free < needed:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         records.write_shard(part, encoded)
         with open(part, "rb") as file:
@@ -291,7 +301,8 @@ def _finish(out, shards, notes, refused):
             clips.append({"position": len(clips), "split": shard.split, **clip})
     if not clips:
         raise DataError(f"not one of the {len(rejected)} clips can be used; {out / REJECTED_LIST} says why")
-    records.write_dataset(out, splits, clips)
+    # TFDS reads no splits without a record.
+    records.write_dataset(out, {name: split for name, split in splits.items() if sum(split[0])}, clips)
 
 
 def _summary(out, rows, refused, notes) -> Summary:

@@ -57,6 +57,15 @@ class Record:
         return np.stack([decoded[i] for i in indices])
 
 
+def classes_of(labels: dict[str, Any]) -> dict[str, str]:
+    """The labels that are classes, as text; not those that are numbers on a scale, or votes."""
+    return {
+        key: str(value)
+        for key, value in sorted(labels.items())
+        if value not in ("", None) and not isinstance(value, (float, dict, list))
+    }
+
+
 def encode_picture(frame: np.ndarray | Image.Image, quality: int) -> bytes:
     """JPEG bytes of a picture, uint8 [H, W, 3]."""
     picture = frame if isinstance(frame, Image.Image) else Image.fromarray(frame)

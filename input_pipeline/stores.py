@@ -11,15 +11,18 @@ import contextlib
 import fcntl
 import hashlib
 import importlib.util
+import itertools
 import json
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from input_pipeline import folders
 from input_pipeline.errors import DataError
 from input_pipeline.progress import Progress
 
@@ -29,6 +32,7 @@ CACHE = "AVEMO_DATA_CACHE"  # where copies are kept
 
 _AT_ONCE = 8  # files
 _NOTED = ".copied.json"  # name → what the store said of it when it was copied
+_NOTE_EVERY_S = 10.0
 _NOT_NEEDED = "prepare/"  # the notes of `avemo prepare`
 _LAST = "dataset_info.json"  # what a reader looks for
 
@@ -143,45 +147,55 @@ def _bring(url: str, store: Any, root: str, listed: dict[str, dict[str, Any]], f
         flush=True,
     )
 
-    def bring(name: str) -> str:
+    def bring(name: str) -> None:
         _bring_file(url, store, f"{root}/{name}", listed[name], folder / name)
-        return name
+        noted[name] = listed[name]
 
+    written = time.monotonic()
     try:
         with Progress(len(wanted), "files", "copy") as progress, ThreadPoolExecutor(_AT_ONCE) as pool:
-            for name in [*pool.map(bring, wanted[:-1]), *map(bring, wanted[-1:])]:
-                noted[name] = listed[name]
+            for _ in itertools.chain(pool.map(bring, wanted[:-1]), map(bring, wanted[-1:])):
                 progress.advance()
+                if time.monotonic() - written > _NOTE_EVERY_S:
+                    folders.write_json(folder / _NOTED, noted.copy())
+                    written = time.monotonic()
     finally:
-        (folder / _NOTED).write_text(json.dumps(noted, indent=1))
+        folders.write_json(folder / _NOTED, noted)
 
 
 def _bring_file(url: str, store: Any, source: str, expected: dict[str, Any], target: Path) -> None:
     part = target.with_name(target.name + ".part")
     target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        store.get_file(source, os.fspath(part))
-    except OSError as error:
-        if error.strerror:
-            raise
-        raise DataError(f"{url}: {target.name} cannot be read ({_words(error)})") from error
-    except Exception as error:  # of as many kinds as there are stores
-        raise DataError(f"{url}: {target.name} cannot be read ({_words(error)})") from error
-    if _size(part) != expected["bytes"] or not _has_checksum(part, expected["tag"]):
-        raise DataError(f"{url}: {target.name} did not come over whole; start again")
-    os.replace(part, target)
+    digests: list[bytes] = []
+    while len(digests) < 2:
+        try:
+            store.get_file(source, os.fspath(part))
+        except OSError as error:
+            if error.strerror:
+                raise
+            raise DataError(f"{url}: {target.name} cannot be read ({_words(error)})") from error
+        except Exception as error:  # of as many kinds as there are stores
+            raise DataError(f"{url}: {target.name} cannot be read ({_words(error)})") from error
+        if _size(part) != expected["bytes"]:
+            break
+        with part.open("rb") as file:
+            digests.append(hashlib.file_digest(file, "md5").digest())
+        if _is_whole(digests, expected["tag"]):
+            os.replace(part, target)
+            return
+    raise DataError(f"{url}: {target.name} did not come over whole; start again")
 
 
-def _has_checksum(path: Path, tag: str) -> bool:
-    """False where the store's tag is an MD5, in hexadecimal (S3) or base64 (GCS), and that of another content.
+def _is_whole(digests: Sequence[bytes], tag: str) -> bool:
+    """Whether a file is what the store holds, from the MD5 of each time it was fetched.
 
-    Objects that were uploaded in parts have none; ArrayRecord's own checksums guard them when they are read.
+    GCS's tag is the MD5 in base64. S3's is that in hexadecimal, or for some encrypted objects something that looks like
+    it; there the same content twice is the right one. Objects that were uploaded in parts have neither; ArrayRecord's
+    own checksums guard them when they are read.
     """
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "md5").digest()
     if len(tag) == 32:
-        return tag == digest.hex()
-    return not (len(tag) == 24 and tag.endswith("==")) or tag == base64.b64encode(digest).decode()
+        return digests[-1].hex() == tag or len(set(digests)) < len(digests)
+    return not (len(tag) == 24 and tag.endswith("==")) or tag == base64.b64encode(digests[-1]).decode()
 
 
 def _size(path: Path) -> int:

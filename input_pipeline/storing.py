@@ -19,7 +19,7 @@ from PIL import Image
 from input_pipeline.blazeface import find_faces
 from input_pipeline.errors import DataError, MediaError
 from input_pipeline.faces import Counts, Cutting, cut, follow
-from input_pipeline.media import AUDIO_RATE, Clip, read_clip
+from input_pipeline.media import AUDIO_RATE, STAMP_ERROR_S, Clip, read_clip
 from input_pipeline.record import Record, encode_picture
 
 CROPS = ("none", "fixed", "face")
@@ -199,7 +199,7 @@ def _face(frame, square, cutting, options) -> bytes:
 
 def _sound_of(path, start_s, end_s, fps) -> np.ndarray:
     """int16 [S] from the time of the first frame at or after `start_s` on, as `read_clip` cuts a file's own."""
-    first_s = math.ceil(start_s * fps - 1e-3) / fps if start_s else None
+    first_s = math.ceil((start_s - STAMP_ERROR_S) * fps) / fps if start_s else None
     try:
         audio = read_clip(path, start_s=first_s, end_s=end_s, on_frame=lambda _: None).audio
     except MediaError as error:

@@ -8,7 +8,6 @@ where descriptions come from (describing), how a vector is made of one.
 
 from __future__ import annotations
 
-import csv
 import io
 import json
 import os
@@ -21,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from input_pipeline.errors import DataError
+from input_pipeline.manifests import csv_rows
 
 TEXTS, TABLE = "texts.jsonl", "embeddings.npz"  # in the folder of `avemo describe`
 
@@ -45,7 +45,7 @@ def read_texts(path: str | os.PathLike) -> list[Described]:
     if path.suffix not in (".jsonl", ".csv"):
         raise DataError(f"{path}: texts are read from a .jsonl or .csv file, or from a folder with {TEXTS}")
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
     lines = _csv_lines(path, text) if path.suffix == ".csv" else _json_lines(path, text)
@@ -167,7 +167,7 @@ def _described(line: dict) -> Described:
 
 
 def _json_lines(path: Path, text: str):
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
             try:
                 yield number, json.loads(line)
@@ -176,8 +176,8 @@ def _json_lines(path: Path, text: str):
 
 
 def _csv_lines(path: Path, text: str):
-    reader = csv.DictReader(io.StringIO(text))
-    if missing := {"clip_id", "text"} - set(reader.fieldnames or ()):
+    lines = csv_rows(io.StringIO(text), str(path))
+    names = next(lines, (1, []))[1]
+    if missing := {"clip_id", "text"} - set(names):
         raise DataError(f"{path} has no column {', '.join(sorted(missing))}")
-    for row in reader:
-        yield reader.line_num, row
+    yield from ((number, dict(zip(names, cells, strict=False))) for number, cells in lines if cells)

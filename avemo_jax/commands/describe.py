@@ -80,9 +80,11 @@ def run(args: argparse.Namespace) -> int:
         vectors = tower.embed([one.text for one in described])
         table = texts.make_table([one.clip_id for one in described], vectors, tower.digest)
         written.append(out / texts.TABLE)
-        files.write_bytes(written[-1], texts.table_bytes(table))
-        print(f"each has a vector of {tower.dim} numbers by {tower.name}")
+    (out / texts.TABLE).unlink(missing_ok=True)  # vectors of other texts
     files.write_file(written[0], texts.as_jsonl(described))
+    if tower:
+        files.write_bytes(written[1], texts.table_bytes(table))
+        print(f"each has a vector of {tower.dim} numbers by {tower.name}")
     print("results: " + "  ".join(map(str, written)))
     return 0
 
@@ -91,12 +93,15 @@ def _with_label(described, records, label: str, template: str, words):
     """Each description with a sentence about the clip's label, and statements of its own and of another one."""
     from avemo_jax.errors import UserError
     from avemo_jax.evaluation.prompts import filled
+    from input_pipeline.record import classes_of
 
-    labels = [labels for _, labels in records.known()]
-    known = {clip: str(of[label]) for clip, of in zip(records.clip_ids, labels, strict=True) if of.get(label)}
+    labels = {clip: of for clip, (_, of) in zip(records.clip_ids, records.known(), strict=True)}
+    known = {clip: classes_of(of)[label] for clip, of in labels.items() if label in classes_of(of)}
     classes = sorted({known[one.clip_id] for one in described if one.clip_id in known})
     if not classes:
-        raise UserError(f"--label {label}: no described clip has it")
+        there = any(labels[one.clip_id].get(label) not in (None, "") for one in described)
+        what = "it holds votes or numbers, not classes" if there else "no described clip has it"
+        raise UserError(f"--label {label}: {what}")
     said = []
     for place, one in enumerate(described):
         if one.clip_id not in known:

@@ -74,8 +74,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--beam_options",
-        metavar="'--runner=… …'",
-        help="Apache Beam's workers decode instead, a shard each: its options, in quotes (docs/bring_data.md)",
+        metavar="OPTIONS",
+        help="Apache Beam's workers decode instead, a shard each: its options, after = and in quotes, as "
+        "--beam_options='--runner=FlinkRunner' (docs/bring_data.md)",
     )
     add("--clips_per_shard", type=int, default=128, help="clips in one file (128)")
     add("--json", help="also write the summary to this file")
@@ -86,6 +87,7 @@ def results_folder(args: argparse.Namespace) -> Path:
 
 
 def run(args: argparse.Namespace) -> int:
+    from avemo_jax import files
     from avemo_jax.errors import UserError
     from input_pipeline.corpora import Listing, list_corpus
     from input_pipeline.manifests import read_manifest
@@ -94,6 +96,12 @@ def run(args: argparse.Namespace) -> int:
 
     if args.workers < 0 or args.clips_per_shard < 1:
         raise UserError("--workers must be 0 or more and --clips_per_shard 1 or more")
+    if args.json:
+        files.check_place(Path(args.json).parent)
+    try:
+        beam_options = None if args.beam_options is None else shlex.split(args.beam_options)
+    except ValueError as error:
+        raise UserError(f"--beam_options {args.beam_options}: {error}") from error
     options = ClipOptions(
         crop=args.crop,
         short_side=args.short_side,
@@ -119,7 +127,7 @@ def run(args: argparse.Namespace) -> int:
             options,
             clips_per_shard=args.clips_per_shard,
             workers=args.workers,
-            beam_options=None if args.beam_options is None else shlex.split(args.beam_options),
+            beam_options=beam_options,
             refused=listing.refused,
         )
     except KeyboardInterrupt:
@@ -139,8 +147,6 @@ def run(args: argparse.Namespace) -> int:
         for reason, count in summary.reasons[:10]:
             print(f"  {count} × {reason}")
     if args.json:
-        with open(args.json, "w", encoding="utf-8") as file:
-            json.dump(
-                {**asdict(summary), "out": str(summary.out), "rejected": summary.rejected}, file, indent=1
-            )
+        told = {**asdict(summary), "out": str(summary.out), "rejected": summary.rejected}
+        files.write_file(args.json, json.dumps(told, indent=1))
     return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -86,17 +87,19 @@ def make_plan(
         plan.searched = True
         limit = generation.hbm_limit
 
-        def with_batch(size: int) -> Facts:
-            return _compile(_changed(config, (f"batch_size={size * asked.parts}",)), topology, say)
+        unit = _smallest_batch(config, asked.parts)
 
-        best = search.largest_batch(asked, limit, with_batch)
+        def with_changes(changes: tuple[str, ...]) -> Facts | None:
+            return _unless_refused(_changed(config, changes), topology, say)
+
+        best = search.largest_batch(
+            asked, unit, limit, lambda size: with_changes((f"batch_size={size * unit}",))
+        )
         if best is not None:
             plan.largest = _sized(best, generation, (f"batch_size={best.batch_size}",))
         if not asked.fits:
             say("it does not fit: trying other layouts")
-            found = search.first_that_fit(
-                config, asked, limit, lambda changes: _compile(_changed(config, changes), topology, say)
-            )
+            found = search.first_that_fit(config, asked, limit, with_changes)
             plan.instead = [_sized(one.facts, generation, one.changes) for one in found]
     if scaling:
         plan.scaling = _scaling(config, asked, topology, say)
@@ -125,8 +128,8 @@ def _scaling(config: ConfigDict, asked: Facts, topology: Topology, say: Say) -> 
         if place == topology and _changed(config, changes).mesh == config.mesh:
             rows.append((place, _sized(asked, generation)))
             continue
-        facts = _compile(_changed(config, changes), place, say)
-        rows.append((place, _sized(facts, generation, changes)))
+        if facts := _unless_refused(_changed(config, changes), place, say):
+            rows.append((place, _sized(facts, generation, changes)))
     return rows
 
 
@@ -143,13 +146,32 @@ def _fitted(
     parts = topology.devices // tensor
     if batch_per_chip:
         config = _changed(config, (f"batch_size={batch_per_chip * topology.chips}",))
-    elif config.batch_size % parts and "batch_size" not in given:
-        size = -(-config.batch_size // parts) * parts
+    elif config.batch_size % (unit := _smallest_batch(config, parts)) and "batch_size" not in given:
+        size = -(-config.batch_size // unit) * unit
         notes.append(
             f"batch_size={size}: the config's {config.batch_size} clips cannot be divided over {parts} devices"
+            + ("" if unit == parts else " with its accumulate and contrast.group_size")
         )
         config = _changed(config, (f"batch_size={size}",))
     return config, notes
+
+
+def _smallest_batch(config: ConfigDict, parts: int) -> int:
+    """Clips that every batch is a multiple of: for the parts of the mesh, microbatches and the contrast's groups."""
+    count, contrast = max(1, config.accumulate), config.get("contrast")
+    if not contrast or contrast.negatives != "local":
+        return count * parts
+    group = max(1, contrast.group_size)
+    return math.lcm(count * parts, group) if contrast.cached else count * math.lcm(parts, group)
+
+
+def _unless_refused(config: ConfigDict, topology: Topology, say: Say) -> Facts | None:
+    """Facts of a size that was not asked for: what is wrong with it is said, and does not end the plan."""
+    try:
+        return _compile(config, topology, say)
+    except UserError as error:
+        say(f"  refused: {error}")
+        return None
 
 
 def _compile(config: ConfigDict, topology: Topology, say: Say, program: Path | None = None) -> Facts:

@@ -6,6 +6,7 @@ says where to look next.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -16,8 +17,6 @@ from avemo_jax.planning.facts import Facts
 TRIALS = 6  # compiles that one search may take
 _CLOSE = 0.06  # a search ends when the next larger size tried is at most so much larger
 
-Compile = Callable[[ConfigDict], Facts]
-
 
 class Variant(NamedTuple):
     """A config with some values changed."""
@@ -26,20 +25,24 @@ class Variant(NamedTuple):
     facts: Facts
 
 
-def largest_batch(first: Facts, limit: int, compile_batch: Callable[[int], Facts]) -> Facts | None:
-    """The facts of the largest batch that fits, within some 6 %; None when not even one clip a part does.
+def largest_batch(
+    first: Facts, unit: int, limit: int, compile_batch: Callable[[int], Facts | None]
+) -> Facts | None:
+    """The facts of the largest batch that fits, within some 6 %; None when not even the smallest does.
 
     Args:
       first: of some batch, which fits or not.
+      unit: clips of the smallest batch there can be; all others are multiples of it.
       limit: bytes of a device.
-      compile_batch: compiles with so many clips a part of the batch.
+      compile_batch: compiles with so many times `unit`; None where that is refused, which counts as too large.
     """
-    tried = {first.batch_size // first.parts: first}
+    tried = {first.batch_size // unit: first}
     for _ in range(TRIALS):
         size = _next_size(tried, limit)
         if size is None:
             break
-        tried[size] = compile_batch(size)
+        unknown = dataclasses.replace(first, fits=False, memory=None, needed_bytes=0)
+        tried[size] = compile_batch(size) or unknown
     fitting = [size for size, facts in tried.items() if facts.fits]
     return tried[max(fitting)] if fitting else None
 
@@ -61,7 +64,7 @@ def _next_size(tried: dict[int, Facts], limit: int) -> int | None:
 
 
 def _expected_largest(tried: dict[int, Facts], limit: int) -> float:
-    """Clips a part at which a line through what was seen reaches the limit."""
+    """The size at which a line through what was seen reaches the limit."""
     points = sorted((size, facts.peak_bytes) for size, facts in tried.items() if facts.peak_bytes)
     if not points:
         return min(tried) / 2
@@ -108,14 +111,14 @@ def first_that_fit(
     config: ConfigDict,
     facts: Facts,
     limit: int,
-    compile_with: Callable[[tuple[str, ...]], Facts],
+    compile_with: Callable[[tuple[str, ...]], Facts | None],
     enough: int = 2,
 ) -> list[Variant]:
-    """The first `enough` ways to fit that do."""
+    """The first `enough` ways to fit that do; `compile_with` gives None for one that is refused."""
     found: list[Variant] = []
     for changes in ways_to_fit(config, facts, limit):
         tried = compile_with(changes)
-        if tried.fits:
+        if tried and tried.fits:
             found.append(Variant(changes, tried))
         if len(found) == enough:
             break

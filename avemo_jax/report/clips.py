@@ -6,7 +6,6 @@ import contextlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
@@ -14,6 +13,7 @@ from avemo_jax.report.images import film_strip
 from input_pipeline.errors import DataError
 from input_pipeline.prepare import read_notes
 from input_pipeline.progress import Progress
+from input_pipeline.record import classes_of
 from input_pipeline.records import Record, Records, open_records
 
 STRIP_FRAMES = 3
@@ -110,15 +110,6 @@ def groupings(cards: Sequence[Card]) -> list[Grouping]:
     found.append(_group("speaker", [card.speaker for card in cards]))
     found.append(_group("gender", [card.gender for card in cards]))
     return [grouping for grouping in found if any(name != NOTHING for name in grouping.names)]
-
-
-def classes_of(labels: dict[str, Any]) -> dict[str, str]:
-    """The labels that are classes, as text; not those that are numbers on a scale, or votes."""
-    return {
-        key: str(value)
-        for key, value in sorted(labels.items())
-        if value not in ("", None) and not isinstance(value, (float, dict, list))
-    }
 
 
 def _card(record: Record, position: int) -> Card:

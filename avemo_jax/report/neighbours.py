@@ -15,9 +15,10 @@ from avemo_jax.evaluation import extraction, features, nearest
 from avemo_jax.evaluation.extraction import Network, Source
 from avemo_jax.evaluation.heads import scaling
 from avemo_jax.report import page
-from avemo_jax.report.clips import classes_of, draw, read_cards
+from avemo_jax.report.clips import draw, read_cards
 from avemo_jax.training.checkpoint_files import load_params
 from input_pipeline.errors import DataError
+from input_pipeline.record import classes_of
 from input_pipeline.records import open_records
 
 Row = dict[str, Any]

@@ -13,7 +13,7 @@ from typing import Any
 
 from input_pipeline.corpora.listing import Listing, media_files
 from input_pipeline.errors import DataError
-from input_pipeline.manifests import LABEL_PREFIX, Row
+from input_pipeline.manifests import LABEL_PREFIX, SPLIT_NAME, SPLIT_RULE, Row
 
 _FIELDS = ("split", "speaker", "gender", "text")
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
@@ -35,8 +35,8 @@ def list_clips(root: Path, layout: str = "") -> Listing:
             listing.refuse(str(path), f"lies less deep than --layout {layout} says")
             continue
         said = dict(zip(levels, folders, strict=False))
-        if not re.fullmatch(r"[A-Za-z0-9_]*", said.get("split", "")):
-            listing.refuse(str(path), "its split's folder may be named with letters, digits and _ only")
+        if not SPLIT_NAME.fullmatch(said.get("split", "")):
+            listing.refuse(str(path), f"the name of its split's folder {SPLIT_RULE}")
             continue
         listing.take(_row(path, said, unique=stems[str(path.with_suffix(""))] == 1))
     return listing

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import io
 import os
@@ -14,7 +13,7 @@ import numpy as np
 
 from input_pipeline.dealing import deal
 from input_pipeline.errors import DataError
-from input_pipeline.manifests import Refused, Row
+from input_pipeline.manifests import Refused, Row, csv_rows
 
 VIDEO = frozenset(
     [".mp4", ".m4v", ".mov", ".mkv", ".avi", ".flv", ".webm", ".mpg", ".mpeg", ".wmv", ".mts", ".3gp"]
@@ -100,25 +99,22 @@ def table(path: Path, columns: Sequence[str], encodings: Sequence[str] = WESTERN
     """Lines of a CSV table, cells and column names without blanks around them.
 
     Raises:
-      DataError: it cannot be read, or lacks one of `columns`.
+      DataError: it cannot be read, is not CSV, or lacks one of `columns`.
     """
-    reader = csv.reader(io.StringIO(read_text(path, encodings), newline=""), skipinitialspace=True)
-    try:
-        names = [name.strip() for name in next(reader, [])]
-        missing = [column for column in columns if column not in names]
-        if missing:
-            raise DataError(f"{path}: no column {', '.join(missing)}; it has {', '.join(names) or 'none'}")
-        rows = []
-        for cells in reader:
-            if not any(cell.strip() for cell in cells):
-                continue
-            if len(cells) != len(names):
-                where = f"{path}, line {reader.line_num}"
-                raise DataError(f"{where}: {len(cells)} values for {len(names)} columns")
-            rows.append(dict(zip(names, map(str.strip, cells), strict=True)))
-        return rows
-    except csv.Error as error:
-        raise DataError(f"{path}: not a CSV file ({error})") from None
+    text = io.StringIO(read_text(path, encodings), newline="")
+    lines = csv_rows(text, str(path), skipinitialspace=True)
+    names = [name.strip() for name in next(lines, (1, []))[1]]
+    missing = [column for column in columns if column not in names]
+    if missing:
+        raise DataError(f"{path}: no column {', '.join(missing)}; it has {', '.join(names) or 'none'}")
+    rows = []
+    for number, cells in lines:
+        if not any(cell.strip() for cell in cells):
+            continue
+        if len(cells) != len(names):
+            raise DataError(f"{path}, line {number}: {len(cells)} values for {len(names)} columns")
+        rows.append(dict(zip(names, map(str.strip, cells), strict=True)))
+    return rows
 
 
 def find(root: Path, name: str, folders: Sequence[str] = ("",)) -> Path | None:

@@ -31,7 +31,7 @@ def list_clips(root: Path) -> Listing:
             continue
         times, values = read_traces(traces)
         recording = str(path.with_suffix(""))
-        speaker = path.parts[0] if len(path.parts) > 1 else recording
+        speaker = path.parent.name or recording
         for start, end, means in windows(times, values):
             name = f"{recording}@{start:.3f}-{end:.3f}"
             listing.take(Row(str(path), name, speaker=speaker, start_s=start, end_s=end, labels=dict(means)))

@@ -104,21 +104,21 @@ def test_windows_have_the_means_of_what_was_rated_in_them():
 
 
 def test_a_folder_of_recordings_with_traces_is_a_corpus(tmp_path):
-    for name in ("anna/talk.mp4", "anna/silent.mp4", "solo.mp4"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
+    for name in ("anna/talk.mp4", "anna/silent.mp4", "solo.mp4", "train/ben/talk.mp4"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(b"")
     lines = "time_s,valence,arousal\n" + "".join(
         f"{t / 2},{t},\n" if t < 2 else f"{t / 2},{t},1\n" for t in range(13)
     )
-    for name in ("anna/talk.csv", "solo.csv"):
+    for name in ("anna/talk.csv", "solo.csv", "train/ben/talk.csv"):
         (tmp_path / name).write_text(lines)
     listing = list_corpus("traces", tmp_path)
     assert [row.clip_id for row in listing.rows][3:5] == ["anna/talk@0.000-3.000", "anna/talk@1.500-4.500"]
-    assert [row.speaker for row in listing.rows] == ["solo"] * 3 + ["anna"] * 3
+    assert [row.speaker for row in listing.rows] == ["solo"] * 3 + ["anna"] * 3 + ["ben"] * 3
     assert listing.rows[0].labels == {"valence": 2.5, "arousal": 1.0} and listing.rows[1].end_s == 4.5
     assert [refused.path for refused in listing.refused] == ["anna/silent.mp4"]
     recording, start, _ = stitching.places([row.clip_id for row in listing.rows])
-    assert set(recording) == {"anna/talk", "solo"} and start[1] == 1.5
+    assert set(recording) == {"anna/talk", "solo", "train/ben/talk"} and start[1] == 1.5
     for text, hint in (
         ("time_s\n1\n", "no traces"),
         ("time_s,v\n2,1\n1,1\n", "does not rise"),

@@ -31,11 +31,14 @@ def write(
     codecs: tuple[str, str] | None = None,
     times_ms: list[int] | None = None,
     rotation: int = 0,
+    mirrored: bool = False,
+    keyframes_every: int = 0,
     sound_starts_s: float = 0.0,
 ) -> Path:
     """Writes frames uint8 [H, W, 3] and int16 sound [channels, S] (or [S]).
 
-    times_ms: when each frame is shown (a variable rate); rotation: degrees of the display matrix.
+    times_ms: when each frame is shown (a variable rate); rotation: degrees of the display matrix, which then mirrors
+      left and right if asked; keyframes_every: frames, 0 for the codec's own choice.
     """
     picture_codec, sound_codec = codecs or FORMATS[path.suffix[1:]]
     with av.open(str(path), "w") as container:
@@ -51,8 +54,10 @@ def write(
             if times_ms is not None:
                 video.codec_context.time_base = Fraction(1, 1000)
                 video.time_base = Fraction(1, 1000)
-            if rotation:
-                video.set_display_rotation(rotation)
+            if keyframes_every:
+                video.gop_size = keyframes_every
+            if rotation or mirrored:
+                video.set_display_rotation(rotation, hflip=mirrored)
         if audio is not None:
             sound = container.add_stream(sound_codec, rate=audio_rate)
             sound.layout = "stereo" if channels == 2 else "mono"

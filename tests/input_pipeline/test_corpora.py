@@ -52,13 +52,14 @@ def test_a_layout_says_what_folders_mean(tmp_path):
         "test/ben/2023/sad/more/2.mp4",
         "test/3.mp4",
         "a b/c/d/e/4.mp4",
+        "all/c/d/e/5.mp4",
     )
     listing = list_corpus("folder", tmp_path, layout="split/speaker/-/label_emotion")
     rows = by_id(listing)
     first, second = rows["train/anna/2024/happy/1"], rows["test/ben/2023/sad/more/2"]
     assert (first.split, first.speaker, first.labels) == ("train", "anna", {"emotion": "happy"})
     assert (second.split, second.speaker, second.labels) == ("test", "ben", {"emotion": "sad"})
-    assert list(reasons(listing)) == ["a b/c/d/e/4.mp4", "test/3.mp4"]
+    assert list(reasons(listing)) == ["a b/c/d/e/4.mp4", "all/c/d/e/5.mp4", "test/3.mp4"]
     (row,) = list_corpus("folder", tree(tmp_path / "s", "7/x.mp4"), layout="take").rows
     assert row.metadata == {"take": "7"}
 
@@ -208,6 +209,7 @@ def test_crema_d_refuses_names_that_are_not_its_own(tmp_path, name):
         (VOTES.replace('"300001"', '"400001"'), "'400001' is not one of votes"),
         (VOTES.replace(",10,", ",ten,"), "'100001' is not one of votes"),
         (VOTES + '"300002",0\n', "line 5: 2 values for 9 columns"),
+        (VOTES + '"300002,0\n', "line 5: not CSV"),
     ],
 )
 def test_a_damaged_table_is_named_with_what_is_wrong(tmp_path, text, message):
@@ -541,7 +543,7 @@ def test_refused_files_are_counted_and_listed_with_those_that_cannot_be_decoded(
     assert cli.main([*map(str, words)]) == 0  # the same again is no other plan
 
 
-@pytest.mark.parametrize("window", [(None, None), (0.21, 0.75)])
+@pytest.mark.parametrize("window", [(None, None), (0.21, 0.75), (0.2415, 0.75)])
 def test_sound_of_a_file_of_its_own_is_cut_as_the_videos_own_would_be(tmp_path, window):
     start, end = window
     rng = np.random.default_rng(0)
@@ -570,7 +572,9 @@ def test_sound_of_a_file_of_its_own_is_cut_as_the_videos_own_would_be(tmp_path, 
     assert len(own.frames) == len(joined.frames) and own.fps == joined.fps
     np.testing.assert_array_equal(own.audio, joined.audio)
     whole = read_clip(tmp_path / "both.mkv").audio
-    first = 0 if start is None else round(0.24 * 16_000)  # of the first frame after the start
+    first = (
+        0 if start is None else round(0.24 * 16_000)
+    )  # of the first frame after the start, or just before it
     np.testing.assert_array_equal(joined.audio, whole[first : first + len(joined.audio)])
 
 

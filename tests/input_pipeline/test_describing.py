@@ -1,8 +1,12 @@
 """Descriptions of clips: facts of clips known by construction, files, tables, writers of one's own."""
 
+import dataclasses
+import json
+
 import numpy as np
 import pytest
 
+from avemo_jax.cli import main
 from input_pipeline import describing, records, texts
 from input_pipeline.describing import facts
 from input_pipeline.errors import DataError
@@ -95,10 +99,11 @@ def test_texts_come_back_from_their_file(tmp_path):
     said = [
         Described("a", "A loud voice.", (("It is loud.", True), ("It is not.", False))),
         Described("b", "Ä — ö."),
+        Described("c", "Two\u2028lines\x85of one."),
     ]
     (tmp_path / texts.TEXTS).write_text(texts.as_jsonl(said))
     assert texts.read_texts(tmp_path) == said
-    (tmp_path / "said.csv").write_text('clip_id,text\na,"A loud, low voice."\n')
+    (tmp_path / "said.csv").write_text('clip_id,text\na,"A loud, low voice."\n', "utf-8-sig")
     assert texts.read_texts(tmp_path / "said.csv") == [Described("a", "A loud, low voice.")]
 
 
@@ -114,6 +119,8 @@ def test_texts_come_back_from_their_file(tmp_path):
         ("a.jsonl", '{"clip_id": "a", "text": "b"}\n' * 2, "clip a is described twice"),
         ("a.jsonl", "\n", "describes no clip"),
         ("a.csv", "clip_id,words\na,b\n", "has no column text"),
+        ("a.csv", "clip_id,text\na\n", "line 2: not a clip_id with a text"),
+        ("a.csv", 'clip_id,text\na,"b\nc,d\n', "line 2: not CSV"),
     ],
 )
 def test_a_file_that_is_no_texts_is_named_with_its_line(name, content, says, tmp_path):
@@ -171,3 +178,46 @@ def test_a_writer_is_a_file_of_ones_own(body, says, tmp_path):
         return
     with pytest.raises(DataError, match=says):
         describing.describe(str(file), some)
+
+
+def describe(folder, capsys, *more):
+    """`avemo describe --texts` of three labelled clips: what it printed, or its error."""
+    data = folder / "data"
+    labels = [{"level": n, "valence": n / 4, "votes": {"HAP": n}, "blank": ""} for n in range(3)]
+    some = [dataclasses.replace(record(f"clip{n}"), labels=of) for n, of in enumerate(labels)]
+    if not data.exists():
+        data.mkdir()
+        rows = [
+            {"position": n, "clip_id": one.clip_id, "labels": json.dumps(one.labels)}
+            for n, one in enumerate(some)
+        ]
+        records.write_shard(data / records.shard_name("clips", 0, 1), list(map(records.encode, some)))
+        records.write_dataset(data, {"clips": ([3], 1)}, rows)
+    said = folder / "said.csv"
+    said.write_text("clip_id,text\nclip0,One.\nclip1,Two.\nclip2,Three.\n")
+    words = ["--data", data, "--texts", said, "--out", folder / "out", "--template", "It is {}.", *more]
+    done = main(["describe", *map(str, words)])
+    return "".join(capsys.readouterr()) if done else texts.read_texts(folder / "out")
+
+
+@pytest.mark.parametrize(
+    ("label", "says"),
+    [
+        ("level", ["One. It is 0.", "Two. It is 1.", "Three. It is 2."]),
+        ("votes", "--label votes: it holds votes or numbers, not classes"),
+        ("valence", "--label valence: it holds votes or numbers, not classes"),
+        ("blank", "--label blank: no described clip has it"),
+        ("other", "--label other: no described clip has it"),
+    ],
+)
+def test_a_label_is_said_where_it_is_a_class(label, says, tmp_path, capsys):
+    found = describe(tmp_path, capsys, "--label", label)
+    assert says in found if isinstance(found, str) else [one.text for one in found] == says
+
+
+def test_vectors_of_earlier_texts_go_when_new_texts_are_written(tmp_path, capsys):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / texts.TABLE).write_bytes(b"earlier vectors")
+    describe(tmp_path, capsys)
+    with pytest.raises(DataError, match=f"no {texts.TABLE} in it"):
+        texts.read_table(tmp_path / "out")

@@ -60,7 +60,11 @@ def test_a_spreadsheets_byte_order_mark_and_line_ends_are_read(tmp_path):
         ("path,end_s\na.mp4,inf\n", "line 2, column end_s"),
         ("path,start_s,end_s\na.mp4,2,1\n", "line 2, column end_s: 1 is not after start_s"),
         ("path,split\na.mp4,my split\n", "line 2, column split: 'my split' may hold"),
+        ("path,split\na.mp4,_\n", "line 2, column split: '_' may hold"),
+        ("path,split\na.mp4,all\n", "line 2, column split: 'all' may hold .* not be 'all'"),
         ('path,text\na.mp4,"two\nlines"\nb.mp4\n', "line 4: 1 values"),
+        ('path,text\na.mp4,x\nb.mp4,"y\nc.mp4,z\n', "line 3: not CSV"),
+        ('path,text\na.mp4,"x"\nb.mp4,"y\nc.mp4,"z"\n', "line 3: not CSV"),
     ],
 )
 def test_what_is_wrong_is_named_with_line_and_column(tmp_path, text, message):

@@ -1,6 +1,7 @@
 """Decoding, with real files: as they are found, and put into containers of every kind."""
 
 import os
+from itertools import pairwise
 
 import av
 import numpy as np
@@ -117,16 +118,14 @@ def test_a_variable_rate_is_laid_on_an_even_grid_by_time_stamps(tmp_path, marked
     assert shown[-1] >= 28
 
 
-@pytest.mark.parametrize("rotation", [90, 180, 270])
-def test_the_display_rotation_is_applied(tmp_path, marked, rotation):
-    path = write(tmp_path / "turned.mp4", marked[:5], None, rotation=rotation)
-    upright = read_clip(write(tmp_path / "upright.mp4", marked[:5], None)).frames
-    turned = read_clip(path).frames
-    with av.open(str(path)) as container:
-        stored = next(container.decode(video=0)).rotation
-    assert stored % 360 in (rotation, 360 - rotation)
-    for a, b in zip(turned, upright, strict=True):
-        np.testing.assert_array_equal(a, np.rot90(b, stored // 90))
+@pytest.mark.parametrize("mirrored", [False, True])
+@pytest.mark.parametrize("rotation", [0, 90, 180, 270])
+def test_the_display_rotation_and_mirror_are_applied(tmp_path, marked, rotation, mirrored):
+    path = write(tmp_path / "turned.mp4", marked[:2], None, rotation=rotation, mirrored=mirrored)
+    upright = read_clip(write(tmp_path / "upright.mp4", marked[:2], None)).frames
+    for a, b in zip(read_clip(path).frames, upright, strict=True):
+        turned = np.rot90(b, rotation // 90)
+        np.testing.assert_array_equal(a, turned[:, ::-1] if mirrored else turned)
 
 
 def test_a_phone_clip_filmed_sideways_comes_out_upright(tmp_path, marked):
@@ -150,6 +149,33 @@ def test_a_window_takes_the_frames_and_the_sound_between_two_times(tmp_path, mar
         assert abs(numbers[0] - 25) <= 1, suffix
         assert clip.audio_s == pytest.approx(0.8, abs=0.05), suffix
         assert strongest_hertz(clip.audio[1600:]) == pytest.approx(600, abs=5), suffix
+
+
+@pytest.mark.parametrize(
+    ("name", "codecs", "keyframes_every"),
+    [
+        ("a.mpg", ("mpeg1video", "mp2"), 100),
+        ("a.ts", ("libx264", "mp2"), 250),
+        ("a.mts", ("mpeg2video", "mp2"), 12),
+    ],
+)
+def test_a_window_of_a_stream_without_an_index_has_all_of_its_frames_each_decoded_once(
+    tmp_path, marked, name, codecs, keyframes_every
+):
+    path = write(
+        tmp_path / name,
+        marked * 8,
+        tone(48_000, 16.0),
+        codecs=codecs,
+        keyframes_every=keyframes_every,
+        sound_starts_s=0.1,  # a coder's lead-in would lie before time 0, which these cannot say
+    )
+    called = []
+    clip = read_clip(path, start_s=14.2, end_s=15.4, on_frame=lambda frame: called.append(frame) or frame)
+    numbers = [number(frame) for frame in clip.frames]
+    assert len(numbers) == pytest.approx(30, abs=1) and abs(numbers[0] - 14.2 * 25 % len(marked)) <= 2
+    assert {(number(b) - number(a)) % len(marked) for a, b in pairwise(called)} == {1}
+    assert clip.audio_s == pytest.approx(1.2, abs=0.05)
 
 
 def test_windows_of_a_real_file_are_slices_of_the_whole():

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import multiprocessing
 import os
 import resource
 import signal
@@ -9,14 +10,16 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
+import tensorflow_datasets as tfds
 from hypothesis import given
 from hypothesis import strategies as st
 
 from avemo_jax import cli, provenance
-from input_pipeline import folders
+from input_pipeline import folders, manifests
 from input_pipeline import prepare as prepare_module
 from input_pipeline.errors import DataError, MediaError
 from input_pipeline.manifests import Row
@@ -187,6 +190,20 @@ def test_splits_of_the_manifest_are_splits_of_the_dataset(root, rows, tmp_path):
     assert open_records(tmp_path / "out").clip_ids == [r.clip_id for r in rows[0::2] + rows[1::2]]
 
 
+def test_a_split_that_tfds_cannot_have_is_refused_before_the_work(tmp_path):
+    with pytest.raises(DataError, match="split 'all' may hold letters"):
+        prepare([Row("a", "a", "all")], tmp_path, tmp_path / "out", SMALL, workers=0)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_split_of_which_no_clip_can_be_used_is_not_in_the_dataset(root, rows, tmp_path):
+    split_rows = [Row(rows[0].path, "a", "train"), Row("absent.mp4", "b", "test")]
+    prepare(split_rows, root, tmp_path / "out", SMALL, workers=0)
+    assert open_records(tmp_path / "out").splits == {"train": 1}
+    source = tfds.builder_from_directory(tmp_path / "out").as_data_source()
+    assert {name: len(split) for name, split in source.items()} == {"train": 1}
+
+
 def test_running_again_does_nothing_and_other_options_or_clips_are_refused(root, rows, tmp_path):
     out = tmp_path / "out"
     prepare(rows, root, out, SMALL, clips_per_shard=4, workers=0)
@@ -206,6 +223,18 @@ def test_a_folder_with_other_things_in_it_is_left_alone(root, rows, tmp_path):
         prepare(rows, root, tmp_path, SMALL, workers=0)
 
 
+def test_a_command_that_was_stopped_before_it_began_leaves_the_folder_as_good_as_empty(
+    root, rows, tmp_path, monkeypatch
+):
+    words = command(root, rows[:1], tmp_path, "--workers", "0")
+    (tmp_path / "out").mkdir()
+    with monkeypatch.context() as patch:
+        patch.setattr(manifests, "read_manifest", Mock(side_effect=KeyboardInterrupt))
+        assert cli.main(words) == 130
+    assert (tmp_path / "out" / provenance.NAME).exists()
+    assert cli.main(words) == 0
+
+
 def test_a_shard_that_was_damaged_or_half_written_is_made_again(root, rows, tmp_path):
     out = tmp_path / "out"
     prepare(rows, root, out, SMALL, clips_per_shard=4, workers=0)
@@ -214,6 +243,8 @@ def test_a_shard_that_was_damaged_or_half_written_is_made_again(root, rows, tmp_
     first = sorted(out.glob("*.array_record-*"))[0]
     first.write_bytes(first.read_bytes()[:1000])
     (out / (first.name + ".part")).write_bytes(b"half")
+    (out / "metadata.part").mkdir()  # the last step was stopped
+    (out / "metadata.part" / "clips.csv").write_text("half")
     prepare(rows, root, out, SMALL, clips_per_shard=4, workers=0)
     assert contents(out) == whole
 
@@ -239,11 +270,15 @@ def test_a_full_disk_stops_with_the_path_and_the_size_and_keeps_what_is_finished
     assert prepare(rows, root, out, SMALL, clips_per_shard=4, workers=0).kept == len(rows)
 
 
-def test_a_shard_that_does_not_fit_is_not_begun(root, rows, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("free", "label"), [(5000, "ANG"), (3 << 20, "A" * (2 << 20))])
+def test_a_shard_is_not_begun_where_it_or_the_list_of_all_clips_does_not_fit(
+    root, rows, tmp_path, monkeypatch, free, label
+):
     usage = prepare_module.shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(prepare_module.shutil, "disk_usage", lambda _: usage._replace(free=5000))
-    with pytest.raises(DataError, match=r"No space left on device.*MB were needed"):
-        prepare(rows, root, tmp_path / "out", SMALL, workers=0)
+    monkeypatch.setattr(prepare_module.shutil, "disk_usage", lambda _: usage._replace(free=free))
+    labelled = Row(rows[1].path, rows[1].clip_id, labels={"emotion": label})
+    with pytest.raises(DataError, match=r"00000-of-00002.*No space left on device.*MB were needed"):
+        prepare([rows[0], labelled], root, tmp_path / "out", SMALL, clips_per_shard=1, workers=0)
 
 
 def test_no_permission_names_the_folder(root, rows, tmp_path):
@@ -312,11 +347,11 @@ def test_two_runs_into_one_folder_at_once_are_refused(root, rows, tmp_path):
 
 def test_the_command_tells_the_share_of_rejected_clips_and_where_the_result_is(root, rows, tmp_path, capsys):
     words = command(root, [*rows, Row("absent.mp4", "absent")], tmp_path, "--workers", "0")
-    assert cli.main([*words, "--json", str(tmp_path / "summary.json")]) == 0
+    assert cli.main([*words, "--json", str(tmp_path / "new" / "summary.json")]) == 0
     text = capsys.readouterr().out
     assert f"{len(rows)} of {len(rows) + 1} clips prepared" in text and str(tmp_path / "out") in text
     assert f"1 rejected ({100 / (len(rows) + 1):.1f} %)" in text and "1 × no such file" in text
-    assert json.loads((tmp_path / "summary.json").read_text())["rejected"] == 1
+    assert json.loads((tmp_path / "new" / "summary.json").read_text())["rejected"] == 1
 
 
 @pytest.mark.parametrize(
@@ -327,6 +362,8 @@ def test_the_command_tells_the_share_of_rejected_clips_and_where_the_result_is(r
         (["--short_side", "4"], "--short_side 4"),
         (["--workers", "-1"], "--workers must be 0 or more"),
         (["--root", "/nowhere"], "/nowhere: no such folder"),
+        (["--beam_options=--runner='x"], "--beam_options --runner='x: No closing quotation"),
+        (["--json", "/dev/null/x.json"], "/dev/null is a file"),
     ],
 )
 def test_a_wrong_flag_is_one_line(root, rows, tmp_path, capsys, more, message):
@@ -348,3 +385,14 @@ def test_a_job_that_takes_its_process_down_costs_only_itself():
         "crashed on 3",
         *(16, 25),
     ]
+
+
+def test_a_process_that_dies_while_its_results_are_not_asked_for_costs_only_its_job():
+    fine, deadly = signal.SIGURG, signal.SIGKILL
+    jobs = [fine, fine, deadly, fine, fine, fine]
+    results = results_in_order(signal.raise_signal, jobs, 1, lambda job: "crashed")
+    assert next(results) is None
+    while multiprocessing.active_children():
+        time.sleep(0.05)
+    time.sleep(0.2)  # the pool's thread sees it a moment later
+    assert list(results) == [None, "crashed", None, None, None]

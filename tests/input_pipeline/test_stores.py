@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import itertools
 import json
+import os
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -81,7 +86,7 @@ def test_a_copy_that_came_over_damaged_is_refused_and_the_next_start_mends_it(ur
         if "array_record" in source:
             with open(target, "r+b") as file:
                 file.seek(50)
-                file.write(b"x" * 9)
+                file.write(os.urandom(9))
 
     with monkeypatch.context() as patch:
         patch.setattr(store, "get_file", damaged)
@@ -106,11 +111,76 @@ def test_a_copy_that_does_not_fit_is_refused_before_it_is_begun(url, monkeypatch
         open_records(url)
 
 
-def test_md5_tags_of_both_stores_are_understood_and_others_are_passed_over(tmp_path):
-    path = tmp_path / "file"
-    path.write_bytes(b"abc")
-    assert stores._has_checksum(path, "900150983cd24fb0d6963f7d28e17f72")
-    assert stores._has_checksum(path, "kAFQmDzST7DWlj99KOF/cg==")
-    assert stores._has_checksum(path, json.dumps({"generation": 3}))
-    assert not stores._has_checksum(path, "900150983cd24fb0d6963f7d28e17f73")
-    assert not stores._has_checksum(path, "kAFQmDzST7DWlj99KOF/cQ==")
+def test_md5_tags_of_both_stores_are_understood_and_others_are_passed_over():
+    digests = [hashlib.md5(b"abc").digest()]
+    assert stores._is_whole(digests, "900150983cd24fb0d6963f7d28e17f72")
+    assert stores._is_whole(digests, "kAFQmDzST7DWlj99KOF/cg==")
+    assert stores._is_whole(digests, json.dumps({"generation": 3}))
+    assert not stores._is_whole(digests, "900150983cd24fb0d6963f7d28e17f73")
+    assert not stores._is_whole(2 * digests, "kAFQmDzST7DWlj99KOF/cQ==")
+
+
+class Disk:
+    """Files of a folder as objects of a store; all have the same tag. fetched: names, in order."""
+
+    def __init__(self, folder: Path, tag: str):
+        self.folder, self.tag, self.fetched = folder, tag, []
+
+    def find(self, root, detail):
+        files = self.folder.iterdir()
+        return {f"{root}/{file.name}": {"size": file.stat().st_size, "ETag": self.tag} for file in files}
+
+    def get_file(self, source, target):
+        self.fetched.append(source.rpartition("/")[2])
+        shutil.copyfile(self.folder / self.fetched[-1], target)
+
+
+@pytest.fixture
+def disk(tmp_path, monkeypatch):
+    """A function: tag → a store with five files of different content, which `local_copy` asks."""
+    (tmp_path / "there").mkdir()
+    for name in ("a", "b", "c", "d", stores._LAST):
+        (tmp_path / "there" / name).write_text(name)
+    monkeypatch.setenv(stores.CACHE, str(tmp_path / "cache"))
+    monkeypatch.setattr(stores, "_AT_ONCE", 1)
+
+    def with_tag(tag):
+        store = Disk(tmp_path / "there", tag)
+        monkeypatch.setattr(stores, "open_store", lambda url: (store, "bucket/clips"))
+        return store
+
+    return with_tag
+
+
+def test_a_copy_that_was_stopped_goes_on_with_the_files_that_are_not_there(disk, monkeypatch):
+    store = disk("parts-2")
+    monkeypatch.setattr(stores, "_NOTE_EVERY_S", -1.0)
+    fetch, noted = store.get_file, []
+
+    def stopped_at(name):
+        def get_file(source, target):
+            if source.endswith(name):
+                noted.extend(json.loads(path.read_text()) for path in Path(target).parent.glob(stores._NOTED))
+                raise KeyboardInterrupt
+            fetch(source, target)
+
+        return get_file
+
+    for name in ("c", stores._LAST):
+        monkeypatch.setattr(store, "get_file", stopped_at(name))
+        with pytest.raises(KeyboardInterrupt):
+            stores.local_copy("s3://bucket/clips")
+    assert noted[-1].keys() == {"a", "b", "c", "d"}  # also where it is killed
+    assert sorted(name for name in store.fetched if name in "ab") == ["a", "b"]
+    monkeypatch.setattr(store, "get_file", fetch)
+    assert (stores.local_copy("s3://bucket/clips") / "c").read_text() == "c"
+
+
+def test_a_tag_that_is_no_checksum_after_all_costs_a_second_look(disk, monkeypatch):
+    store = disk("0" * 32)
+    assert (stores.local_copy("s3://bucket/clips") / "c").read_text() == "c"
+    assert sorted(store.fetched) == sorted(2 * ["a", "b", "c", "d", stores._LAST])
+    store, seen = disk("1" * 32), itertools.count()
+    monkeypatch.setattr(store, "get_file", lambda _, target: Path(target).write_text(str(next(seen) % 10)))
+    with pytest.raises(DataError, match="did not come over whole; start again"):
+        stores.local_copy("s3://bucket/clips")

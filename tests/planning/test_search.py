@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 
 from avemo_jax.config import load_config
-from avemo_jax.planning import search
+from avemo_jax.errors import UserError
+from avemo_jax.planning import plan, search
+from avemo_jax.planning.chips import parse_topology
 from tests.planning.examples import GIB, facts, refused
 
 LIMIT = int(15.75 * GIB)
@@ -32,7 +34,7 @@ def test_the_largest_batch_is_found_in_a_few_compiles(first, clip, bend):
         known.memory.peak = peak
         return known
 
-    best = search.largest_batch(compile_batch(first), LIMIT, compile_batch)
+    best = search.largest_batch(compile_batch(first), 256, LIMIT, compile_batch)
     found = best.batch_size // 256
     truth = max(size for size in range(1, 5000) if memory_of(size, clip=clip, bend=bend) <= LIMIT)
     assert best.fits and found <= truth
@@ -44,7 +46,7 @@ def test_where_not_even_one_clip_fits_there_is_no_largest_batch():
     def never(size):
         return refused(batch_size=256 * size, needed_bytes=40 * GIB)
 
-    assert search.largest_batch(never(8), LIMIT, never) is None
+    assert search.largest_batch(never(8), 256, LIMIT, never) is None
 
 
 def test_what_costs_least_is_tried_first_and_division_only_where_the_state_is_large():
@@ -75,3 +77,44 @@ def test_the_first_ways_that_fit_are_reported_and_no_more_are_compiled():
     config = load_config("hicmae:base")
     (first,) = search.first_that_fit(config, refused(), LIMIT, compile_with, enough=1)
     assert first.changes == ("remat=full",) and tried == [("remat=dots",), ("remat=full",)]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "unit"),
+    [
+        (("accumulate=4",), 1024),
+        (("contrast.negatives=local", "contrast.group_size=40"), 1280),
+        (("contrast.negatives=local", "contrast.group_size=40", "accumulate=4"), 5120),
+        (
+            ("contrast.negatives=local", "contrast.group_size=40", "accumulate=8", "contrast.cached=True"),
+            10240,
+        ),
+    ],
+)
+def test_only_batches_that_the_config_can_cut_up_are_compiled(monkeypatch, overrides, unit):
+    def compile_step(config, *_):
+        assert config.batch_size % unit == 0
+        known = facts(batch_size=config.batch_size)
+        known.memory.peak = memory_of(config.batch_size // 256, clip=GIB // 100)
+        return known if known.memory.peak <= LIMIT else refused(batch_size=config.batch_size)
+
+    monkeypatch.setattr(plan, "compile_step", compile_step)
+    config = load_config("hicmae:base", overrides)
+    made = plan.make_plan("hicmae:base", config, overrides, parse_topology("v5e:16x16"), say=lambda _: None)
+    assert made.asked.facts.batch_size == max(unit, -(-config.batch_size // unit) * unit)
+    assert made.largest.facts.batch_size >= 0.8 * 1275 * 256
+
+
+def test_a_size_that_is_refused_is_too_large_and_ends_no_plan(monkeypatch):
+    def compile_step(config, *_):
+        if config.batch_size > 256 * 12:
+            raise UserError("the compiler ended with code 1")
+        return facts(batch_size=config.batch_size)
+
+    monkeypatch.setattr(plan, "compile_step", compile_step)
+    config, said = load_config("hicmae:base"), []
+    place = parse_topology("v5e:16x16")
+    made = plan.make_plan("hicmae:base", config, (), place, batch_per_chip=8, scaling=True, say=said.append)
+    assert made.asked.facts.batch_size == 2048 and made.largest.facts.batch_size == 3072
+    assert [place.chips for place, _ in made.scaling] == [4, 8, 64, 256]
+    assert any("refused: the compiler ended" in line for line in said)

@@ -7,8 +7,9 @@ import pytest
 from sklearn.decomposition import PCA
 
 from avemo_jax.report import contents, embedding, numbers
-from avemo_jax.report.clips import MOST_GROUPS, NOTHING, OTHERS, Card, classes_of, draw, groupings
+from avemo_jax.report.clips import MOST_GROUPS, NOTHING, OTHERS, Card, draw, groupings
 from avemo_jax.report.embedding import place
+from input_pipeline.record import classes_of
 
 
 @pytest.mark.parametrize(
