@@ -21,6 +21,7 @@ import numpy as np
 from input_pipeline.errors import DataError
 from input_pipeline.manifests import LABEL_PREFIX
 from input_pipeline.mixtures import Mixture
+from input_pipeline.record import class_of
 from input_pipeline.records import Records
 
 CORPUS, SPEAKER = "corpus", "speaker"
@@ -255,7 +256,7 @@ def numbers_by(
     for part, members in enumerate(records.parts):
         for speaker, labels in members.known():
             keys.append(
-                ((part, speaker) if speaker else None) if by == SPEAKER else _class(labels.get(label))
+                ((part, speaker) if speaker else None) if by == SPEAKER else class_of(labels.get(label))
             )
     indices = range(len(keys)) if chosen is None else chosen.tolist()
     missing = [index for index in indices if keys[index] is None]
@@ -267,11 +268,6 @@ def numbers_by(
         )
     known: dict[Hashable, int] = {}
     return np.array([known.setdefault(keys[index], len(known)) for index in indices], np.int32)
-
-
-def _class(value) -> str | None:
-    """A label as a class; None for what is none: nothing, votes, a rating."""
-    return None if value in ("", None) or isinstance(value, (float, dict, list)) else str(value)
 
 
 def _within(groups: list[np.ndarray], start: int, end: int) -> list[np.ndarray]:

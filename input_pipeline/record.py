@@ -59,11 +59,13 @@ class Record:
 
 def classes_of(labels: dict[str, Any]) -> dict[str, str]:
     """The labels that are classes, as text; not those that are numbers on a scale, or votes."""
-    return {
-        key: str(value)
-        for key, value in sorted(labels.items())
-        if value not in ("", None) and not isinstance(value, (float, dict, list))
-    }
+    found = {key: class_of(value) for key, value in sorted(labels.items())}
+    return {key: name for key, name in found.items() if name is not None}
+
+
+def class_of(value: Any) -> str | None:
+    """A label as a class; None for what is none: nothing, votes, a number on a scale."""
+    return None if value in ("", None) or isinstance(value, (float, dict, list)) else str(value)
 
 
 def encode_picture(frame: np.ndarray | Image.Image, quality: int) -> bytes:
