@@ -15,7 +15,7 @@ import numpy as np
 
 from avemo_jax.errors import UserError
 from avemo_jax.evaluation import extraction, features, metrics, probing
-from avemo_jax.evaluation.corruptions import CORRUPTIONS, corrupt
+from avemo_jax.evaluation.corruptions import CORRUPTIONS, Corrupter
 from avemo_jax.evaluation.extraction import Network, Source
 from avemo_jax.evaluation.heads.examples import centre_views
 from avemo_jax.evaluation.intervals import bootstrap
@@ -69,11 +69,12 @@ def rows(
     clean = _of(clips.position, *extract(clips.position.tolist()), data)
     conditions: list[tuple[str, float | None]] = [(CLEAN, None)]
     changed: dict[Source, dict[tuple[str, float], np.ndarray]] = {source: {} for source in clean}
+    positions = clips.position[tested]
+    mixed = np.random.default_rng(config.seed).permutation(positions)  # folders are sorted by class
     for name in names:
         for level in CORRUPTIONS[name].levels:
-            change = partial(corrupt, name, level, seed=config.seed)
-            positions = clips.position[tested]
-            found = _of(positions, *extract(positions.tolist(), change=change), data)
+            change = Corrupter(name, level, config.seed, clips.position.tolist(), clips.label.tolist())
+            found = _of(positions, *extract(mixed.tolist(), change=change), data)
             for source, matrix in found.items():
                 changed[source][name, level] = matrix
             conditions.append((name, level))

@@ -7,7 +7,6 @@ modality, or with that of another clip, says how much the model relies on it.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from jax.sharding import Mesh
 
 from avemo_jax.errors import UserError
 from avemo_jax.evaluation.choosing import choices
-from avemo_jax.evaluation.corruptions import CORRUPTIONS, corrupt
+from avemo_jax.evaluation.corruptions import CORRUPTIONS, Corrupter
 from avemo_jax.evaluation.intervals import bootstrap_scores
 from avemo_jax.evaluation.outcomes import judged, main_scores, scores_of
 from avemo_jax.evaluation.partition import Partition
@@ -57,13 +56,16 @@ def rows(
     selection, folder = choices(config, workdir)[0]
     _, params, step = load_params(folder)
     viewer = Viewer(config, partition.target, mesh)
-    placed, positions = viewer.placed(params), partition.positions(partition.test)
+    placed = viewer.placed(params)
+    mixed = np.random.default_rng(config.seed).permutation(partition.test)  # folders are sorted by class
+    positions = partition.positions(mixed)
+    classes = partition.truth(mixed).tolist() if partition.target.is_class else [0] * len(mixed)
     conditions: list[tuple[str, float | None]] = [(CLEAN, None)]
     conditions += [(name, level) for name in names for level in CORRUPTIONS[name].levels]
     found: list[Row] = []
     clean = None
     for name, level in conditions:
-        change = None if level is None else partial(corrupt, name, level, seed=config.seed)
+        change = None if level is None else Corrupter(name, level, config.seed, positions, classes)
         read, predicted = viewer.merged(placed, positions, change=change)
         if not len(read):
             raise UserError(f"{data}: none of the {len(positions)} test clips can be read")
