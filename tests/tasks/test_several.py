@@ -193,6 +193,35 @@ def test_a_teacher_of_other_outputs_or_of_tested_clips_is_refused_in_one_line(
     assert "\n" not in str(error.value)
 
 
+def test_a_teacher_that_dealt_speakers_otherwise_or_had_other_clips_is_refused(
+    place, mesh, weights, tmp_path
+):
+    """Some clips have no second label, so the same protocol tests on other speakers."""
+
+    def change(record):
+        keeps = record.speaker == "p1" or int(record.clip_id[4:]) % 12 < int(record.speaker[1]) + 2
+        record.labels["some"] = record.labels["shade"] if keeps else ""
+        return record
+
+    synthetic.write_changed(tmp_path / "one", place / "one", change)
+    protocol = ("protocol=speaker_folds", "fold=0")
+
+    def asked(label):
+        words = [f"data.{word}" for word in (*protocol, "development=0", f"label={label}")]
+        teacher = write_teacher(tmp_path / label, place, weights, *words)
+        words = [f"heads.shade.{word}" for word in (*protocol, f"teacher={teacher}")]
+        of = of_folders(place, f"data.paths={tmp_path / 'one'},{place / 'two'}", *words)
+        return lambda: lessons.lessons(*of, mesh, lambda _: None)
+
+    with pytest.raises(UserError, match="was split otherwise .* learnt from clips that are tested here"):
+        asked("some")()
+    same = asked("shade")
+    assert len(same().positions) == 36 + 22
+    (tmp_path / "shade" / "rows.json").write_text('[{"split_hash": "of other clips"}]')
+    with pytest.raises(UserError, match="had other clips or folds .hash of other cli. than"):
+        same()
+
+
 def test_a_pretrained_run_is_no_teacher(place, mesh, tmp_path):
     synthetic.write_checkpoint(tmp_path / "run")
     with pytest.raises(UserError, match="is not a run of avemo finetune"):
