@@ -12,11 +12,13 @@ from typing import Any
 
 import numpy as np
 from jax.sharding import Mesh
+from ml_collections import ConfigDict
 
 from avemo_jax.errors import UserError
 from avemo_jax.evaluation.choosing import choices
 from avemo_jax.evaluation.corruptions import CORRUPTIONS, Corrupter
 from avemo_jax.evaluation.intervals import bootstrap_scores
+from avemo_jax.evaluation.outcome_files import split_hash_of
 from avemo_jax.evaluation.outcomes import judged, main_scores, scores_of
 from avemo_jax.evaluation.partition import Partition
 from avemo_jax.evaluation.views import Viewer
@@ -36,12 +38,14 @@ def rows(
 ) -> list[Row]:
     """One row for the clips as they are, and one for each level of each corruption.
 
-    Keys: `corruption` ("none" first), `level`, `unit`, `stream`, `selection`, `step`, those of `outcomes.judged`;
+    Keys: `corruption` ("none" first), `level`, `unit`, `stream`, `selection`, `step`, `split`, `split_hash`, those of
+    `outcomes.judged`;
     `score`, the name of the first main one; `change` of it against the clips as they are, with `change_ci95` from
     resampling speakers; of classes `kept`, the share of clips whose prediction stays.
 
     Raises:
-      UserError: the folder is not of a fine-tuned run with a protocol, or its test clips cannot be read.
+      UserError: the folder is not of a fine-tuned run with a protocol, `data` gives other clips or folds than the
+        run was tested on, or the test clips cannot be read.
     """
     config, _, _ = load_params(workdir, say=lambda _: None)
     if config.task != "finetune" or not config.data.protocol:
@@ -53,6 +57,12 @@ def rows(
         config.data.path, config.data.paths = data, ()
     partition = finetuning.partition_of(config)
     assert partition  # since there is a protocol
+    told = split_hash_of(workdir)
+    if told and told != partition.split_hash:
+        raise UserError(
+            f"{data} gives other clips or folds (hash {partition.split_hash[:12]}) than {workdir} was tested on "
+            f"({told[:12]}): its test clips may be some that it was trained on"
+        )
     selection, folder = choices(config, workdir)[0]
     _, params, step = load_params(folder)
     viewer = Viewer(config, partition.target, mesh)
@@ -78,7 +88,9 @@ def rows(
             "stream": corruption.stream if corruption else "",
             "selection": selection,
             "step": step,
-            **_judged(partition, read, predicted, clean),
+            "split": partition.protocol,
+            "split_hash": partition.split_hash,
+            **_judged(config, partition, read, predicted, clean),
         }
         found.append(row)
         strength = "" if level is None else f" {level:g} {row['unit']}".rstrip()
@@ -86,9 +98,12 @@ def rows(
     return found
 
 
-def _judged(partition: Partition, read: np.ndarray, predicted: np.ndarray, clean: np.ndarray) -> Row:
+def _judged(
+    config: ConfigDict, partition: Partition, read: np.ndarray, predicted: np.ndarray, clean: np.ndarray
+) -> Row:
     target, numbers = partition.target, finetuning.rows_at(partition, read)
-    truth, speakers = partition.truth(numbers), partition.clips.speaker[numbers]
+    *_, clean = finetuning.as_judged(config, partition, numbers, clean)
+    _, speakers, truth, predicted = finetuning.as_judged(config, partition, numbers, predicted)
     score = main_scores(target)[0]
 
     def change(chosen: np.ndarray) -> dict[str, float]:
