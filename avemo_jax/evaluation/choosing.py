@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -10,7 +11,8 @@ from avemo_jax import paths
 from avemo_jax.config import from_json
 from avemo_jax.errors import UserError
 from avemo_jax.evaluation.outcomes import lower_is_better
-from avemo_jax.training.checkpoint_files import BEST, FOLDER, step_name
+from avemo_jax.models.params import Params
+from avemo_jax.training.checkpoint_files import BEST, FOLDER, load_params, step_name
 from avemo_jax.training.watching import LOOKS, best_of, read_looks
 from avemo_jax.training.workdir import CONFIG
 
@@ -50,3 +52,11 @@ def result_of(checkpoint: str | Path) -> tuple[Path, str]:
         return folder, ""
     selection, chosen = choices(config, folder)[0]
     return chosen, selection
+
+
+def load_result(
+    checkpoint: str | Path, *, say: Callable[[str], None] = print
+) -> tuple[ConfigDict, Params, int, str]:
+    """(config, parameters, step, how the weights were chosen) of `result_of`; see `load_params`."""
+    chosen, selection = result_of(checkpoint)
+    return *load_params(chosen, say=say), selection

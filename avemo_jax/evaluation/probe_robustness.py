@@ -15,6 +15,7 @@ import numpy as np
 
 from avemo_jax.errors import UserError
 from avemo_jax.evaluation import extraction, features, metrics, probing
+from avemo_jax.evaluation.choosing import load_result
 from avemo_jax.evaluation.corruptions import CORRUPTIONS, Corrupter
 from avemo_jax.evaluation.extraction import Network, Source
 from avemo_jax.evaluation.heads.examples import centre_views
@@ -22,7 +23,6 @@ from avemo_jax.evaluation.intervals import bootstrap
 from avemo_jax.evaluation.paired import paired_tests
 from avemo_jax.evaluation.probes import probe
 from avemo_jax.evaluation.protocols import Split
-from avemo_jax.training.checkpoint_files import load_params
 
 Row = dict[str, Any]
 CLEAN = "none"
@@ -47,12 +47,12 @@ def rows(
     Keys: `feature`, `weights`; `corruption` ("none" first), `level`, `unit`, `stream`; `score` ("uar"), `uar` with
     `ci95`, `war`; `change` of the UAR against the clips as they are with `change_ci95`, from resampling speakers, and
     `p_permutation`; `kept`, the share of predictions that stay; `n`, `speakers`, `chance`, `label`, `split`,
-    `split_hash`, `selection`, `step`.
+    `split_hash`, `selection`, `step`; `weights_selection`, how the checkpoint's weights were chosen.
 
     Raises:
       UserError: see `probing.run`; or a corrupted clip cannot be read.
     """
-    config, params, step = load_params(checkpoint, say=say)
+    config, params, step, selection = load_result(checkpoint, say=say)
     wanted = features.select(feature, config.model)
     options = probing.ProbeOptions(label=label, protocol=protocol)
     clips, _, splits, _ = probing.divided(data, options)
@@ -103,6 +103,7 @@ def rows(
                     "split_hash": splits.split_hash,
                     "selection": f"{HEAD} probe",
                     "step": step,
+                    "weights_selection": selection,
                 }
             )
     return found_rows

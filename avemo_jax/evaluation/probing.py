@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from avemo_jax.errors import UserError
 from avemo_jax.evaluation import baselines, cross_corpus, extraction, features, heads, scores
+from avemo_jax.evaluation.choosing import load_result
 from avemo_jax.evaluation.extraction import LOUDNESS, MISSING, Network, Source
 from avemo_jax.evaluation.gathering import Folder, Wanted, check_tokens, gather
 from avemo_jax.evaluation.judging import Judged, judge
@@ -18,7 +19,6 @@ from avemo_jax.evaluation.labelled import read_labelled
 from avemo_jax.evaluation.paired import Earlier
 from avemo_jax.evaluation.protocols import LabelledClips, Splits, make_splits
 from avemo_jax.models.positions import resized, sizes_of
-from avemo_jax.training.checkpoints import load_params
 from input_pipeline.progress import Progress
 
 VIEWS = ("cached", "augmented")
@@ -85,12 +85,13 @@ def run(
 ) -> ProbeResult:
     """Probe the checkpoint, randomly initialised networks of its config and plain statistics.
 
-    The splits are made before any feature is computed, so what cannot be split is refused at once, and so is
-    an earlier probe to compare with that was split otherwise. Raises UserError or DataError for bad input.
+    Of a fine-tuning run's folder the weights are those that it chose. The splits are made before any feature is
+    computed, so what cannot be split is refused at once, and so is an earlier probe to compare with that was split
+    otherwise. Raises UserError or DataError for bad input.
     """
     chosen, further = heads.select(options.heads), scores.select(options.scores, "--scores")
     _check(options)
-    config, params, step = load_params(checkpoint, say=say)
+    config, params, step, selection = load_result(checkpoint, say=say)
     if options.sizes:
         resized(config.model, sizes_of(options.sizes), options.positions)
     wanted = _features(options, chosen, config)
@@ -136,7 +137,8 @@ def run(
             one.row.update(trained_on=data, tested_on=options.other.data)
         if options.sizes:
             one.row.update(sizes=options.sizes, positions=options.positions)
-        one.row.update(step=step if one.row["weights"] == "checkpoint" else None)
+        is_trained = one.row["weights"] == "checkpoint"
+        one.row.update(step=step if is_trained else None, weights_selection=selection if is_trained else "")
     return ProbeResult(step, clips, splits, left_out, judged)
 
 

@@ -12,11 +12,11 @@ import numpy as np
 
 from avemo_jax.errors import UserError
 from avemo_jax.evaluation import extraction, features, nearest
+from avemo_jax.evaluation.choosing import load_result
 from avemo_jax.evaluation.extraction import Network, Source
 from avemo_jax.evaluation.heads import scaling
 from avemo_jax.report import page
 from avemo_jax.report.clips import classes_of, draw, read_cards
-from avemo_jax.training.checkpoint_files import load_params
 from input_pipeline.errors import DataError
 from input_pipeline.records import open_records
 
@@ -38,9 +38,9 @@ def make(
 ) -> tuple[str, list[Row]]:
     """The HTML text, and a row a network and label.
 
-    Keys: `feature`, `weights`, `seed` (see `extraction.Source`; plain statistics too), `label`, `k` neighbours a clip,
-    `index`, and those of `nearest.agreement`. Neighbours are clips of other speakers, by cosine of features that are
-    standardised over all clips.
+    Keys: `feature`, `weights`, `seed` (see `extraction.Source`; plain statistics too), of the checkpoint `step` and
+    `selection`, how its weights were chosen; `label`, `k` neighbours a clip, `index`, and those of `nearest.agreement`.
+    Neighbours are clips of other speakers, by cosine of features that are standardised over all clips.
 
     Args:
       feature: a vector of `features.names`.
@@ -51,7 +51,7 @@ def make(
       UserError: no usable checkpoint, no such feature or index, or too few clips.
     """
     nearest.check_index(index)
-    config, params, step = load_params(checkpoint)
+    config, params, step, selection = load_result(checkpoint)
     names = features.select(feature, config.model)
     if len(names) != 1 or features.kind(names[0]) != "vector":
         raise UserError(f"--feature {feature}: neighbours are of one vector, such as cat4 or video_cells")
@@ -70,11 +70,15 @@ def make(
     }
     labels = {name: values for name, values in labels.items() if len(set(values) - {""}) > 1}
     queries = np.array(draw(len(positions), MOST_QUERIES, 0))
+
+    def of(source: Source) -> Row:
+        return {"step": step, "selection": selection} if source.weights == "checkpoint" else {}
+
     rows: list[Row] = []
     for source, matrix in matrices.items():
         found, _ = nearest.search(_standardised(matrix), queries, speaker, index=index)
         rows += [
-            {**_named(source), "label": name, "k": nearest.NEIGHBOURS, "index": index}
+            {**_named(source), **of(source), "label": name, "k": nearest.NEIGHBOURS, "index": index}
             | nearest.agreement(found, queries, values, speaker)
             for name, values in labels.items()
         ]
@@ -98,6 +102,7 @@ def make(
         **page.made(),
         "path": data,
         "step": step,
+        "selection": selection,
         "feature": names[0],
         "clips": len(positions),
         "rows": rows,
