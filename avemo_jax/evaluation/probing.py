@@ -96,12 +96,13 @@ def run(
         resized(config.model, sizes_of(options.sizes), options.positions)
     wanted = _features(options, chosen, config)
     clips, left_out, splits, folders = divided(data, options)
-    if against is not None:
-        against.check(options.label, splits)
-
     networks = [Network("checkpoint", config.seed, params)]
-    networks += extraction.random_networks(config, range(options.random_seeds))
     missing = (MISSING[0], *_words(options.missing))
+    if against is not None:
+        to_be = extraction.sources(networks, wanted, options.loudness, missing)
+        against.check(options.label, clips, splits, _questions(to_be, chosen, options))
+
+    networks += extraction.random_networks(config, range(options.random_seeds))
     augmented = options.views_per_clip if options.views == "augmented" else 0
     copies = len(networks) * len(options.loudness) * len(missing) * (1 + augmented)
     check_tokens(len(clips), wanted, copies, config, options.token_memory)
@@ -168,6 +169,16 @@ def _features(options: ProbeOptions, chosen: Sequence[str], config: ConfigDict) 
     if not wanted:
         raise UserError(f"--modality {options.modality}: none of --features {options.features} is of it")
     return wanted
+
+
+def _questions(sources: Sequence[Source], chosen: Sequence[str], options: ProbeOptions) -> list[dict]:
+    """What says of the checkpoint's rows, before they are there, which question they answer."""
+    return [
+        {**source._asdict(), "head": head, "views": options.views}
+        for source in sources
+        for head in chosen
+        if source.weights == "checkpoint" and _is_asked(source, head, options)
+    ]
 
 
 def _is_asked(source: Source, head: str, options: ProbeOptions) -> bool:
