@@ -111,6 +111,8 @@ def run(args: argparse.Namespace) -> int:
     for place in (args.out, *([Path(args.json).parent] if args.json else [])):
         files.check_place(place)
 
+    if args.checkpoint and set(chosen) - {*suites.OF_PREDICTIONS, *of_texts}:
+        _check_network(args, chosen)
     results = {}
     if of_predictions := [name for name in chosen if name in suites.OF_PREDICTIONS]:
         models = _models(args)
@@ -149,6 +151,29 @@ def run(args: argparse.Namespace) -> int:
         written.append(Path(args.json))
     print("results: " + "  ".join(map(str, written)))
     return 0
+
+
+def _check_network(args: argparse.Namespace, chosen: tuple[str, ...]) -> None:
+    """Raises a UserError where a suite cannot be asked of this network, before another one has done its work."""
+    from avemo_jax.config import from_json
+    from avemo_jax.errors import UserError
+    from avemo_jax.evaluation import features, rollout
+    from avemo_jax.tasks import robustness
+    from avemo_jax.training.checkpoint_files import newest_config
+
+    config = from_json(json.dumps(newest_config(args.checkpoint)))
+    if "retrieval" in chosen and config.task == "finetune":
+        raise UserError(f"{args.checkpoint} is of a classifier: suite retrieval needs a pretrained network")
+    if "robustness" in chosen and args.label:
+        features.select(args.feature, config.model)
+    elif "robustness" in chosen:
+        robustness.check(config, args.checkpoint)
+    if "neighbours" in chosen:
+        from avemo_jax.report import neighbours
+
+        neighbours.check(config, args.feature, args.index)
+    if "rollout" in chosen:
+        rollout.check_model(config)
 
 
 def _models(args: argparse.Namespace):
@@ -223,13 +248,10 @@ def _identity(args: argparse.Namespace):
 
 
 def _retrieval(args: argparse.Namespace):
-    from avemo_jax.errors import UserError
     from avemo_jax.evaluation import suites
     from avemo_jax.training.checkpoints import load_params
 
     config, params, _ = load_params(args.checkpoint)
-    if config.task == "finetune":
-        raise UserError(f"{args.checkpoint} is of a classifier: suite retrieval needs a pretrained network")
     return suites.retrieval_rows(
         config,
         params,

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from typing import Any
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from avemo_jax.errors import UserError
 from avemo_jax.evaluation import extraction, features, nearest
@@ -50,11 +51,8 @@ def make(
     Raises:
       UserError: no usable checkpoint, no such feature or index, or too few clips.
     """
-    nearest.check_index(index)
     config, params, step, selection = load_result(checkpoint)
-    names = features.select(feature, config.model)
-    if len(names) != 1 or features.kind(names[0]) != "vector":
-        raise UserError(f"--feature {feature}: neighbours are of one vector, such as cat4 or video_cells")
+    names = check(config, feature, index)
     known = _known(data)
     networks = [Network("checkpoint", config.seed, params)]
     networks += extraction.random_networks(config, range(seeds))
@@ -109,6 +107,15 @@ def make(
         "tables": {},
     }
     return page.render("neighbours.html.j2", {}, numbers, groups=[g for g in groups if g["query"]]), rows
+
+
+def check(config: ConfigDict, feature: str, index: str) -> tuple[str, ...]:
+    """The one feature's name; raises a UserError where the model has no such vector, or there is no such index."""
+    nearest.check_index(index)
+    names = features.select(feature, config.model)
+    if len(names) != 1 or features.kind(names[0]) != "vector":
+        raise UserError(f"--feature {feature}: neighbours are of one vector, such as cat4 or video_cells")
+    return names
 
 
 def _known(data: str) -> dict[int, Row]:

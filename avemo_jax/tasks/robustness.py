@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from avemo_jax.errors import UserError
-from avemo_jax.evaluation.choosing import choices
+from avemo_jax.evaluation.choosing import LAST, load_result
 from avemo_jax.evaluation.corruptions import CORRUPTIONS, Corrupter
 from avemo_jax.evaluation.intervals import bootstrap_scores
 from avemo_jax.evaluation.outcome_files import split_hash_of
@@ -23,7 +23,6 @@ from avemo_jax.evaluation.outcomes import judged, main_scores, scores_of
 from avemo_jax.evaluation.partition import Partition
 from avemo_jax.evaluation.views import Viewer
 from avemo_jax.tasks import finetuning
-from avemo_jax.training.checkpoint_files import load_params
 
 Row = dict[str, Any]
 CLEAN = "none"
@@ -47,12 +46,8 @@ def rows(
       UserError: the folder is not of a fine-tuned run with a protocol, `data` gives other clips or folds than the
         run was tested on, or the test clips cannot be read.
     """
-    config, _, _ = load_params(workdir, say=lambda _: None)
-    if config.task != "finetune" or not config.data.protocol:
-        raise UserError(
-            f"{workdir} is not a fine-tuned run with test clips: suite robustness needs one of avemo finetune, "
-            "or a label to probe its features for (--label)"
-        )
+    config, params, step, selection = load_result(workdir)
+    check(config, workdir)
     with config.unlocked():
         config.data.path, config.data.paths = data, ()
     partition = finetuning.partition_of(config)
@@ -63,8 +58,6 @@ def rows(
             f"{data} gives other clips or folds (hash {partition.split_hash[:12]}) than {workdir} was tested on "
             f"({told[:12]}): its test clips may be some that it was trained on"
         )
-    selection, folder = choices(config, workdir)[0]
-    _, params, step = load_params(folder)
     viewer = Viewer(config, partition.target, mesh)
     placed = viewer.placed(params)
     mixed = np.random.default_rng(config.seed).permutation(partition.test)  # folders are sorted by class
@@ -86,7 +79,7 @@ def rows(
             "level": level,
             "unit": corruption.unit if corruption else "",
             "stream": corruption.stream if corruption else "",
-            "selection": selection,
+            "selection": selection or LAST,
             "step": step,
             "split": partition.protocol,
             "split_hash": partition.split_hash,
@@ -96,6 +89,15 @@ def rows(
         strength = "" if level is None else f" {level:g} {row['unit']}".rstrip()
         say(f"robustness: {name}{strength}: {row['score']} {row[row['score']]:.3f}")
     return found
+
+
+def check(config: ConfigDict, workdir: str | Path) -> None:
+    """Raises a UserError where a run of this config has no test clips."""
+    if config.task != "finetune" or not config.data.protocol:
+        raise UserError(
+            f"{workdir} is not a fine-tuned run with test clips: suite robustness needs one of avemo finetune, "
+            "or a label to probe its features for (--label)"
+        )
 
 
 def _judged(

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from avemo_jax.cli import main
-from avemo_jax.evaluation import calibration, predicted
+from avemo_jax.evaluation import calibration, identity, predicted
 from tests.evaluation import synthetic
 
 CLASSES = ("ANG", "HAP", "SAD")
@@ -130,6 +130,25 @@ def test_identity_is_the_speaker_probe_of_the_features_beside_random_weights_and
             row["ci95"][0] <= row["uar"] <= row["ci95"][1] < 0.9
         )  # the clips tell nothing of their speakers
     assert "48 clips of 4 speakers, chance 25.0" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "words, says",
+    [
+        (("identity", "robustness"), "is not a fine-tuned run with test clips"),
+        (("identity", "robustness", "--label", "tone", "--feature", "cat5"), "no feature 'cat5'"),
+        (("identity", "neighbours", "--feature", "video_tokens"), "no feature 'video_tokens'"),
+        (("identity", "neighbours", "--feature", "layers"), "neighbours are of one vector"),
+        (("identity", "neighbours", "--index", "tree"), "--index: no 'tree'"),
+    ],
+)
+def test_a_suite_that_cannot_be_asked_is_refused_before_another_has_done_its_work(
+    place, tmp_path, capsys, monkeypatch, words, says
+):
+    monkeypatch.setattr(identity, "rows", None)
+    where = ("--checkpoint", place / "run", "--data", place / "data")
+    assert evaluate(tmp_path / "new", *where, "--suite", *words) == 2
+    assert says in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
