@@ -90,6 +90,7 @@ def run(args: argparse.Namespace) -> int:
     from avemo_jax import files, report
     from avemo_jax.errors import UserError
     from avemo_jax.evaluation import suite_tables, suites, text_suites
+    from avemo_jax.evaluation.outcome_files import plain
 
     chosen = tuple(dict.fromkeys(args.suite))
     if unknown := [name for name in chosen if name not in suites.SUITES]:
@@ -139,7 +140,7 @@ def run(args: argparse.Namespace) -> int:
             pages[name], results[name] = {"neighbours": _neighbours, "rollout": _rollout}[name](args)
     text = suite_tables.text(results)
     print(text)
-    rows = json.dumps(results, indent=1, ensure_ascii=False) + "\n"
+    rows = json.dumps(plain(results), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     written = [args.out / "table.txt", args.out / "suites.json"]
     for path, content in zip(written, (text + "\n", rows), strict=True):
         files.write_file(path, content)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from avemo_jax.cli import main
-from avemo_jax.evaluation import calibration, identity, predicted
+from avemo_jax.evaluation import calibration, identity, predicted, suites
 from tests.evaluation import synthetic
 
 CLASSES = ("ANG", "HAP", "SAD")
@@ -74,6 +74,18 @@ def test_calibration_tells_a_model_that_is_too_sure_from_one_that_is_right(tmp_p
     printed = capsys.readouterr().out
     assert "best on the development clips" in printed and "results: " in printed
     assert (tmp_path / "out" / "table.txt").read_text() in printed
+
+
+def test_a_share_that_there_is_not_is_null_in_the_file_and_a_dash_in_the_table(tmp_path, monkeypatch):
+    """A model that names neither the voice's emotion nor the face's."""
+    write_predictions(tmp_path / "predictions.csv")
+    votes = {"majority_voice": "FEA", "majority_face": "DIS", "majority_both": "FEA"}
+    monkeypatch.setattr(suites, "facts_of", lambda data, clips: dict.fromkeys(clips, votes))
+    words = ("--predictions", tmp_path / "predictions.csv", "--data", tmp_path, "--models", "last")
+    (row,) = evaluate(tmp_path / "out", "--suite", "conflict", *words)["conflict"]
+    assert row["other"] == 240 and row["face_share"] is None and row["ci95"] == [None, None]
+    line = (tmp_path / "out" / "table.txt").read_text().splitlines()[1]
+    assert line.split()[-2:] == ["–", "–"]
 
 
 def test_a_probes_predictions_are_judged_by_what_is_known_of_their_clips(place, tmp_path):
