@@ -18,6 +18,7 @@ from scipy.stats import binomtest
 from avemo_jax import paths
 from avemo_jax.errors import UserError
 from avemo_jax.evaluation import metrics, predicted
+from avemo_jax.evaluation.intervals import counts_of_groups
 from avemo_jax.evaluation.judging import Judged
 from avemo_jax.evaluation.predicted import Predicted
 from avemo_jax.evaluation.protocols import LabelledClips, Splits
@@ -111,13 +112,14 @@ def paired_tests(
     if len(names) < 2:
         group = np.arange(len(label))
     groups = int(group.max()) + 1
-    tables = np.zeros((2, groups, classes * classes))
-    for counts, guess in zip(tables, (here, there), strict=True):
-        np.add.at(counts, (group, label * classes + guess), 1)
+    sides = [counts_of_groups(label, guess, group, classes)[:2] for guess in (here, there)]
 
     def scores(weights):  # of each side [..., groups] → UAR and WAR [...]
-        confusion = (weights[0] @ tables[0] + weights[1] @ tables[1]).reshape(-1, classes, classes)
-        return np.stack([metrics.uar(confusion), metrics.war(confusion)])
+        hits, truth = (
+            weights[0].astype(np.float64) @ one + weights[1].astype(np.float64) @ other
+            for one, other in zip(*sides, strict=True)
+        )
+        return np.stack([metrics.uar_of(hits, truth), metrics.war_of(hits, truth)])
 
     rng = np.random.default_rng(seed)
     one, none = np.ones((1, groups)), np.zeros((1, groups))
