@@ -18,12 +18,15 @@ from avemo_jax.training.workdir import CONFIG
 
 DEVELOPMENT, LAST, TEST = "development", "last", "test"
 MEAN = "mean_score"  # of several heads, what their common weights are chosen by
-LEGACY = "legacy: best on the test clips"  # how a choice is called that test clips had a say in
+# How choices are called that test clips had a say in.
+LEGACY = "legacy: best on the test clips"
+LEGACY_LAST = "legacy: last, ended by the test clips"
 
 
 def choices(config: ConfigDict, workdir: Path) -> list[tuple[str, Path]]:
     """(how they were chosen, checkpoint) of the weights to test, the chosen ones first."""
-    last = (LAST, workdir)
+    ended = config.select.by == TEST and config.select.get("patience", 0)
+    last = (LEGACY_LAST if ended else LAST, workdir)
     if config.select.by == LAST:
         return [last]
     prefix, score = config.select.by, score_of(config)

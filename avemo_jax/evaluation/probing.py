@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -148,13 +149,13 @@ def divided(data: str, options: ProbeOptions) -> tuple[LabelledClips, Counter, S
     if options.other:
         both = cross_corpus.join(data, options.label, options.classes, options.other)
         return both.clips, both.left_out, both.splits(options.inner_folds), both.folders
-    sizes = {"folds": options.folds, "inner_folds": options.inner_folds}
+    split_up = partial(make_splits, options.protocol, folds=options.folds, inner_folds=options.inner_folds)
     clips, left_out = read_labelled(data, options.label, options.classes)
-    splits = make_splits(options.protocol, clips, **sizes)
+    splits = split_up(clips)
     if splits.left_out:
         left_out["in no fold"] = splits.left_out
         clips = clips.at(splits.rows).of_found_classes()
-        splits = make_splits(options.protocol, clips, **sizes)
+        splits = split_up(clips)
     return clips, left_out, splits, (Folder(data, np.arange(len(clips))),)
 
 

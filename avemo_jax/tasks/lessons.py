@@ -23,7 +23,7 @@ from ml_collections import ConfigDict
 from avemo_jax.config import to_json
 from avemo_jax.errors import UserError
 from avemo_jax.evaluation.cache import data_digest, file_of, params_digest, read_arrays, write_arrays
-from avemo_jax.evaluation.choosing import LAST, choices, result_of
+from avemo_jax.evaluation.choosing import choices, result_of
 from avemo_jax.evaluation.outcome_files import split_hash_of
 from avemo_jax.evaluation.partition import Partition, make_partition
 from avemo_jax.evaluation.views import Viewer
@@ -150,13 +150,13 @@ def hand_out(
       UserError: the run has no checkpoint, or no look to choose by.
     """
     folders = [workdir / FOLDER / head.name for head in heads]
-    for selection, checkpoint in choices(config, workdir):
+    for _, checkpoint in choices(config, workdir):
         _, params, step = load_params(checkpoint, say=say)
         for head, single, folder in zip(heads, singles, folders, strict=True):
             zero = jnp.zeros((), jnp.int32)
             state = TrainState(zero, zero, zero, placed(single_params(params, head), mesh), None, None)
             record = Record(step=step, config=json.loads(to_json(single)))
-            place = folder if selection == LAST else folder / BEST
+            place = folder if checkpoint == workdir else folder / BEST
             Checkpoints(place, keep=1, background=False, say=say).save(state, record)
     if jax.process_index() == 0:
         found = read_looks(workdir / LOOKS)
