@@ -10,7 +10,7 @@ import argparse
 from pathlib import Path
 
 from avemo_jax.commands import add_sizes
-from avemo_jax.paths import to_path
+from avemo_jax.paths import on_disk
 
 EXAMPLE = "avemo features --checkpoint runs/first --data data/clips --out runs/first/features.parquet"
 
@@ -19,7 +19,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--checkpoint", required=True, help="a work directory, its checkpoints folder or one step's folder")
     add("--data", required=True, metavar="DIR", help="folder that `avemo prepare` made")
-    add("--out", required=True, help="FILE.parquet, FILE.npz or a folder for shards")
+    add("--out", required=True, type=on_disk, help="FILE.parquet, FILE.npz or a folder for shards")
     add("--features", default="default", help="names, comma-separated, or default, layers, all")
     add(
         "--tokens",
@@ -44,7 +44,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def results_folder(args: argparse.Namespace) -> Path:
-    out = to_path(args.out)
+    out = Path(args.out)
     return out.parent if out.suffix in (".npz", ".parquet") else out
 
 
