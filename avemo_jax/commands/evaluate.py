@@ -116,7 +116,7 @@ def run(args: argparse.Namespace) -> int:
         _check_network(args, chosen)
     results = {}
     if of_predictions := [name for name in chosen if name in suites.OF_PREDICTIONS]:
-        models = _models(args)
+        models, split_hash = _models(args)
         clips = {clip for one in models for clip in one.clip_id.tolist()}
         known = suites.facts_of(args.data, clips) if of_predictions != ["calibration"] else {}
         traits = tuple(filter(None, args.traits.split(","))) or suites.TRAITS
@@ -126,6 +126,8 @@ def run(args: argparse.Namespace) -> int:
                 "fairness": lambda: suites.fairness_rows(models, known, traits),
                 "conflict": lambda: suites.conflict_rows(models, known),
             }[name]()
+            for row in results[name]:
+                row["split_hash"] = split_hash
     if "retrieval" in chosen:
         results["retrieval"] = _retrieval(args)
     if "robustness" in chosen:
@@ -178,8 +180,10 @@ def _check_network(args: argparse.Namespace, chosen: tuple[str, ...]) -> None:
 
 
 def _models(args: argparse.Namespace):
+    """The chosen models, and the hash of the split that they were tested on: None where no rows lie beside them."""
     from avemo_jax.errors import UserError
     from avemo_jax.evaluation import predicted
+    from avemo_jax.evaluation.outcome_files import split_hash_of
 
     where = args.predictions or args.checkpoint
     if not where:
@@ -192,7 +196,7 @@ def _models(args: argparse.Namespace):
     models = [one for one in predicted.read(path) if all(word in one.model.values() for word in words)]
     if not models:
         raise UserError(f"{path}: no model has all of --models {args.models}")
-    return models
+    return models, split_hash_of(path.parent) or None
 
 
 def _robustness(args: argparse.Namespace):

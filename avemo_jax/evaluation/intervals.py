@@ -46,6 +46,19 @@ def bootstrap(
     Where each class has one speaker only, as where speakers are what is predicted, one drawn twice counts twice in the
     UAR.
     """
+    values, unit, groups = drawn_scores(labels, predicted, speakers, classes, draws=draws, seed=seed)
+    tail = (1 - level) / 2
+    bounds = {}
+    for name in SCORES:
+        low, high = np.nanquantile(values[name], [tail, 1 - tail])
+        bounds[name] = (float(low), float(high))
+    return Intervals(bounds, unit, groups)
+
+
+def drawn_scores(
+    labels: np.ndarray, predicted: np.ndarray, speakers: np.ndarray, classes: int, *, draws: int, seed: int
+) -> tuple[dict[str, np.ndarray], str, int]:
+    """(score → float [draws], what was drawn, how many of them there are) of `bootstrap`."""
     unit, group = _units(speakers)
     groups = int(group.max()) + 1
     hits, truth, guessed = counts_of_groups(labels, predicted, group, classes)
@@ -53,7 +66,6 @@ def bootstrap(
     rng = np.random.default_rng(seed)
     times_drawn = rng.multinomial(groups, np.full(groups, 1 / groups), size=draws)
     drawn = [times_drawn.astype(np.float64) @ counts for counts in (hits, truth, guessed)]
-    tail = (1 - level) / 2
     values = {
         "uar": metrics.uar_of(*drawn[:2]),
         "war": metrics.war_of(*drawn[:2]),
@@ -61,11 +73,7 @@ def bootstrap(
     }
     if unit == "speaker" and ((truth > 0).sum(0) <= 1).all():
         values["uar"] = _of_own_classes(times_drawn, hits.sum(0), truth)
-    bounds = {}
-    for name in SCORES:
-        low, high = np.nanquantile(values[name], [tail, 1 - tail])
-        bounds[name] = (float(low), float(high))
-    return Intervals(bounds, unit, groups)
+    return values, unit, groups
 
 
 def counts_of_groups(

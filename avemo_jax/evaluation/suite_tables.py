@@ -66,7 +66,8 @@ def _fairness(rows: Sequence[Row]) -> str:
             )
         gap = row["gap"]
         parts.append(
-            f"{_name(row)}\n{aligned(lines)}\ngap {_cent(gap['gap'])} points, {gap['best']} over {gap['worst']}; "
+            f"{_name(row)}\n{aligned(lines)}\ngap {_cent(gap['gap'])} points {_bounds(gap['gap_ci95'])}, {gap['best']} "
+            f"over {gap['worst']}; "
             f"{_cent(gap['expected'])} by chance, p = {gap['p']:.3f} (groups dealt anew to {gap['permuted']}s "
             f"{gap['draws']} times)"
             + (f"; {row['unknown']} clips of unknown group" if row["unknown"] else "")
