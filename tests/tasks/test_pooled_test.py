@@ -51,7 +51,9 @@ def test_wholes_are_judged_by_the_mean_of_their_clips(folder, tmp_path):
     np.testing.assert_allclose(together.predicted, means, atol=1e-9)
     assert together.truth.tolist() == [0, 1, 0, 1]  # bright, dark
     assert together.row["war"] == pytest.approx(np.mean(np.argmax(means, 1) == together.truth))
-    assert robustness.rows(tmp_path, str(folder), mesh, (), lambda _: None)[0]["n"] == 14
+    clean, swapped = robustness.rows(tmp_path, str(folder), mesh, ("swapped_audio",), lambda _: None)
+    assert clean["n"] == swapped["n"] == 14 and clean["war"] == apart.row["war"]
+    assert clean["auc"] != swapped["auc"]
     save_params(tmp_path, configs[1], params, step=4)
     (clean,) = robustness.rows(tmp_path, str(folder), mesh, (), lambda _: None)
     assert clean["n"] == 4 and clean["war"] == together.row["war"] and clean["kept"] == 1
