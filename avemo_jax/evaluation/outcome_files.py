@@ -109,9 +109,10 @@ def write(
     return [*(folder / name for name in files), *([further] if further else [])]
 
 
-def split_hash_of(workdir: str | os.PathLike) -> str:
-    """Of the clips and folds that a run was tested on, by its rows; empty where there are none."""
-    path = paths.to_path(workdir) / ROWS
+def split_hash_of(folder: str | os.PathLike) -> str:
+    """Of the clips and folds that a run, or a probe, was tested on, by the rows in its folder; empty where there are
+    none."""
+    path = paths.to_path(folder) / ROWS
     with contextlib.suppress(OSError, ValueError, LookupError, TypeError), paths.plain_errors(path):
         return str(json.loads(path.read_text(encoding="utf-8"))[0]["split_hash"])
     return ""

@@ -32,7 +32,7 @@ from avemo_jax.objectives.distillation import softened
 from avemo_jax.tasks.finetuning import check_pooling
 from avemo_jax.tasks.heads import Head, single_params
 from avemo_jax.tasks.looks import Watched
-from avemo_jax.training.checkpoint_files import BEST, load_params
+from avemo_jax.training.checkpoint_files import BEST, load_params, run_folder
 from avemo_jax.training.checkpoints import Checkpoints, Record
 from avemo_jax.training.manifest import write_durably
 from avemo_jax.training.starting import placed
@@ -236,7 +236,7 @@ def _check_pupils(head: Head, config: ConfigDict, single: ConfigDict, part: Part
         raise UserError(
             f"{where} was split otherwise ({theirs.target.rule}): it has learnt from clips that are chosen by here"
         )
-    told = split_hash_of(head.teacher)
+    told = split_hash_of(run_folder(head.teacher))
     if told and told != theirs.split_hash:
         raise UserError(
             f"{where} had other clips or folds (hash {told[:12]}) than {single.data.path} gives it "

@@ -23,6 +23,7 @@ from avemo_jax.evaluation.outcomes import judged, main_scores, scores_of
 from avemo_jax.evaluation.partition import Partition
 from avemo_jax.evaluation.views import Viewer
 from avemo_jax.tasks import finetuning
+from avemo_jax.training.checkpoint_files import run_folder
 
 Row = dict[str, Any]
 CLEAN = "none"
@@ -52,7 +53,7 @@ def rows(
         config.data.path, config.data.paths = data, ()
     partition = finetuning.partition_of(config)
     assert partition  # since there is a protocol
-    told = split_hash_of(workdir)
+    told = split_hash_of(run_folder(workdir))
     if told and told != partition.split_hash:
         raise UserError(
             f"{data} gives other clips or folds (hash {partition.split_hash[:12]}) than {workdir} was tested on "

@@ -63,7 +63,7 @@ def test_wholes_are_judged_by_the_mean_of_their_clips(folder, tmp_path):
     assert watch._measure(params)["test_war"] == together.row["war"]
     (tmp_path / "rows.json").write_text('[{"split_hash": "of other clips"}]')
     with pytest.raises(UserError, match="gives other clips or folds .* than .* was tested on"):
-        robustness.rows(tmp_path, str(folder), mesh, (), lambda _: None)
+        robustness.rows(tmp_path / "checkpoints", str(folder), mesh, (), lambda _: None)
 
 
 @pytest.mark.parametrize(
