@@ -90,6 +90,7 @@ def run(args: argparse.Namespace) -> int:
     from avemo_jax import files, report
     from avemo_jax.errors import UserError
     from avemo_jax.evaluation import suite_tables, suites, text_suites
+    from avemo_jax.evaluation.outcome_files import plain
 
     chosen = tuple(dict.fromkeys(args.suite))
     if unknown := [name for name in chosen if name not in suites.SUITES]:
@@ -111,9 +112,11 @@ def run(args: argparse.Namespace) -> int:
     for place in (args.out, *([Path(args.json).parent] if args.json else [])):
         files.check_place(place)
 
+    if args.checkpoint and set(chosen) - {*suites.OF_PREDICTIONS, *of_texts}:
+        _check_network(args, chosen)
     results = {}
     if of_predictions := [name for name in chosen if name in suites.OF_PREDICTIONS]:
-        models = _models(args)
+        models, split_hash = _models(args)
         clips = {clip for one in models for clip in one.clip_id.tolist()}
         known = suites.facts_of(args.data, clips) if of_predictions != ["calibration"] else {}
         traits = tuple(filter(None, args.traits.split(","))) or suites.TRAITS
@@ -123,6 +126,8 @@ def run(args: argparse.Namespace) -> int:
                 "fairness": lambda: suites.fairness_rows(models, known, traits),
                 "conflict": lambda: suites.conflict_rows(models, known),
             }[name]()
+            for row in results[name]:
+                row["split_hash"] = split_hash
     if "retrieval" in chosen:
         results["retrieval"] = _retrieval(args)
     if "robustness" in chosen:
@@ -137,7 +142,7 @@ def run(args: argparse.Namespace) -> int:
             pages[name], results[name] = {"neighbours": _neighbours, "rollout": _rollout}[name](args)
     text = suite_tables.text(results)
     print(text)
-    rows = json.dumps(results, indent=1, ensure_ascii=False) + "\n"
+    rows = json.dumps(plain(results), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     written = [args.out / "table.txt", args.out / "suites.json"]
     for path, content in zip(written, (text + "\n", rows), strict=True):
         files.write_file(path, content)
@@ -151,9 +156,34 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _check_network(args: argparse.Namespace, chosen: tuple[str, ...]) -> None:
+    """Raises a UserError where a suite cannot be asked of this network, before another one has done its work."""
+    from avemo_jax.config import from_json
+    from avemo_jax.errors import UserError
+    from avemo_jax.evaluation import features, rollout
+    from avemo_jax.tasks import robustness
+    from avemo_jax.training.checkpoint_files import newest_config
+
+    config = from_json(json.dumps(newest_config(args.checkpoint)))
+    if "retrieval" in chosen and config.task == "finetune":
+        raise UserError(f"{args.checkpoint} is of a classifier: suite retrieval needs a pretrained network")
+    if "robustness" in chosen and args.label:
+        features.select(args.feature, config.model)
+    elif "robustness" in chosen:
+        robustness.check(config, args.checkpoint)
+    if "neighbours" in chosen:
+        from avemo_jax.report import neighbours
+
+        neighbours.check(config, args.feature, args.index)
+    if "rollout" in chosen:
+        rollout.check_model(config)
+
+
 def _models(args: argparse.Namespace):
+    """The chosen models, and the hash of the split that they were tested on: None where no rows lie beside them."""
     from avemo_jax.errors import UserError
     from avemo_jax.evaluation import predicted
+    from avemo_jax.evaluation.outcome_files import split_hash_of
 
     where = args.predictions or args.checkpoint
     if not where:
@@ -166,7 +196,7 @@ def _models(args: argparse.Namespace):
     models = [one for one in predicted.read(path) if all(word in one.model.values() for word in words)]
     if not models:
         raise UserError(f"{path}: no model has all of --models {args.models}")
-    return models
+    return models, split_hash_of(path.parent) or None
 
 
 def _robustness(args: argparse.Namespace):
@@ -223,13 +253,10 @@ def _identity(args: argparse.Namespace):
 
 
 def _retrieval(args: argparse.Namespace):
-    from avemo_jax.errors import UserError
     from avemo_jax.evaluation import suites
     from avemo_jax.training.checkpoints import load_params
 
     config, params, _ = load_params(args.checkpoint)
-    if config.task == "finetune":
-        raise UserError(f"{args.checkpoint} is of a classifier: suite retrieval needs a pretrained network")
     return suites.retrieval_rows(
         config,
         params,

@@ -10,7 +10,7 @@ import argparse
 from pathlib import Path
 
 from avemo_jax.commands import add_sizes
-from avemo_jax.paths import to_path
+from avemo_jax.paths import on_disk
 
 EXAMPLE = "avemo features --checkpoint runs/first --data data/clips --out runs/first/features.parquet"
 
@@ -19,7 +19,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--checkpoint", required=True, help="a work directory, its checkpoints folder or one step's folder")
     add("--data", required=True, metavar="DIR", help="folder that `avemo prepare` made")
-    add("--out", required=True, help="FILE.parquet, FILE.npz or a folder for shards")
+    add("--out", required=True, type=on_disk, help="FILE.parquet, FILE.npz or a folder for shards")
     add("--features", default="default", help="names, comma-separated, or default, layers, all")
     add(
         "--tokens",
@@ -44,7 +44,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def results_folder(args: argparse.Namespace) -> Path:
-    out = to_path(args.out)
+    out = Path(args.out)
     return out.parent if out.suffix in (".npz", ".parquet") else out
 
 
@@ -52,9 +52,9 @@ def run(args: argparse.Namespace) -> int:
     from avemo_jax import files
     from avemo_jax.errors import UserError
     from avemo_jax.evaluation import features, table_files
+    from avemo_jax.evaluation.choosing import load_result
     from avemo_jax.evaluation.tables import TOKENS, Table, TableOptions
     from avemo_jax.models.positions import resized, sizes_of
-    from avemo_jax.training.checkpoints import load_params
 
     tokens = tuple(dict.fromkeys(filter(None, args.tokens.split(","))))
     if unknown := [word for word in tokens if word not in TOKENS]:
@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
             raise UserError(f"--{name} is {getattr(args, name)}, it must be at least 1")
     out = Path(args.out)
     files.check_place(results_folder(args))
-    config, params, step = load_params(args.checkpoint)
+    config, params, step, selection = load_result(args.checkpoint)
     if args.sizes:
         resized(config.model, sizes_of(args.sizes), args.positions)
     options = TableOptions(
@@ -80,6 +80,7 @@ def run(args: argparse.Namespace) -> int:
     facts = {
         "checkpoint": str(args.checkpoint),
         "step": step,
+        "selection": selection,
         "method": config.method,
         "size": config.size,
         "data": str(args.data),

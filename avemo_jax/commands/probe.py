@@ -119,11 +119,13 @@ def run(args: argparse.Namespace) -> int:
     against = paired.read(args.against) if args.against else None
     result = probing.run(args.checkpoint, args.data, options, against)
     text = report.summary(args.checkpoint, result)
-    compared = paired.compare(result.judged, against, result.clips) if against else []
-    if against:
-        text += "\n\n" + paired.table(compared, against.folder)
     print(text)
-    written = report.write(args.out, text, result.judged, result.clips, compared)
+    written = report.write(args.out, text, result.judged, result.clips)
+    if against:
+        compared = paired.compare(result.judged, against, result.clips)
+        versus = paired.table(compared, against.folder)
+        print(f"\n{versus}")
+        written = report.write(args.out, f"{text}\n\n{versus}", result.judged, result.clips, compared)
     if args.json:
         files.write_file(args.json, report.rows_json(result.rows))
         written.append(args.json)

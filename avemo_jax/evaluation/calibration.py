@@ -34,8 +34,7 @@ def reliability(
     confidence, right = _confidence(probabilities, labels)
     edges = np.linspace(0, 1, bins + 1)
     if equal_mass:
-        edges = np.unique(np.quantile(confidence, edges))
-        edges[0] = 0.0
+        edges = np.unique(np.append(0.0, np.quantile(confidence, edges)[1:]))
     place = np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, len(edges) - 2)
     count = np.bincount(place, minlength=len(edges) - 1)
     used = count > 0

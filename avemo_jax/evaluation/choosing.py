@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -10,18 +11,22 @@ from avemo_jax import paths
 from avemo_jax.config import from_json
 from avemo_jax.errors import UserError
 from avemo_jax.evaluation.outcomes import lower_is_better
-from avemo_jax.training.checkpoint_files import BEST, FOLDER, step_name
+from avemo_jax.models.params import Params
+from avemo_jax.training.checkpoint_files import BEST, FOLDER, load_params, step_name
 from avemo_jax.training.watching import LOOKS, best_of, read_looks
 from avemo_jax.training.workdir import CONFIG
 
 DEVELOPMENT, LAST, TEST = "development", "last", "test"
 MEAN = "mean_score"  # of several heads, what their common weights are chosen by
-LEGACY = "legacy: best on the test clips"  # how a choice is called that test clips had a say in
+# How choices are called that test clips had a say in.
+LEGACY = "legacy: best on the test clips"
+LEGACY_LAST = "legacy: last, ended by the test clips"
 
 
 def choices(config: ConfigDict, workdir: Path) -> list[tuple[str, Path]]:
     """(how they were chosen, checkpoint) of the weights to test, the chosen ones first."""
-    last = (LAST, workdir)
+    ended = config.select.by == TEST and config.select.get("patience", 0)
+    last = (LEGACY_LAST if ended else LAST, workdir)
     if config.select.by == LAST:
         return [last]
     prefix, score = config.select.by, score_of(config)
@@ -50,3 +55,11 @@ def result_of(checkpoint: str | Path) -> tuple[Path, str]:
         return folder, ""
     selection, chosen = choices(config, folder)[0]
     return chosen, selection
+
+
+def load_result(
+    checkpoint: str | Path, *, say: Callable[[str], None] = print
+) -> tuple[ConfigDict, Params, int, str]:
+    """(config, parameters, step, how the weights were chosen) of `result_of`; see `load_params`."""
+    chosen, selection = result_of(checkpoint)
+    return *load_params(chosen, say=say), selection

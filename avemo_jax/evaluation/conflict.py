@@ -28,8 +28,8 @@ def conflict(
 
     Returns:
       `n` clips in conflict; `voice`, `face` and `other`, counts of predictions; `face_share`, face / (face + voice),
-      with `ci95` from resampling speakers; `raters`, the same three numbers and share of those who had both. None when
-      no clip is in conflict.
+      NaN where all are other ones, with `ci95` from resampling speakers; `raters`, the same three numbers and share of
+      those who had both. None when no clip is in conflict.
     """
     chosen = [
         row

@@ -1,20 +1,21 @@
 """What happens to clips in the wild, done to host batches: noise, rooms, light, cameras, networks, other voices.
 
 A corruption takes a batch (`video` uint8 [B, T, H, W, 3], `waveform` int16 [B, S], zero after `waveform_length`,
-`position` int32 [B], `valid` bool [B]) and gives another one. Draws follow from a seed and a clip's place in the data,
-so a clip is corrupted alike in any batch; only what takes from another clip depends on who is beside it. Levels go from
-mild to severe. Pure functions.
+`position` int32 [B], `valid` bool [B]; `class` int [B] where clips have one) and gives another one. Draws follow from
+a seed and a clip's place in the data, so a clip is corrupted alike in any batch; only what takes from another clip
+depends on who is beside it: clips are to come in a random order. Levels go from mild to severe. Pure functions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import simplejpeg
 from scipy import ndimage, signal
 
+from avemo_jax.errors import UserError
 from input_pipeline.audio import SAMPLE_RATE
 
 Batch = dict[str, np.ndarray]
@@ -45,17 +46,54 @@ def corrupt(name: str, level: float, batch: Batch, seed: int = 0) -> Batch:
     return {**batch, **changed}
 
 
+class Corrupter:
+    """`corrupt` of one batch after the other; a clip that is alone in its batch takes from one of the batch before.
+
+    Args:
+      positions, classes: int [N], which class a clip at which place has; none where clips have no classes.
+
+    Raises, when called:
+      UserError: something of another clip is to be taken, and there is no other.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        level: float,
+        seed: int = 0,
+        positions: Sequence[int] = (),
+        classes: Sequence[int] = (),
+    ):
+        self._name, self._level, self._seed = name, level, seed
+        self._class_of = dict(zip(positions, classes, strict=True))
+        self._before: Batch | None = None
+
+    def __call__(self, batch: Batch) -> Batch:
+        rows = np.flatnonzero(batch["valid"])
+        if not len(rows):
+            return batch
+        classes = [self._class_of.get(position, 0) for position in batch["position"].tolist()]
+        batch = batch | {"class": np.array(classes)}
+        before, self._before = self._before, {field: values[rows[-1:]] for field, values in batch.items()}
+        if len(rows) > 1 or before is None:
+            return corrupt(self._name, self._level, batch, self._seed)
+        both = {field: np.concatenate([values, before[field]]) for field, values in batch.items()}
+        changed = corrupt(self._name, self._level, both, self._seed)
+        return {field: values[:-1] for field, values in changed.items()}
+
+
 def noise(batch: Batch, snr_db: float, rng_of) -> Batch:
     """Pink noise at this ratio of the speech's power to its own."""
     return _added(batch, snr_db, lambda row, count: _pink(rng_of(row), count))
 
 
 def babble(batch: Batch, snr_db: float, rng_of) -> Batch:
-    """Other clips' voices: the three that follow in the batch, mixed."""
-    voices = batch["waveform"].astype(np.float64)
+    """Other clips' voices: the three that follow in the batch, mixed; fewer where there are no more."""
+    voices, rows = batch["waveform"].astype(np.float64), _several(batch)
+    following = np.arange(1, min(4, len(rows)))
 
     def others(row: int, count: int) -> np.ndarray:
-        return voices[(row + np.arange(1, 4)) % len(voices), :count].sum(0)
+        return voices[rows[(np.searchsorted(rows, row) + following) % len(rows)], :count].sum(0)
 
     return _added(batch, snr_db, others)
 
@@ -140,13 +178,13 @@ def desynchronisation(batch: Batch, milliseconds: float, rng_of) -> Batch:
 
 
 def swapped_audio(batch: Batch, level: float, rng_of) -> Batch:
-    """The sound of the next clip in the batch."""
-    return {name: _next(batch, name) for name in ("waveform", "waveform_length", "waveform_mean")}
+    """The sound of another clip in the batch, see `_of_others`."""
+    return {name: _of_others(batch, name) for name in ("waveform", "waveform_length", "waveform_mean")}
 
 
 def swapped_video(batch: Batch, level: float, rng_of) -> Batch:
-    """The picture of the next clip in the batch."""
-    return {"video": _next(batch, "video")}
+    """The picture of another clip in the batch, see `_of_others`."""
+    return {"video": _of_others(batch, "video")}
 
 
 CORRUPTIONS: Mapping[str, Corruption] = {
@@ -166,10 +204,24 @@ CORRUPTIONS: Mapping[str, Corruption] = {
 }
 
 
-def _next(batch: Batch, name: str) -> np.ndarray:
-    """The field of the clip after each one, among those that are valid."""
-    values, rows = batch[name].copy(), np.flatnonzero(batch["valid"])
-    values[rows] = batch[name][np.roll(rows, -1)]
+def _several(batch: Batch) -> np.ndarray:
+    """Numbers of the valid rows, at least two."""
+    rows = np.flatnonzero(batch["valid"])
+    if len(rows) < 2:
+        raise UserError(
+            "one clip alone cannot take sound or picture of another: more clips, or a larger batch_size"
+        )
+    return rows
+
+
+def _of_others(batch: Batch, name: str) -> np.ndarray:
+    """The field of another valid clip for each one: of another class, as far as no class has more than half of them."""
+    values, rows = batch[name].copy(), _several(batch)
+    classes = batch.get("class", np.zeros(len(batch["valid"]), np.int64))[rows]
+    rows = rows[np.argsort(classes, kind="stable")]
+    # Further on by the size of the largest class, so behind the end of one's own.
+    largest = np.unique(classes, return_counts=True)[1].max()
+    values[rows] = batch[name][np.roll(rows, -min(largest, len(rows) // 2))]
     return values
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from avemo_jax.evaluation import metrics
-from avemo_jax.evaluation.intervals import SCORES, bootstrap
+from avemo_jax.evaluation.intervals import SCORES, bootstrap, drawn_scores
 
 AGE_BANDS = (30, 45, 60)  # years: below the first, from one to the next, from the last on
 _PERMUTATIONS = 2000
@@ -20,7 +20,7 @@ Row = dict[str, Any]
 
 
 def bands(ages: Sequence[str], edges: Sequence[int] = AGE_BANDS) -> list[str]:
-    """Each age in years as its band, such as "30–44"; text that is no number stays empty."""
+    """Each age in years as its band, such as "30–44"; text that is no age, 0 to 150, stays empty."""
     names = [
         f"under {edges[0]}",
         *(f"{a}–{b - 1}" for a, b in itertools.pairwise(edges)),
@@ -29,9 +29,11 @@ def bands(ages: Sequence[str], edges: Sequence[int] = AGE_BANDS) -> list[str]:
     found = []
     for age in ages:
         try:
-            found.append(names[int(np.searchsorted(edges, float(age), side="right"))])
+            years = float(age)
         except ValueError:
-            found.append("")
+            years = np.nan
+        is_age = 0 < years < 150  # corpora write -1, 0 or 999 where none is known
+        found.append(names[int(np.searchsorted(edges, years, side="right"))] if is_age else "")
     return found
 
 
@@ -72,15 +74,17 @@ def gap(
     """The best group's score less the worst one's, with how often chance makes as large a gap.
 
     The p-value is that of a permutation test: groups are dealt anew to whole speakers where each speaker has one group,
-    else to clips. Some gap there always is: `expected` is its mean under permutation.
+    else to clips. Some gap there always is: `expected` is its mean under permutation. The interval is that of the best
+    and the worst group as they are, from resampling the speakers of each.
 
-    Keys: `score`, `gap`, `best`, `worst`, `expected`, `p`, `permuted` ("speaker" or "clip"), `draws`; all but `score`
-    are None when there are fewer than two groups.
+    Keys: `score`, `gap`, `gap_ci95`, `ci_unit` ("clip" where either has one speaker), `best`, `worst`, `expected`, `p`,
+    `permuted` ("speaker" or "clip"), `draws`; all but `score` are None when there are fewer than two groups.
     """
     known = groups != ""
     labels, predicted, speakers, groups = (x[known] for x in (labels, predicted, speakers, groups))
     names, group = np.unique(groups, return_inverse=True)
-    nothing = dict.fromkeys(("gap", "best", "worst", "expected", "p", "permuted", "draws"))
+    keys = ("gap", "gap_ci95", "ci_unit", "best", "worst", "expected", "p", "permuted", "draws")
+    nothing = dict.fromkeys(keys)
     if len(names) < 2:
         return {"score": score, **nothing}
     units, unit_of, permuted = _units(speakers, group)
@@ -90,9 +94,20 @@ def gap(
     values, observed = scored(units)
     rng = np.random.default_rng(seed)
     chance = np.array([scored(rng.permutation(units))[1] for _ in range(draws)])
+    drawn: list[np.ndarray] = []
+    ci_units = set()
+    for place in (np.nanargmax(values), np.nanargmin(values)):
+        own = group == place
+        clips = (labels[own], predicted[own], speakers[own])
+        scores, unit, _ = drawn_scores(*clips, classes, draws=draws, seed=seed + len(drawn))
+        drawn.append(scores[score])
+        ci_units.add(unit)
+    low, high = np.nanquantile(drawn[0] - drawn[1], [0.025, 0.975])
     return {
         "score": score,
         "gap": float(observed),
+        "gap_ci95": [float(low), float(high)],
+        "ci_unit": "clip" if "clip" in ci_units else "speaker",
         "best": str(names[np.nanargmax(values)]),
         "worst": str(names[np.nanargmin(values)]),
         "expected": float(np.nanmean(chance)),

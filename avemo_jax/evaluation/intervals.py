@@ -41,28 +41,52 @@ def bootstrap(
 ) -> Intervals:
     """Cluster bootstrap of UAR, WAR and weighted F1 over speakers, or over clips when one speaker is all.
 
-    labels, predicted: int [N]; speakers: any hashable [N]. A resample is a sum of the drawn speakers'
-    confusion matrices, so no prediction is touched twice. A draw that misses a class averages the rest. Where each
-    class has one speaker only, as where speakers are what is predicted, one drawn twice counts twice in the UAR.
+    labels, predicted: int [N]; speakers: any hashable [N]. A resample is a sum of the drawn speakers' counts of hits,
+    clips and guesses of each class, so no prediction is touched twice. A draw that misses a class averages the rest.
+    Where each class has one speaker only, as where speakers are what is predicted, one drawn twice counts twice in the
+    UAR.
     """
-    unit, group = _units(speakers)
-    groups = int(group.max()) + 1
-    per_group = np.zeros((groups, classes * classes), np.int64)
-    np.add.at(per_group, (group, labels * classes + predicted), 1)
-
-    rng = np.random.default_rng(seed)
-    times_drawn = rng.multinomial(groups, np.full(groups, 1 / groups), size=draws)
-    confusions = (times_drawn @ per_group).reshape(draws, classes, classes)
+    values, unit, groups = drawn_scores(labels, predicted, speakers, classes, draws=draws, seed=seed)
     tail = (1 - level) / 2
-    values = {name: score(confusions) for name, score in SCORES.items()}
-    truth = per_group.reshape(groups, classes, classes).sum(2)  # [units, classes]
-    if unit == "speaker" and ((truth > 0).sum(0) <= 1).all():
-        values["uar"] = _of_own_classes(times_drawn, per_group.sum(0).reshape(classes, classes), truth)
     bounds = {}
     for name in SCORES:
         low, high = np.nanquantile(values[name], [tail, 1 - tail])
         bounds[name] = (float(low), float(high))
     return Intervals(bounds, unit, groups)
+
+
+def drawn_scores(
+    labels: np.ndarray, predicted: np.ndarray, speakers: np.ndarray, classes: int, *, draws: int, seed: int
+) -> tuple[dict[str, np.ndarray], str, int]:
+    """(score → float [draws], what was drawn, how many of them there are) of `bootstrap`."""
+    unit, group = _units(speakers)
+    groups = int(group.max()) + 1
+    hits, truth, guessed = counts_of_groups(labels, predicted, group, classes)
+
+    rng = np.random.default_rng(seed)
+    times_drawn = rng.multinomial(groups, np.full(groups, 1 / groups), size=draws)
+    drawn = [times_drawn.astype(np.float64) @ counts for counts in (hits, truth, guessed)]
+    values = {
+        "uar": metrics.uar_of(*drawn[:2]),
+        "war": metrics.war_of(*drawn[:2]),
+        "wf1": metrics.weighted_f1_of(*drawn),
+    }
+    if unit == "speaker" and ((truth > 0).sum(0) <= 1).all():
+        values["uar"] = _of_own_classes(times_drawn, hits.sum(0), truth)
+    return values, unit, groups
+
+
+def counts_of_groups(
+    labels: np.ndarray, predicted: np.ndarray, group: np.ndarray, classes: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """`metrics.counts` of each group's clips, float64 [groups, K]; group: numbers int [N]."""
+    shape = (int(group.max()) + 1, classes)
+    found = []
+    for clips, classes_of in ((labels == predicted, labels), (slice(None), labels), (slice(None), predicted)):
+        counts = np.zeros(shape)
+        np.add.at(counts, (group[clips], classes_of[clips]), 1)
+        found.append(counts)
+    return found[0], found[1], found[2]
 
 
 def bootstrap_scores(
@@ -95,11 +119,11 @@ def bootstrap_scores(
     return Intervals(bounds, unit, len(members))
 
 
-def _of_own_classes(times_drawn: np.ndarray, confusion: np.ndarray, truth: np.ndarray) -> np.ndarray:
+def _of_own_classes(times_drawn: np.ndarray, hits: np.ndarray, truth: np.ndarray) -> np.ndarray:
     """UAR of each draw [draws] where no class has clips of two units: recalls, as often as their unit was drawn."""
     clips = truth.sum(0)
     drawn = times_drawn @ (truth > 0)  # [draws, classes]
-    return drawn @ (np.diagonal(confusion) / np.maximum(clips, 1)) / drawn.sum(1)
+    return drawn @ (hits / np.maximum(clips, 1)) / drawn.sum(1)
 
 
 def _units(speakers: np.ndarray) -> tuple[str, np.ndarray]:

@@ -24,36 +24,51 @@ def uar(confusion: np.ndarray, absent: str = "skip") -> np.ndarray:
     no class has a clip). `absent="nan"` does what HiCMAE's evaluation does: the mean runs over classes that
     are either true or predicted somewhere, and a class that is predicted but never true makes it NaN.
     """
-    truth = confusion.sum(-1).astype(np.float64)
-    counted = truth > 0
-    if absent == "nan":
-        counted |= confusion.sum(-2) > 0
-    elif absent != "skip":
+    hits, truth, guessed = counts(confusion)
+    if absent not in ("skip", "nan"):
         raise ValueError(f"absent is 'skip' or 'nan', not {absent!r}")
-    hits = np.diagonal(confusion, axis1=-2, axis2=-1)
+    return uar_of(hits, truth, guessed if absent == "nan" else 0)
+
+
+def counts(confusion: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(hits, truth, guessed) of each class [..., K] of confusion [..., K, K], all that UAR, WAR and F1 follow from."""
+    return np.diagonal(confusion, axis1=-2, axis2=-1), confusion.sum(-1), confusion.sum(-2)
+
+
+def uar_of(hits: np.ndarray, truth: np.ndarray, guessed: np.ndarray | int = 0) -> np.ndarray:
+    """The mean recall of `counts` over classes that are true, or among those `guessed`."""
+    counted = (truth > 0) | (np.asarray(guessed) > 0)
     with np.errstate(invalid="ignore", divide="ignore"):
-        recalls = hits / truth
+        recalls = hits / np.asarray(truth, np.float64)
         return np.where(counted, recalls, 0.0).sum(-1) / counted.sum(-1)
 
 
 def war(confusion: np.ndarray) -> np.ndarray:
     """Weighted average recall: plain accuracy, pooled over clips; confusion [..., K, K] gives [...]."""
+    return war_of(*counts(confusion)[:2])
+
+
+def war_of(hits: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """The same of `counts`."""
     with np.errstate(invalid="ignore"):
-        return np.trace(confusion, axis1=-2, axis2=-1) / confusion.sum((-2, -1))
+        return hits.sum(-1) / truth.sum(-1)
 
 
 def f1_per_class(confusion: np.ndarray) -> np.ndarray:
     """F1 of each class [..., K]; 0 for a class that is never hit, as in scikit-learn."""
-    hits = np.diagonal(confusion, axis1=-2, axis2=-1)
-    total = confusion.sum(-1) + confusion.sum(-2)
-    return np.divide(2.0 * hits, total, out=np.zeros(hits.shape), where=total > 0)
+    hits, truth, guessed = counts(confusion)
+    return _f1(hits, truth + guessed)
 
 
 def weighted_f1(confusion: np.ndarray) -> np.ndarray:
     """Per-class F1 averaged by each class's number of clips; confusion [..., K, K] gives [...]."""
-    truth = confusion.sum(-1)
+    return weighted_f1_of(*counts(confusion))
+
+
+def weighted_f1_of(hits: np.ndarray, truth: np.ndarray, guessed: np.ndarray) -> np.ndarray:
+    """The same of `counts`."""
     with np.errstate(invalid="ignore"):
-        return (f1_per_class(confusion) * truth).sum(-1) / truth.sum(-1)
+        return (_f1(hits, truth + guessed) * truth).sum(-1) / truth.sum(-1)
 
 
 def macro_f1(confusion: np.ndarray) -> np.ndarray:
@@ -110,7 +125,7 @@ def multi_label_scores(probabilities: np.ndarray, present: np.ndarray) -> dict[s
     predicted = np.asarray(probabilities) >= 0.5
     hits, truth, guessed = ((x.sum(0).astype(np.float64)) for x in (predicted & present, present, predicted))
     total = truth + guessed
-    f1 = np.divide(2 * hits, total, out=np.zeros(len(hits)), where=total > 0)
+    f1 = _f1(hits, total)
     return {
         "macro_f1": float(f1.mean()),
         "micro_f1": float(2 * hits.sum() / total.sum()) if total.sum() else 0.0,
@@ -158,6 +173,11 @@ def regression_scores(predicted: np.ndarray, target: np.ndarray) -> dict[str, np
         scores["pcc"] = covariance / np.sqrt(variance_p * variance_t)
         scores["ccc"] = 2 * covariance / (variance_p + variance_t + np.square(shift))
     return scores
+
+
+def _f1(hits: np.ndarray, total: np.ndarray) -> np.ndarray:
+    """`total`: clips that are of the class and clips that were guessed to be."""
+    return np.divide(2.0 * hits, total, out=np.zeros(hits.shape), where=total > 0)
 
 
 def _over_classes(scores, present, one) -> np.ndarray:

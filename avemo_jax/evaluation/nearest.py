@@ -69,14 +69,14 @@ def check_index(index: str) -> None:
 def agreement(neighbours: np.ndarray, queries: np.ndarray, values: np.ndarray, speakers: np.ndarray) -> Row:
     """How often a query's neighbours have its label: `precision` with `precision_ci95` from resampling speakers, and
     `chance`, how often clips of other speakers do. neighbours: [M, k] as of `search`; values, speakers: [N] names, an
-    empty value is none. None when no query has a value."""
+    empty value is none. None when no query has a value, or no neighbour."""
     asked = values[queries] != ""
-    if not asked.any():
-        return {"n": 0, "precision": None, "precision_ci95": None, "chance": None}
     found, queries = neighbours[asked], queries[asked]
     known = (found >= 0) & (values[found] != "")
     same = known & (values[found] == values[queries][:, None])
     hits, of = same.sum(1), known.sum(1)
+    if not of.any():
+        return {"n": len(queries), "precision": None, "precision_ci95": None, "chance": None}
 
     def measure(rows: np.ndarray) -> dict[str, float]:
         total = of[rows].sum()

@@ -5,16 +5,19 @@ A run's folder gets `rows.json`, `predictions.csv` (every test clip) and `table.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
 import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from avemo_jax import paths
 from avemo_jax.evaluation.aligning import aligned
 from avemo_jax.evaluation.outcomes import Row, main_scores
 from avemo_jax.files import write_file
@@ -104,6 +107,15 @@ def write(
     if further:
         write_file(further, rows)
     return [*(folder / name for name in files), *([further] if further else [])]
+
+
+def split_hash_of(folder: str | os.PathLike) -> str:
+    """Of the clips and folds that a run, or a probe, was tested on, by the rows in its folder; empty where there are
+    none."""
+    path = paths.to_path(folder) / ROWS
+    with contextlib.suppress(OSError, ValueError, LookupError, TypeError), paths.plain_errors(path):
+        return str(json.loads(path.read_text(encoding="utf-8"))[0]["split_hash"])
+    return ""
 
 
 def plain(value: Any) -> Any:

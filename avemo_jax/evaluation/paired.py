@@ -18,6 +18,7 @@ from scipy.stats import binomtest
 from avemo_jax import paths
 from avemo_jax.errors import UserError
 from avemo_jax.evaluation import metrics, predicted
+from avemo_jax.evaluation.intervals import counts_of_groups
 from avemo_jax.evaluation.judging import Judged
 from avemo_jax.evaluation.predicted import Predicted
 from avemo_jax.evaluation.protocols import LabelledClips, Splits
@@ -39,8 +40,9 @@ class Earlier:
     rows: list[Row]
     models: dict[Pair, Predicted]
 
-    def check(self, label: str, splits: Splits) -> None:
-        """Raise a UserError when it is of another label or was split otherwise."""
+    def check(self, label: str, clips: LabelledClips, splits: Splits, rows: Sequence[Row]) -> None:
+        """Raise a UserError when it is of another label, has other classes or was split otherwise, or when none of
+        these rows, which are to be, will have a pair."""
         found = self.rows[0]
         if found.get("label") != label:
             raise UserError(
@@ -51,6 +53,18 @@ class Earlier:
                 f"--against {self.folder} was split otherwise ({found['split']}, hash {found['split_hash'][:12]}; "
                 f"here {splits.protocol}, {splits.split_hash[:12]}): only the same clips and folds can be compared"
             )
+        paired = [self.models[_pair(row)] for row in rows if _pair(row) in self.models]
+        if not paired:
+            raise UserError(f"--against {self.folder} has no row of the same feature, head and loudness")
+        tested = {
+            (split.name, clip) for split in splits.splits for clip in clips.clip_id[split.test].tolist()
+        }
+        for there in paired:
+            told = set(zip(there.part.tolist(), there.clip_id.tolist(), strict=True))
+            if there.classes != clips.classes or not tested <= told:
+                raise UserError(
+                    f"--against {self.folder}: its {predicted.NAME} lacks clips or has other classes"
+                )
 
 
 def read(folder: str | os.PathLike) -> Earlier:
@@ -74,25 +88,18 @@ def read(folder: str | os.PathLike) -> Earlier:
 def compare(judged: Sequence[Judged], earlier: Earlier, clips: LabelledClips) -> list[Row]:
     """One row a pair: what makes it a pair, `uar` and `war` here and there, `uar_difference` (here minus there) with
     `uar_difference_ci95` and the like for WAR, `p_permutation` of the UAR, `p_mcnemar`, `only_here` and `only_there`
-    (clips that one alone gets right)."""
+    (clips that one alone gets right). `earlier` has been checked, see `Earlier.check`."""
     compared = []
     for one in judged:
         there = earlier.models.get(_pair(one.row))
         if one.row["weights"] != "checkpoint" or there is None:
             continue
         place = {key: row for row, key in enumerate(zip(there.part, there.clip_id, strict=True))}
-        keys = list(zip(one.split, clips.clip_id[one.tested], strict=True))
-        if there.classes != clips.classes or not set(keys) <= place.keys():
-            raise UserError(
-                f"--against {earlier.folder}: its {predicted.NAME} lacks clips or has other classes"
-            )
-        other = there.guess[[place[key] for key in keys]]
+        other = there.guess[[place[key] for key in zip(one.split, clips.clip_id[one.tested], strict=True)]]
         fixed = dict(zip(_PAIR, _pair(one.row), strict=True))
         mine = one.probabilities.argmax(-1)
         label, speaker = clips.label[one.tested], clips.speaker[one.tested]
         compared.append(fixed | paired_tests(label, mine, other, speaker, len(clips.classes)))
-    if not compared:
-        raise UserError(f"--against {earlier.folder} has no row of the same feature, head and loudness")
     return compared
 
 
@@ -105,13 +112,14 @@ def paired_tests(
     if len(names) < 2:
         group = np.arange(len(label))
     groups = int(group.max()) + 1
-    tables = np.zeros((2, groups, classes * classes))
-    for counts, guess in zip(tables, (here, there), strict=True):
-        np.add.at(counts, (group, label * classes + guess), 1)
+    sides = [counts_of_groups(label, guess, group, classes)[:2] for guess in (here, there)]
 
     def scores(weights):  # of each side [..., groups] → UAR and WAR [...]
-        confusion = (weights[0] @ tables[0] + weights[1] @ tables[1]).reshape(-1, classes, classes)
-        return np.stack([metrics.uar(confusion), metrics.war(confusion)])
+        hits, truth = (
+            weights[0].astype(np.float64) @ one + weights[1].astype(np.float64) @ other
+            for one, other in zip(*sides, strict=True)
+        )
+        return np.stack([metrics.uar_of(hits, truth), metrics.war_of(hits, truth)])
 
     rng = np.random.default_rng(seed)
     one, none = np.ones((1, groups)), np.zeros((1, groups))

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from avemo_jax.errors import UserError
 from avemo_jax.evaluation.labelled import read_targets
-from avemo_jax.evaluation.protocols import LabelledClips, Splits, make_splits
+from avemo_jax.evaluation.protocols import LabelledClips, Split, Splits, make_splits
 from input_pipeline.mixtures import folders_of
 from input_pipeline.targets import Target, target_of
 
@@ -68,10 +68,12 @@ def make_partition(data: ConfigDict) -> Partition | None:
 
     protocol: see `protocols.PROTOCOLS`; `fold` names the part to test on, `folds` is the number of parts that
     speakers are dealt into by `speaker_folds`; one of `development` groups of the training clips is held out, none
-    where that is 0. `fold_by` names the metadata that `folds` goes by, `test_split` the split that `split` tests on.
+    where that is 0, and no class that is tested with it. `fold_by` names the metadata that `folds` goes by,
+    `test_split` the split that `split` tests on.
 
     Raises:
-      UserError: a protocol, fold or label that the folder does not have, or several folders.
+      UserError: a protocol, fold or label that the folder does not have, several folders, or nothing that can be held
+        out.
     """
     if not data.protocol:
         return None
@@ -83,12 +85,9 @@ def make_partition(data: ConfigDict) -> Partition | None:
             f"data.fold is '{data.fold}': protocol {data.protocol} of {folders_of(data)[0]} has {', '.join(by_name)}"
         )
     split = by_name[fold]
-    held_out = (split.inner[split.train] == 0) if data.development else np.zeros(len(split.train), bool)
-    if held_out.all():
-        raise UserError(
-            f"protocol {data.protocol}, fold {fold}: the training clips are all of one {split.inner_unit}, so none can "
-            "be held out to choose by; set data.development=0"
-        )
+    held_out = np.zeros(len(split.train), bool)
+    if data.development:
+        held_out = _held_out(split, clips, target, f"protocol {data.protocol}, fold {fold}")
     return Partition(
         target=target,
         clips=clips,
@@ -102,6 +101,26 @@ def make_partition(data: ConfigDict) -> Partition | None:
         speaker_disjoint=splits.speaker_disjoint,
         split_hash=splits.split_hash,
         left_out=left_out,
+    )
+
+
+def _held_out(split: Split, clips: LabelledClips, target: Target, where: str) -> np.ndarray:
+    """Which of the training clips are held out to choose by, bool: the first inner group without which every class
+    that is tested is still trained on."""
+    inner = split.inner[split.train]
+    groups = np.unique(inner)
+    if len(groups) < 2:
+        raise UserError(
+            f"{where}: the training clips are all of one {split.inner_unit}, so none can be held out to choose by; set "
+            "data.development=0"
+        )
+    tested = set(clips.label[split.test])
+    for group in groups:
+        if not target.is_class or tested <= set(clips.label[split.train[inner != group]]):
+            return inner == group
+    raise UserError(
+        f"{where}: whichever {split.inner_unit}s are held out to choose by, a class that is tested is not trained on "
+        "any more; set data.development=0, or a higher one"
     )
 
 
@@ -134,7 +153,13 @@ def _read(data: ConfigDict) -> tuple[Target, LabelledClips, np.ndarray, Splits, 
         others = np.where(clips.part == "test", "", clips.part)
         clips = replace(clips, part=np.where(clips.part == tested, "test", others))
     try:
-        splits = make_splits(data.protocol, clips, folds=data.folds, inner_folds=max(2, data.development))
+        splits = make_splits(
+            data.protocol,
+            clips,
+            folds=data.folds,
+            inner_folds=max(2, data.development),
+            need_classes=target.is_class,
+        )
     except UserError as error:  # it speaks of the flags of a probe
         said = str(error).replace("--protocol", "data.protocol").replace("--classes", "data.classes")
         said = said.replace("column 'fold'", f"column '{fold_by}'")

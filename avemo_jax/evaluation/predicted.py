@@ -7,11 +7,13 @@ columns `p_CLASS` their probabilities.
 from __future__ import annotations
 
 import csv
+import io
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from avemo_jax import paths
 from avemo_jax.errors import UserError
 
 NAME = "predictions.csv"
@@ -24,7 +26,8 @@ class Predicted:
     """One model's predictions of N test clips.
 
     model: what the file says of it, as {"feature": "cat4", "weights": "checkpoint", …}. part: the test part that each
-    clip is of. label: int [N]. probabilities: float [N, K], rows summing to 1.
+    clip is of. label: int [N]. probabilities: float [N, K], rows summing to 1. guess: int [N], the class that the file
+    says is predicted; of probabilities with few digits several can be the highest.
     """
 
     model: dict[str, str]
@@ -34,11 +37,7 @@ class Predicted:
     part: np.ndarray
     label: np.ndarray
     probabilities: np.ndarray
-
-    @property
-    def guess(self) -> np.ndarray:
-        """The most likely class, int [N]."""
-        return self.probabilities.argmax(1)
+    guess: np.ndarray
 
 
 def read(path: Path) -> list[Predicted]:
@@ -48,8 +47,8 @@ def read(path: Path) -> list[Predicted]:
       UserError: no such file, or one that is not of classes with probabilities.
     """
     try:
-        with open(path, newline="", encoding="utf-8") as file:
-            lines = list(csv.DictReader(file))
+        with paths.plain_errors(path):
+            lines = list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"))))
     except OSError as error:
         raise UserError(
             f"{path}: {error.strerror}; `avemo finetune` writes it into its work directory, `avemo probe` into --out"
@@ -77,7 +76,9 @@ def _model(model: dict[str, str], classes: tuple[str, ...], lines: list[dict[str
     if not (np.isfinite(chances).all() and (chances >= 0).all() and (chances.sum(1) > 0).all()):
         raise ValueError("a line's probabilities are no distribution")
     text = {name: np.array([line[name] for line in lines]) for name in ("clip_id", "speaker", _PART)}
-    labels = np.array([classes.index(line["label"]) for line in lines])
+    labels, guesses = (
+        np.array([classes.index(line[name]) for line in lines]) for name in ("label", "predicted")
+    )
     return Predicted(
         model,
         classes,
@@ -86,4 +87,5 @@ def _model(model: dict[str, str], classes: tuple[str, ...], lines: list[dict[str
         text[_PART],
         labels,
         chances / chances.sum(1, keepdims=True),
+        guesses,
     )

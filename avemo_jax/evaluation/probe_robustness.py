@@ -15,14 +15,14 @@ import numpy as np
 
 from avemo_jax.errors import UserError
 from avemo_jax.evaluation import extraction, features, metrics, probing
-from avemo_jax.evaluation.corruptions import CORRUPTIONS, corrupt
+from avemo_jax.evaluation.choosing import load_result
+from avemo_jax.evaluation.corruptions import CORRUPTIONS, Corrupter
 from avemo_jax.evaluation.extraction import Network, Source
 from avemo_jax.evaluation.heads.examples import centre_views
 from avemo_jax.evaluation.intervals import bootstrap
 from avemo_jax.evaluation.paired import paired_tests
 from avemo_jax.evaluation.probes import probe
 from avemo_jax.evaluation.protocols import Split
-from avemo_jax.training.checkpoint_files import load_params
 
 Row = dict[str, Any]
 CLEAN = "none"
@@ -47,12 +47,12 @@ def rows(
     Keys: `feature`, `weights`; `corruption` ("none" first), `level`, `unit`, `stream`; `score` ("uar"), `uar` with
     `ci95`, `war`; `change` of the UAR against the clips as they are with `change_ci95`, from resampling speakers, and
     `p_permutation`; `kept`, the share of predictions that stay; `n`, `speakers`, `chance`, `label`, `split`,
-    `split_hash`, `selection`, `step`.
+    `split_hash`, `selection`, `step`; `weights_selection`, how the checkpoint's weights were chosen.
 
     Raises:
       UserError: see `probing.run`; or a corrupted clip cannot be read.
     """
-    config, params, step = load_params(checkpoint, say=say)
+    config, params, step, selection = load_result(checkpoint, say=say)
     wanted = features.select(feature, config.model)
     options = probing.ProbeOptions(label=label, protocol=protocol)
     clips, _, splits, _ = probing.divided(data, options)
@@ -69,11 +69,12 @@ def rows(
     clean = _of(clips.position, *extract(clips.position.tolist()), data)
     conditions: list[tuple[str, float | None]] = [(CLEAN, None)]
     changed: dict[Source, dict[tuple[str, float], np.ndarray]] = {source: {} for source in clean}
+    positions = clips.position[tested]
+    mixed = np.random.default_rng(config.seed).permutation(positions)  # folders are sorted by class
     for name in names:
         for level in CORRUPTIONS[name].levels:
-            change = partial(corrupt, name, level, seed=config.seed)
-            positions = clips.position[tested]
-            found = _of(positions, *extract(positions.tolist(), change=change), data)
+            change = Corrupter(name, level, config.seed, clips.position.tolist(), clips.label.tolist())
+            found = _of(positions, *extract(mixed.tolist(), change=change), data)
             for source, matrix in found.items():
                 changed[source][name, level] = matrix
             conditions.append((name, level))
@@ -102,6 +103,7 @@ def rows(
                     "split_hash": splits.split_hash,
                     "selection": f"{HEAD} probe",
                     "step": step,
+                    "weights_selection": selection,
                 }
             )
     return found_rows

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 from ml_collections import ConfigDict
 
 from avemo_jax.errors import UserError
 from avemo_jax.evaluation import baselines, cross_corpus, extraction, features, heads, scores
+from avemo_jax.evaluation.choosing import load_result
 from avemo_jax.evaluation.extraction import LOUDNESS, MISSING, Network, Source
 from avemo_jax.evaluation.gathering import Folder, Wanted, check_tokens, gather
 from avemo_jax.evaluation.judging import Judged, judge
@@ -18,7 +20,6 @@ from avemo_jax.evaluation.labelled import read_labelled
 from avemo_jax.evaluation.paired import Earlier
 from avemo_jax.evaluation.protocols import LabelledClips, Splits, make_splits
 from avemo_jax.models.positions import resized, sizes_of
-from avemo_jax.training.checkpoints import load_params
 from input_pipeline.progress import Progress
 
 VIEWS = ("cached", "augmented")
@@ -85,22 +86,24 @@ def run(
 ) -> ProbeResult:
     """Probe the checkpoint, randomly initialised networks of its config and plain statistics.
 
-    The splits are made before any feature is computed, so what cannot be split is refused at once, and so is
-    an earlier probe to compare with that was split otherwise. Raises UserError or DataError for bad input.
+    Of a fine-tuning run's folder the weights are those that it chose. The splits are made before any feature is
+    computed, so what cannot be split is refused at once, and so is an earlier probe to compare with that was split
+    otherwise. Raises UserError or DataError for bad input.
     """
     chosen, further = heads.select(options.heads), scores.select(options.scores, "--scores")
     _check(options)
-    config, params, step = load_params(checkpoint, say=say)
+    config, params, step, selection = load_result(checkpoint, say=say)
     if options.sizes:
         resized(config.model, sizes_of(options.sizes), options.positions)
     wanted = _features(options, chosen, config)
     clips, left_out, splits, folders = divided(data, options)
-    if against is not None:
-        against.check(options.label, splits)
-
     networks = [Network("checkpoint", config.seed, params)]
-    networks += extraction.random_networks(config, range(options.random_seeds))
     missing = (MISSING[0], *_words(options.missing))
+    if against is not None:
+        to_be = extraction.sources(networks, wanted, options.loudness, missing)
+        against.check(options.label, clips, splits, _questions(to_be, chosen, options))
+
+    networks += extraction.random_networks(config, range(options.random_seeds))
     augmented = options.views_per_clip if options.views == "augmented" else 0
     copies = len(networks) * len(options.loudness) * len(missing) * (1 + augmented)
     check_tokens(len(clips), wanted, copies, config, options.token_memory)
@@ -136,7 +139,8 @@ def run(
             one.row.update(trained_on=data, tested_on=options.other.data)
         if options.sizes:
             one.row.update(sizes=options.sizes, positions=options.positions)
-        one.row.update(step=step if one.row["weights"] == "checkpoint" else None)
+        is_trained = one.row["weights"] == "checkpoint"
+        one.row.update(step=step if is_trained else None, weights_selection=selection if is_trained else "")
     return ProbeResult(step, clips, splits, left_out, judged)
 
 
@@ -145,13 +149,13 @@ def divided(data: str, options: ProbeOptions) -> tuple[LabelledClips, Counter, S
     if options.other:
         both = cross_corpus.join(data, options.label, options.classes, options.other)
         return both.clips, both.left_out, both.splits(options.inner_folds), both.folders
-    sizes = {"folds": options.folds, "inner_folds": options.inner_folds}
+    split_up = partial(make_splits, options.protocol, folds=options.folds, inner_folds=options.inner_folds)
     clips, left_out = read_labelled(data, options.label, options.classes)
-    splits = make_splits(options.protocol, clips, **sizes)
+    splits = split_up(clips)
     if splits.left_out:
         left_out["in no fold"] = splits.left_out
         clips = clips.at(splits.rows).of_found_classes()
-        splits = make_splits(options.protocol, clips, **sizes)
+        splits = split_up(clips)
     return clips, left_out, splits, (Folder(data, np.arange(len(clips))),)
 
 
@@ -166,6 +170,16 @@ def _features(options: ProbeOptions, chosen: Sequence[str], config: ConfigDict) 
     if not wanted:
         raise UserError(f"--modality {options.modality}: none of --features {options.features} is of it")
     return wanted
+
+
+def _questions(sources: Sequence[Source], chosen: Sequence[str], options: ProbeOptions) -> list[dict]:
+    """What says of the checkpoint's rows, before they are there, which question they answer."""
+    return [
+        {**source._asdict(), "head": head, "views": options.views}
+        for source in sources
+        for head in chosen
+        if source.weights == "checkpoint" and _is_asked(source, head, options)
+    ]
 
 
 def _is_asked(source: Source, head: str, options: ProbeOptions) -> bool:

@@ -75,10 +75,13 @@ class Splits:
         return np.unique(np.concatenate([np.concatenate([split.train, split.test]) for split in self.splits]))
 
 
-def make_splits(protocol: str, clips: LabelledClips, *, folds: int = 5, inner_folds: int = 5) -> Splits:
+def make_splits(
+    protocol: str, clips: LabelledClips, *, folds: int = 5, inner_folds: int = 5, need_classes: bool = True
+) -> Splits:
     """Split `clips` by the protocol's name (see `PROTOCOLS`).
 
-    `folds` is the number of groups of `speaker_folds`; `inner_folds` the most folds inside a training part.
+    `folds` is the number of groups of `speaker_folds`; `inner_folds` the most folds inside a training part;
+    `need_classes` whether `label` is what is to be learnt, so that each tested class must be trained on.
     Raises UserError when the data cannot be split that way.
     """
     if protocol not in PROTOCOLS:
@@ -91,7 +94,8 @@ def make_splits(protocol: str, clips: LabelledClips, *, folds: int = 5, inner_fo
     splits = []
     for name in tested or names:
         train, test = np.flatnonzero(used & (group != name)), np.flatnonzero(group == name)
-        _check_classes(protocol, name, clips, train, test)
+        if need_classes:
+            _check_classes(protocol, name, clips, train, test)
         inner, unit = _inner_folds(clips, train, group, disjoint, inner_folds)
         splits.append(Split(name, train, test, inner, unit))
     name_of_split = split_hash(clips.clip_id[used], group[used])
@@ -172,6 +176,8 @@ def _inner_folds(
     else:
         # In turn within each class, anew for each.
         units, unit = _in_turn(clips.clip_id[train], labels, labels, folds), "clip"
+        if len(np.unique(units)) < 2:  # one clip of each class
+            units = clips.clip_id[train]
     inner = np.full(len(clips), -1)
     inner[train] = deal(units, folds)
     return inner, unit

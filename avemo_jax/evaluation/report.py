@@ -89,7 +89,7 @@ def predictions(judged: Sequence[Judged], clips: LabelledClips) -> str:
         for row, split, guess, chances in zip(one.tested, one.split, best, one.probabilities, strict=True):
             truth = clips.classes[clips.label[row]]
             line = [split, clips.clip_id[row], clips.speaker[row], truth, clips.classes[guess]]
-            writer.writerow([*fixed, *line, *(f"{chance:.4f}" for chance in chances)])
+            writer.writerow([*fixed, *line, *(f"{chance:.6g}" for chance in chances)])
     return buffer.getvalue()
 
 

@@ -21,9 +21,10 @@ from ml_collections import ConfigDict, FrozenConfigDict
 
 from avemo_jax import frontend, models
 from avemo_jax.batch import Batch, Clip
+from avemo_jax.errors import UserError
 from avemo_jax.models.encoders import Encoder, Fusion
 from avemo_jax.models.hicmae import AudioVisualEncoder
-from avemo_jax.models.layers import Block, CrossBlock, position_table
+from avemo_jax.models.layers import Block, CrossBlock
 from avemo_jax.models.params import Params, merge, split
 
 
@@ -34,6 +35,15 @@ class Relevance(NamedTuple):
     video: Array
     audio: Array
     fused: Array
+
+
+def check_model(config: ConfigDict) -> None:
+    """Raises a UserError where the config's model has not HiCMAE's two encoders and their fusion."""
+    model = jax.eval_shape(partial(models.build, config), jax.random.key(0))
+    if not isinstance(model, AudioVisualEncoder):
+        raise UserError(
+            f"suite rollout follows HiCMAE's two encoders and their fusion, and this is a run of {config.method}"
+        )
 
 
 def relevance(config: ConfigDict, params: Params, batch: Batch) -> Relevance:
@@ -77,7 +87,8 @@ def _of_clip(encoder: AudioVisualEncoder, clip: Clip) -> Relevance:
 
 def encoder_attention(encoder: Encoder, patches: Array) -> tuple[Array, Array]:
     """The normed last layer [B, N, C], and every layer's attention, mean over heads [L, B, N, N], of whole clips."""
-    positions = jnp.asarray(position_table(patches.shape[1], encoder.norm.scale.shape[-1]), patches.dtype)
+    table = encoder.position_table(patches.shape[1], encoder.norm.scale.shape[-1])
+    positions = jnp.asarray(table, patches.dtype)
     layers = encoder(patches)
     inputs = jnp.concatenate([(encoder.patch_embed(patches) + positions)[None], layers[:-1]])
     weights = jax.lax.map(lambda each: self_attention(*each), (encoder.blocks, inputs))

@@ -190,7 +190,8 @@ def _read_json(run: Run, path: Path) -> Any:
     """What the file holds; None, and a note, when it cannot be read."""
     try:
         with paths.plain_errors(path):
-            return json.loads(path.read_text(encoding="utf-8"))
+            # Files of earlier versions can hold NaN, which is no JSON.
+            return json.loads(path.read_text(encoding="utf-8"), parse_constant=lambda _: None)
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 from avemo_jax.evaluation.aligning import aligned
 
 Row = dict[str, Any]
+_NONE = "–"  # a number that there is not
 
 
 def text(results: dict[str, list[Row]]) -> str:
@@ -38,7 +40,7 @@ def _calibration(rows: Sequence[Row]) -> str:
                 _name(row), str(row["n"]), _cent(row["uar"]), _cent(row["confidence"]), _cent(row["ece"]),
                 _bounds(row["ece_ci95"]), _cent(row["ace"]), f"{row['brier']:.3f}", f"{row['cross_entropy']:.3f}",
                 _cent(row["risk_at_80"]), f"{row['temperature']:.2f}",
-                _cent(row["tempered"]["ece"]) if row["tempered"] else "–",
+                _cent(row["tempered"]["ece"]) if row["tempered"] else _NONE,
             )
         )  # fmt: skip
     return (
@@ -64,7 +66,8 @@ def _fairness(rows: Sequence[Row]) -> str:
             )
         gap = row["gap"]
         parts.append(
-            f"{_name(row)}\n{aligned(lines)}\ngap {_cent(gap['gap'])} points, {gap['best']} over {gap['worst']}; "
+            f"{_name(row)}\n{aligned(lines)}\ngap {_cent(gap['gap'])} points {_bounds(gap['gap_ci95'])}, {gap['best']} "
+            f"over {gap['worst']}; "
             f"{_cent(gap['expected'])} by chance, p = {gap['p']:.3f} (groups dealt anew to {gap['permuted']}s "
             f"{gap['draws']} times)"
             + (f"; {row['unknown']} clips of unknown group" if row["unknown"] else "")
@@ -231,9 +234,12 @@ def _name(row: Row) -> str:
     return ", ".join(value for value in row["model"].values() if value)
 
 
-def _cent(share: float) -> str:
-    return f"{100 * share:.1f}"
+def _cent(share: float | None) -> str:
+    return _NONE if share is None or math.isnan(share) else f"{100 * share:.1f}"
 
 
-def _bounds(bounds: Sequence[float]) -> str:
-    return f"[{100 * bounds[0]:.0f}, {100 * bounds[1]:.0f}]"
+def _bounds(bounds: Sequence[float | None] | None) -> str:
+    if bounds is None or any(bound is None or math.isnan(bound) for bound in bounds):
+        return _NONE
+    low, high = (f"{100 * bound:.0f}" for bound in bounds if bound is not None)
+    return f"[{low}, {high}]"

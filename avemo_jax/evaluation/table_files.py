@@ -64,8 +64,11 @@ def _write_shards(
     missing = [number for number in mine if not paths[number].exists()]
     with Progress(sum(len(shards[number]) for number in missing), "windows", "features") as progress:
         for number in missing:
-            _write_parquet(paths[number], _counted(table, shards[number], progress), facts)
-    return sum(parquet.read_metadata(paths[number]).num_rows for number in mine)
+            _write_parquet(paths[number], _counted(table, shards[number], progress), facts, least=0)
+    rows = sum(parquet.read_metadata(paths[number]).num_rows for number in mine)
+    if host[1] == 1:
+        _need_rows(folder, rows)
+    return rows
 
 
 def _check_folder(folder: Path, count: int, identity: str) -> None:
@@ -93,7 +96,7 @@ def _write_npz(path: Path, batches: Iterable[Columns], facts: dict[str, Any]) ->
     return len(arrays["clip_id"])
 
 
-def _write_parquet(path: Path, batches: Iterable[Columns], facts: dict[str, Any]) -> int:
+def _write_parquet(path: Path, batches: Iterable[Columns], facts: dict[str, Any], least: int = 1) -> int:
     rows = 0
     with _whole(path) as part, contextlib.ExitStack() as stack:
         writer = None
@@ -104,14 +107,15 @@ def _write_parquet(path: Path, batches: Iterable[Columns], facts: dict[str, Any]
                 writer = stack.enter_context(parquet.ParquetWriter(part, schema))
             writer.write_table(pa.Table.from_arrays(list(arrays), schema=schema))
             rows += len(arrays[0])
-        _need_rows(path, rows)
+        _need_rows(path, rows, least)
     return rows
 
 
 def _column(name: str, values: Any):
     """(field, array): rows of numbers as lists of one length, with their shape in the field's metadata."""
     if not isinstance(values, np.ndarray) or values.ndim == 1:
-        array = pa.array(values)
+        # Of no texts at all the type could not be told.
+        array = pa.array(values, None if isinstance(values, np.ndarray) else pa.string())
         return pa.field(name, array.type), array
     shape = values.shape[1:]
     array = pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), int(np.prod(shape)))
@@ -125,8 +129,8 @@ def _counted(table: Table, windows: Sequence[Window], progress: Progress) -> Ite
         yield columns
 
 
-def _need_rows(path: Path, rows: int) -> None:
-    if not rows:
+def _need_rows(path: Path, rows: int, least: int = 1) -> None:
+    if rows < least:
         raise UserError(f"{path}: none of its clips can be read; prepare the folder again")
 
 

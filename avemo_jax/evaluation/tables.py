@@ -25,6 +25,7 @@ from avemo_jax import frontend, models
 from avemo_jax.batch import Batch, Features
 from avemo_jax.errors import UserError
 from avemo_jax.evaluation import features
+from avemo_jax.evaluation.cache import data_digest
 from avemo_jax.models.encoders import Encodes
 from avemo_jax.models.params import Params, flatten, merge, split
 from avemo_jax.models.streams import fuses
@@ -33,7 +34,7 @@ from input_pipeline.audio import HOP, SAMPLE_RATE
 from input_pipeline.examples import TIMES
 from input_pipeline.loader import eval_batches
 from input_pipeline.records import open_records
-from input_pipeline.sampling import centre_start, window_starts
+from input_pipeline.sampling import centre_start, pretrain_frames, window_starts
 
 TOKENS = ("last", "fused")  # of the encoders' last layers, or after the fusion
 WINDOWS = ("centre", "all")
@@ -76,7 +77,7 @@ class Table:
         if "fused" in options.tokens and not fuses(config.model):
             raise UserError(f"--tokens fused: {config.method} has no tokens that saw both modalities")
         self._config, self._params, self._options = config, params, options
-        self._records = open_records(data, options.split)
+        self._data, self._records = data, open_records(data, options.split)
         self._known = list(self._records.known())
         self._splits = [name for name, count in self._records.splits.items() for _ in range(count)]
         self._mesh = make_mesh({"replica": 1, "data": -1, "fsdp": 1, "tensor": 1})
@@ -90,7 +91,8 @@ class Table:
             digest.update(f"{path} {array.shape} {array.dtype}".encode() + np.asarray(array).tobytes())
         model, data, options = self._config.model, self._config.data, self._options
         chosen = (options.features, options.tokens, options.windows, options.split, options.half)
-        facts = (model.to_dict(), data.frame_stride, data.crop, chosen, self._records.clip_ids, self.windows)
+        cut = (data.frame_stride, data.crop, models.compute_dtype(self._config).name)
+        facts = (model.to_dict(), cut, data_digest(self._data), chosen, self._records.clip_ids, self.windows)
         return hashlib.sha256(digest.digest() + json.dumps(facts).encode()).hexdigest()
 
     def rows(self, windows: Sequence[Window]) -> Iterator[Columns]:
@@ -117,11 +119,12 @@ class Table:
                 model=model,
             )
             here = windows[number * size : number * size + size]
-            columns = self._facts([w for w, whole in zip(here, valid.tolist(), strict=False) if whole])
+            here = [window for window, whole in zip(here, valid.tolist(), strict=False) if whole]
+            columns = self._facts(here)
             columns |= {name: batch[name][valid] for name in TIMES}
             columns["audio_s"] = (batch["waveform_length"][valid] / SAMPLE_RATE).astype(np.float32)
             if options.tokens:
-                columns |= self._token_times(columns)
+                columns |= self._token_times(columns, here)
             for name, array in values.items():
                 kept = np.asarray(array)[valid]
                 if not np.isfinite(kept).all():
@@ -163,13 +166,20 @@ class Table:
             "labels": [json.dumps(labels, ensure_ascii=False) for _, labels in known],
         }
 
-    def _token_times(self, columns: Columns) -> Columns:
+    def _token_times(self, columns: Columns, windows: Sequence[Window]) -> Columns:
         """The middle of what each row of a token grid has seen, seconds into the clip, float32 [rows, time]."""
-        model = self._config.model
-        videos = frontend.video_grid(model.frames, model.image_size)[0]
+        model, stride = self._config.model, self._config.data.frame_stride
         audios = frontend.audio_grid(model.audio_frames, model.mel_bins)[0]
-        frame = frontend.TUBELET * np.arange(videos) + (frontend.TUBELET - 1) / 2
         sound = frontend.PATCH * HOP / SAMPLE_RATE * (np.arange(audios) + 0.5)
+        counts = self._records.frame_counts
+        taken = [  # of a short clip some frames are repeated
+            pretrain_frames(counts[window.clip], window.start, model.frames, stride) - window.start
+            for window in windows
+        ]
+        frame = (
+            np.reshape(taken, (len(windows), model.frames // frontend.TUBELET, frontend.TUBELET)).mean(-1)
+            / stride
+        )
         video = columns["video_start_s"][:, None] + columns["frame_s"][:, None] * frame
         audio = columns["audio_start_s"][:, None] + sound
         times = {"video_token_s": video.astype(np.float32), "audio_token_s": audio.astype(np.float32)}

@@ -23,11 +23,11 @@ from ml_collections import ConfigDict
 from avemo_jax.convert.text_tower import load_tower
 from avemo_jax.errors import UserError
 from avemo_jax.evaluation import metrics, retrieval
+from avemo_jax.evaluation.choosing import load_result
 from avemo_jax.evaluation.intervals import bootstrap_scores
 from avemo_jax.evaluation.prompts import TEMPLATE, class_prompts, filled, words_of
 from avemo_jax.evaluation.text_space import FITTED, Judged, Model, Space, mean_vector, spaces
 from avemo_jax.models.params import Params
-from avemo_jax.training.checkpoints import load_params
 from input_pipeline.texts import Described, TextTable, read_table, read_texts
 
 Row = dict[str, Any]
@@ -95,7 +95,7 @@ def ask(checkpoint: str, data: str, suites: Sequence[str], options: Options) -> 
       UserError: no usable checkpoint, texts that do not go with it, or another tower than its own.
     """
     options.check(suites)
-    config, params, _ = load_params(checkpoint)
+    config, params, _, _ = load_result(checkpoint)
     table = read_table(options.texts) if options.texts else None
     described = read_texts(options.texts) if "statements" in suites else []
     tower = load_tower(options.tower) if options.tower else None
@@ -121,7 +121,7 @@ def ask(checkpoint: str, data: str, suites: Sequence[str], options: Options) -> 
 
     judged, found = asked("checkpoint", config, params, options.seeds)
     if options.against:
-        other_config, other_params, _ = load_params(options.against)
+        other_config, other_params, _, _ = load_result(options.against)
         others, more = asked(AGAINST, other_config, other_params, 0)
         if others.clip_id != judged.clip_id:
             raise UserError(f"{data}: not every clip can be read; prepare it again to compare two runs on it")

@@ -10,8 +10,8 @@ import numpy as np
 
 from avemo_jax.errors import UserError
 from avemo_jax.evaluation import extraction, features
+from avemo_jax.evaluation.choosing import load_result
 from avemo_jax.evaluation.extraction import Network
-from avemo_jax.training.checkpoint_files import load_params
 
 FEWEST = 8  # clips; with fewer there is nothing to see
 _PERPLEXITY = 30
@@ -32,7 +32,7 @@ def embed(checkpoint: str, data: str, positions: Sequence[int]) -> Embedded:
     Raises:
       UserError: no usable checkpoint, or features that are not finite.
     """
-    config, params, step = load_params(checkpoint)
+    config, params, step, _ = load_result(checkpoint)
     (feature, *_) = features.default(config.model)
     if len(positions) < FEWEST:
         return Embedded(step, feature, {})

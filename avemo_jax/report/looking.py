@@ -12,13 +12,13 @@ import numpy as np
 
 from avemo_jax import frontend
 from avemo_jax.evaluation import rollout
+from avemo_jax.evaluation.choosing import load_result
 from avemo_jax.evaluation.extraction import centre_batches
 from avemo_jax.report import page
 from avemo_jax.report.clips import draw, read_cards
 from avemo_jax.report.images import Picture, picture
 from avemo_jax.report.judged import TENTHS
 from avemo_jax.tasks.pictures import clip_strips
-from avemo_jax.training.checkpoint_files import load_params
 from input_pipeline.records import open_records
 
 Row = dict[str, Any]
@@ -29,16 +29,17 @@ _DIM, _QUALITY = 0.6, 88
 
 
 def make(checkpoint: str, data: str, *, clips: int = 6, workers: int = 0) -> tuple[str, list[Row]]:
-    """The HTML text, and a row a clip: `clip_id`, `position`, `step`, `labels`; and of what reaches the vector of
-    `video` and of `audio`, and of what each gives to the vector of both after the fusion (`fused_video`,
+    """The HTML text, and a row a clip: `clip_id`, `position`, `step`, `selection`, `labels`; and of what reaches the
+    vector of `video` and of `audio`, and of what each gives to the vector of both after the fusion (`fused_video`,
     `fused_audio`), the share that comes from the most relevant tenth of patches. Clips are drawn at random.
 
     How much comes from either stream is not said: of each layer of the fusion half is the other stream's by definition.
 
     Raises:
-      UserError: no usable checkpoint, or a folder without readable clips.
+      UserError: no usable checkpoint, one of another method than HiCMAE, or a folder without readable clips.
     """
-    config, params, step = load_params(checkpoint)
+    config, params, step, selection = load_result(checkpoint)
+    rollout.check_model(config)
     model = config.model
     positions = draw(len(open_records(data)), clips, 2)
     (batch,) = centre_batches(config, data, positions, len(positions), workers)
@@ -61,7 +62,8 @@ def make(checkpoint: str, data: str, *, clips: int = 6, workers: int = 0) -> tup
         fused = np.asarray(found.fused[place])
         seen = [np.asarray(found.video[place]), fused[:tokens]]
         heard = [np.asarray(found.audio[place]), fused[tokens:]]
-        known = {"clip_id": card.clip_id, "position": position, "step": step, "labels": card.labels}
+        known = {"clip_id": card.clip_id, "position": position, "step": step, "selection": selection}
+        known["labels"] = card.labels
         tenths = {
             name: _most(values)
             for name, values in zip(TENTHS, (seen[0], heard[0], seen[1], heard[1]), strict=True)
@@ -75,7 +77,7 @@ def make(checkpoint: str, data: str, *, clips: int = 6, workers: int = 0) -> tup
                 ),
             )
         )
-    numbers = {**page.made(), "path": data, "step": step, "clips": rows, "tables": {}}
+    numbers = {**page.made(), "path": data, "step": step, "selection": selection, "clips": rows, "tables": {}}
     return page.render("rollout.html.j2", {}, numbers, pictures=pictures, names=ROWS), rows
 
 

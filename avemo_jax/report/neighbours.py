@@ -9,14 +9,15 @@ from dataclasses import asdict
 from typing import Any
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from avemo_jax.errors import UserError
 from avemo_jax.evaluation import extraction, features, nearest
+from avemo_jax.evaluation.choosing import load_result
 from avemo_jax.evaluation.extraction import Network, Source
 from avemo_jax.evaluation.heads import scaling
 from avemo_jax.report import page
 from avemo_jax.report.clips import draw, read_cards
-from avemo_jax.training.checkpoint_files import load_params
 from input_pipeline.errors import DataError
 from input_pipeline.record import classes_of
 from input_pipeline.records import open_records
@@ -39,9 +40,9 @@ def make(
 ) -> tuple[str, list[Row]]:
     """The HTML text, and a row a network and label.
 
-    Keys: `feature`, `weights`, `seed` (see `extraction.Source`; plain statistics too), `label`, `k` neighbours a clip,
-    `index`, and those of `nearest.agreement`. Neighbours are clips of other speakers, by cosine of features that are
-    standardised over all clips.
+    Keys: `feature`, `weights`, `seed` (see `extraction.Source`; plain statistics too), of the checkpoint `step` and
+    `selection`, how its weights were chosen; `label`, `k` neighbours a clip, `index`, and those of `nearest.agreement`.
+    Neighbours are clips of other speakers, by cosine of features that are standardised over all clips.
 
     Args:
       feature: a vector of `features.names`.
@@ -51,11 +52,8 @@ def make(
     Raises:
       UserError: no usable checkpoint, no such feature or index, or too few clips.
     """
-    nearest.check_index(index)
-    config, params, step = load_params(checkpoint)
-    names = features.select(feature, config.model)
-    if len(names) != 1 or features.kind(names[0]) != "vector":
-        raise UserError(f"--feature {feature}: neighbours are of one vector, such as cat4 or video_cells")
+    config, params, step, selection = load_result(checkpoint)
+    names = check(config, feature, index)
     known = _known(data)
     networks = [Network("checkpoint", config.seed, params)]
     networks += extraction.random_networks(config, range(seeds))
@@ -71,11 +69,15 @@ def make(
     }
     labels = {name: values for name, values in labels.items() if len(set(values) - {""}) > 1}
     queries = np.array(draw(len(positions), MOST_QUERIES, 0))
+
+    def of(source: Source) -> Row:
+        return {"step": step, "selection": selection} if source.weights == "checkpoint" else {}
+
     rows: list[Row] = []
     for source, matrix in matrices.items():
         found, _ = nearest.search(_standardised(matrix), queries, speaker, index=index)
         rows += [
-            {**_named(source), "label": name, "k": nearest.NEIGHBOURS, "index": index}
+            {**_named(source), **of(source), "label": name, "k": nearest.NEIGHBOURS, "index": index}
             | nearest.agreement(found, queries, values, speaker)
             for name, values in labels.items()
         ]
@@ -99,12 +101,22 @@ def make(
         **page.made(),
         "path": data,
         "step": step,
+        "selection": selection,
         "feature": names[0],
         "clips": len(positions),
         "rows": rows,
         "tables": {},
     }
     return page.render("neighbours.html.j2", {}, numbers, groups=[g for g in groups if g["query"]]), rows
+
+
+def check(config: ConfigDict, feature: str, index: str) -> tuple[str, ...]:
+    """The one feature's name; raises a UserError where the model has no such vector, or there is no such index."""
+    nearest.check_index(index)
+    names = features.select(feature, config.model)
+    if len(names) != 1 or features.kind(names[0]) != "vector":
+        raise UserError(f"--feature {feature}: neighbours are of one vector, such as cat4 or video_cells")
+    return names
 
 
 def _known(data: str) -> dict[int, Row]:

@@ -72,13 +72,28 @@ def check_stitching(config: ConfigDict, partition: Partition) -> None:
 
 
 def check_pooling(config: ConfigDict, partition: Partition) -> None:
-    """Raises a UserError where `views.pool` does not say what test clips belong together."""
+    """Raises a UserError where `views.pool` does not say what clips that are judged belong together."""
     pattern = config.views.get("pool", "")
     if pattern and config.data.get("stitch", ""):
         raise UserError("views.pool makes one of several clips and data.stitch a sequence: set one of them")
-    if pattern:
-        rows = partition.test
-        pooling.wholes(pattern, partition.clips.clip_id[rows].tolist(), partition.truth(rows))
+    for rows in (partition.test, partition.development):
+        if pattern and len(rows):
+            pooling.wholes(pattern, partition.clips.clip_id[rows].tolist(), partition.truth(rows))
+
+
+def as_judged(
+    config: ConfigDict, partition: Partition, rows: np.ndarray, predicted: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """(names, speakers, truth, outputs [M, K]) of what is judged: the clips of these rows, whose outputs are
+    `predicted`, or the wholes that `views.pool` makes of them."""
+    clip_id, speaker = partition.clips.clip_id[rows], partition.clips.speaker[rows]
+    truth = partition.truth(rows)
+    pattern = config.views.get("pool", "")
+    if not pattern or not len(rows):
+        return clip_id, speaker, truth, predicted
+    clip_id, numbers = pooling.wholes(pattern, clip_id.tolist(), truth)
+    first = np.unique(numbers, return_index=True)[1]
+    return clip_id, speaker[first], truth[first], pooling.means(numbers, predicted)
 
 
 def joined(config: ConfigDict, partition: Partition, outcomes: Sequence[Outcome]) -> tuple[str, str]:
@@ -121,13 +136,8 @@ def test(config: ConfigDict, partition: Partition, workdir: Path, mesh: Mesh) ->
                 raise UserError(
                     f"{config.data.path}: none of the {len(partition.test)} test clips can be read"
                 )
-            rows = rows_at(partition, read)
-            clip_id, speaker = partition.clips.clip_id[rows], partition.clips.speaker[rows]
-            truth, of_clips = partition.truth(rows), predicted
-            if pattern := config.views.get("pool", ""):
-                clip_id, numbers = pooling.wholes(pattern, clip_id.tolist(), truth)
-                first = np.unique(numbers, return_index=True)[1]
-                speaker, truth, predicted = speaker[first], truth[first], pooling.means(numbers, predicted)
+            rows, of_clips = rows_at(partition, read), predicted
+            clip_id, speaker, truth, predicted = as_judged(config, partition, rows, predicted)
             row = {
                 "label": config.data.label,
                 "target": partition.target.rule,

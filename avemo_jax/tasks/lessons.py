@@ -23,7 +23,8 @@ from ml_collections import ConfigDict
 from avemo_jax.config import to_json
 from avemo_jax.errors import UserError
 from avemo_jax.evaluation.cache import data_digest, file_of, params_digest, read_arrays, write_arrays
-from avemo_jax.evaluation.choosing import LAST, choices, result_of
+from avemo_jax.evaluation.choosing import choices, result_of
+from avemo_jax.evaluation.outcome_files import split_hash_of
 from avemo_jax.evaluation.partition import Partition, make_partition
 from avemo_jax.evaluation.views import Viewer
 from avemo_jax.models.params import Params
@@ -31,7 +32,7 @@ from avemo_jax.objectives.distillation import softened
 from avemo_jax.tasks.finetuning import check_pooling
 from avemo_jax.tasks.heads import Head, single_params
 from avemo_jax.tasks.looks import Watched
-from avemo_jax.training.checkpoint_files import BEST, load_params
+from avemo_jax.training.checkpoint_files import BEST, load_params, run_folder
 from avemo_jax.training.checkpoints import Checkpoints, Record
 from avemo_jax.training.manifest import write_durably
 from avemo_jax.training.starting import placed
@@ -124,7 +125,7 @@ def lessons(
         tables["label"][rows, head.columns] = _labels(part, head)
         tables["share"][rows, number] = 1
         if head.teacher:
-            read, outputs, is_new = _taught(head, single, own, mesh, kept)
+            read, outputs, is_new = _taught(head, single, part, mesh, kept)
             tables["taught"][ends[number] + read, head.columns] = softened(
                 outputs, head.target.kind, config.distill.temperature
             )
@@ -149,13 +150,13 @@ def hand_out(
       UserError: the run has no checkpoint, or no look to choose by.
     """
     folders = [workdir / FOLDER / head.name for head in heads]
-    for selection, checkpoint in choices(config, workdir):
+    for _, checkpoint in choices(config, workdir):
         _, params, step = load_params(checkpoint, say=say)
         for head, single, folder in zip(heads, singles, folders, strict=True):
             zero = jnp.zeros((), jnp.int32)
             state = TrainState(zero, zero, zero, placed(single_params(params, head), mesh), None, None)
             record = Record(step=step, config=json.loads(to_json(single)))
-            place = folder if selection == LAST else folder / BEST
+            place = folder if checkpoint == workdir else folder / BEST
             Checkpoints(place, keep=1, background=False, say=say).save(state, record)
     if jax.process_index() == 0:
         found = read_looks(workdir / LOOKS)
@@ -176,10 +177,10 @@ def _labels(part: Partition, head: Head) -> np.ndarray:
 
 
 def _taught(
-    head: Head, single: ConfigDict, positions: Sequence[int], mesh: Mesh, kept: Path | None
+    head: Head, single: ConfigDict, part: Partition, mesh: Mesh, kept: Path | None
 ) -> tuple[np.ndarray, np.ndarray, bool]:
-    """Which of the clips the head's teacher could look at, its merged outputs, in the head's order, and whether it was
-    asked now: what it said before is taken while its weights, the clips and the views are the same."""
+    """Which of the training clips the head's teacher could look at, its merged outputs, in the head's order, and
+    whether it was asked now: what it said before is taken while its weights, the clips and the views are the same."""
     where, key = f"heads.{head.name}.teacher: {head.teacher}", f"heads.{head.name}"
     folder, _ = result_of(head.teacher)
     config, params, _ = load_params(folder, say=lambda _: None)
@@ -204,12 +205,43 @@ def _taught(
             f"{where} was fine-tuned with data.development={theirs}, and {key}.development is {ours}: it has learnt "
             "from clips that are chosen by here"
         )
+    _check_pupils(head, config, single, part)
     with config.unlocked():
         config.data.path, config.data.paths = single.data.path, ()
         config.data.workers, config.data.prefetch = single.data.workers, single.data.prefetch
         config.views.audio_gain, config.views.batch_size = False, single.views.batch_size
+    positions = part.positions(part.train)
     read, outputs, is_new = _outputs(Viewer(config, target, mesh), config, params, positions, kept)
     return read, outputs[:, [target.names.index(name) for name in head.target.names]], is_new
+
+
+def _check_pupils(head: Head, config: ConfigDict, single: ConfigDict, part: Partition) -> None:
+    """Raises a UserError where the teacher, a run of `config`, learnt from clips that the head is tested on or chosen
+    by, or where that cannot be told. The same protocol deals speakers otherwise where other clips have a target."""
+    where = f"heads.{head.name}.teacher: {head.teacher}"
+    data = ConfigDict(
+        {**single.data.to_dict(), **config.data.to_dict(), "path": single.data.path, "paths": ()}
+    )
+    try:
+        theirs = make_partition(data)
+        assert theirs  # since the protocol is that of the head
+    except UserError as error:
+        raise UserError(f"{where}: from which clips it learnt cannot be told ({error})") from error
+    trained, tested = set(theirs.positions(theirs.train)), set(part.positions(part.test))
+    if tested & trained.union(theirs.positions(theirs.development)):
+        raise UserError(
+            f"{where} was split otherwise ({theirs.target.rule}): it has learnt from clips that are tested here"
+        )
+    if trained.intersection(part.positions(part.development)):
+        raise UserError(
+            f"{where} was split otherwise ({theirs.target.rule}): it has learnt from clips that are chosen by here"
+        )
+    told = split_hash_of(run_folder(head.teacher))
+    if told and told != theirs.split_hash:
+        raise UserError(
+            f"{where} had other clips or folds (hash {told[:12]}) than {single.data.path} gives it "
+            f"({theirs.split_hash[:12]}): it may have learnt from clips that are tested here"
+        )
 
 
 def _outputs(

@@ -19,7 +19,7 @@ from avemo_jax.evaluation.outcomes import lower_is_better, main_scores, merit, r
 from avemo_jax.evaluation.partition import Partition
 from avemo_jax.evaluation.views import Viewer
 from avemo_jax.models.params import Params
-from avemo_jax.tasks.finetuning import further_scores, rows_at
+from avemo_jax.tasks.finetuning import as_judged, further_scores, rows_at
 from avemo_jax.training.watching import RECALL, Watch
 
 
@@ -119,7 +119,8 @@ class _Look:
     def __call__(self, params: Params) -> tuple[dict[str, float], float]:
         partition = self._head.partition
         read, predicted = self._viewer.merged(self._head.params(params), self._positions)
-        truth = partition.truth(rows_at(partition, read))
+        rows = rows_at(partition, read)
+        _, _, truth, predicted = as_judged(self._head.config, partition, rows, predicted)
         found = scores_of(partition.target, predicted, truth, self._further)
         named = {f"{self._prefix}_{name}": found[name] for name in self._shown}
         by_class = recalls(partition.target, predicted, truth)

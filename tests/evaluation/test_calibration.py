@@ -35,6 +35,13 @@ def test_the_calibration_error_is_its_definition():
     )
 
 
+def test_clips_that_are_all_as_sure_are_one_bin():
+    found = calibration.reliability(np.full((3, 2), 0.5), np.array([0, 1, 1]), equal_mass=True)
+    assert [values.tolist() for values in found] == [[0.0], [0.5], [3], [0.5], [pytest.approx(1 / 3)]]
+    one = np.array([[0.7, 0.3]] * 2)  # a draw of a bootstrap that has one clip twice
+    assert calibration.scores(one, np.zeros(2, int))["ace"] == pytest.approx(0.3)
+
+
 def test_proper_scores_are_those_of_scikit_learn():
     probabilities, labels = drawn(200)
     assert calibration.cross_entropy(probabilities, labels) == pytest.approx(

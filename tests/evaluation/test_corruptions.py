@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from avemo_jax.evaluation.corruptions import CORRUPTIONS, corrupt
+from avemo_jax.errors import UserError
+from avemo_jax.evaluation.corruptions import CORRUPTIONS, Corrupter, corrupt
 
 CLIPS, LENGTH = 4, 16000
 
@@ -106,6 +107,43 @@ def test_sound_comes_late_and_other_peoples_streams_are_the_next_clips(batch):
     np.testing.assert_array_equal(
         corrupt("swapped_video", 1.0, batch)["video"][:3], batch["video"][[1, 2, 0]]
     )
+
+
+@pytest.mark.parametrize("name", ["swapped_audio", "swapped_video"])
+def test_the_other_clip_is_of_another_class_and_never_the_clip_itself(name):
+    """Clips that tell their class in each stream; the last batch has one only."""
+    classes = np.random.default_rng(0).permutation(np.repeat([0, 1, 2], 3))[:9].tolist()
+    stream = "waveform" if name == "swapped_audio" else "video"
+    changed = Corrupter(name, 1.0, 0, range(9), classes)
+    for numbers in (range(8), [8]):
+        batch = {
+            "video": np.zeros((9, 1), np.uint8),
+            "waveform": np.zeros((9, 1), np.int16),
+            "waveform_length": np.ones(9, np.int32),
+            "waveform_mean": np.zeros(9, np.float32),
+            "position": np.full(9, -1, np.int32),
+            "valid": np.arange(9) < len(numbers),
+        }
+        batch["position"][: len(numbers)] = numbers
+        batch[stream][: len(numbers), 0] = numbers
+        after = changed(batch)[stream]
+        assert len(after) == 9
+        for number, other in zip(numbers, after[:, 0].tolist(), strict=False):
+            assert other != number and (len(numbers) == 1 or classes[other] != classes[number])
+
+
+@pytest.mark.parametrize("name", ["babble", "swapped_audio", "swapped_video"])
+def test_a_clip_that_is_alone_has_no_other(batch, name):
+    alone = batch | {"valid": np.arange(CLIPS) == 0}
+    with pytest.raises(UserError, match="one clip alone"):
+        Corrupter(name, 0.0)(alone)
+
+
+def test_a_voice_is_no_babble_to_itself(batch):
+    two = batch | {"valid": np.arange(CLIPS) < 2}
+    before, after = (found["waveform"][:2].astype(float) for found in (two, corrupt("babble", 0.0, two)))
+    added = after - before
+    np.testing.assert_allclose(np.corrcoef(added[0], before[1])[0, 1], 1, atol=1e-3)
 
 
 def test_a_room_lengthens_a_click():

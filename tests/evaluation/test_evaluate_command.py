@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from avemo_jax.cli import main
-from avemo_jax.evaluation import calibration, predicted
+from avemo_jax.evaluation import calibration, identity, predicted, suites
 from tests.evaluation import synthetic
 
 CLASSES = ("ANG", "HAP", "SAD")
@@ -76,6 +76,18 @@ def test_calibration_tells_a_model_that_is_too_sure_from_one_that_is_right(tmp_p
     assert (tmp_path / "out" / "table.txt").read_text() in printed
 
 
+def test_a_share_that_there_is_not_is_null_in_the_file_and_a_dash_in_the_table(tmp_path, monkeypatch):
+    """A model that names neither the voice's emotion nor the face's."""
+    write_predictions(tmp_path / "predictions.csv")
+    votes = {"majority_voice": "FEA", "majority_face": "DIS", "majority_both": "FEA"}
+    monkeypatch.setattr(suites, "facts_of", lambda data, clips: dict.fromkeys(clips, votes))
+    words = ("--predictions", tmp_path / "predictions.csv", "--data", tmp_path, "--models", "last")
+    (row,) = evaluate(tmp_path / "out", "--suite", "conflict", *words)["conflict"]
+    assert row["other"] == 240 and row["face_share"] is None and row["ci95"] == [None, None]
+    line = (tmp_path / "out" / "table.txt").read_text().splitlines()[1]
+    assert line.split()[-2:] == ["–", "–"]
+
+
 def test_a_probes_predictions_are_judged_by_what_is_known_of_their_clips(place, tmp_path):
     words = ("--predictions", place / "probe", "--data", place / "data", "--traits", "shade,tone,age")
     found = evaluate(tmp_path / "out", "--suite", "fairness", "calibration", *words, "--models", "cat4")
@@ -92,6 +104,8 @@ def test_a_probes_predictions_are_judged_by_what_is_known_of_their_clips(place, 
         abs(shade["groups"][0]["uar"] - shade["groups"][1]["uar"]), abs=1e-9
     )
     assert found["calibration"][0]["model"] == one.model
+    split = json.loads((place / "probe" / "rows.json").read_text())[0]["split_hash"]
+    assert all(row["split_hash"] == split for rows in found.values() for row in rows)
 
 
 def test_retrieval_has_a_row_for_each_layer_and_for_random_weights(place, tmp_path):
@@ -130,6 +144,25 @@ def test_identity_is_the_speaker_probe_of_the_features_beside_random_weights_and
             row["ci95"][0] <= row["uar"] <= row["ci95"][1] < 0.9
         )  # the clips tell nothing of their speakers
     assert "48 clips of 4 speakers, chance 25.0" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "words, says",
+    [
+        (("identity", "robustness"), "is not a fine-tuned run with test clips"),
+        (("identity", "robustness", "--label", "tone", "--feature", "cat5"), "no feature 'cat5'"),
+        (("identity", "neighbours", "--feature", "video_tokens"), "no feature 'video_tokens'"),
+        (("identity", "neighbours", "--feature", "layers"), "neighbours are of one vector"),
+        (("identity", "neighbours", "--index", "tree"), "--index: no 'tree'"),
+    ],
+)
+def test_a_suite_that_cannot_be_asked_is_refused_before_another_has_done_its_work(
+    place, tmp_path, capsys, monkeypatch, words, says
+):
+    monkeypatch.setattr(identity, "rows", None)
+    where = ("--checkpoint", place / "run", "--data", place / "data")
+    assert evaluate(tmp_path / "new", *where, "--suite", *words) == 2
+    assert says in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -99,6 +100,16 @@ def test_windows_cover_a_clip_and_the_last_one_ends_with_it(place, tmp_path):
     assert window_starts(130, 16, 4) == [0, 64, 66] and window_starts(3, 16, 4) == [0]
 
 
+def test_frames_that_are_repeated_are_where_they_were_taken(place, tmp_path):
+    """Of 30 frames, ten at a stride of 4: the one at 28 is the last and stands three times."""
+    out = tmp_path / "short.parquet"
+    assert write(place, out, "--features", "cat4", "--tokens", "--sizes", "frames=10") == 0
+    columns, _ = read(out)
+    np.testing.assert_allclose(
+        columns["video_token_s"], np.tile([[2, 10, 18, 26, 28]], (CLIPS, 1)) / 25, rtol=1e-6
+    )
+
+
 def test_a_stopped_folder_goes_on_and_hosts_share_it(place, tmp_path, capsys):
     words = ("--features", "cat4", "--shard_clips", 20)
     whole, shared = tmp_path / "whole", tmp_path / "shared"
@@ -115,9 +126,11 @@ def test_a_stopped_folder_goes_on_and_hosts_share_it(place, tmp_path, capsys):
         assert write(place, shared, *words, "--host", host) == 0
     for name in names:
         assert parquet.read_table(shared / name).equals(parquet.read_table(whole / name))
-    capsys.readouterr()
-    assert write(place, whole, *words, "--windows", "all") == 2
-    assert "is of other weights, clips or options" in capsys.readouterr().err
+    synthetic.write_changed(tmp_path / "louder", place / "data", lambda record: replace(record, fps=24.0))
+    for changed in ({"data": place / "data", "more": ("--windows", "all")}, {"data": tmp_path / "louder"}):
+        capsys.readouterr()
+        assert write(place, whole, *words, *changed.get("more", ()), data=changed["data"]) == 2
+        assert "is of other weights, clips or options" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -129,6 +142,7 @@ def test_a_stopped_folder_goes_on_and_hosts_share_it(place, tmp_path, capsys):
         ("t.npz", ("--features", "cat5"), "no feature 'cat5'"),
         ("t.npz", ("--split", "dev"), "no split 'dev'"),
         ("t", ("--shard_clips", "0"), "--shard_clips is 0"),
+        ("t", ("--out", "gs://bucket/t"), "gs://bucket/t: this is made on a disk"),
     ],
 )
 def test_what_cannot_be_done_is_one_line_and_leaves_nothing(place, tmp_path, capsys, out, words, says):
@@ -140,9 +154,16 @@ def test_what_cannot_be_done_is_one_line_and_leaves_nothing(place, tmp_path, cap
 
 def test_a_clip_that_cannot_be_read_has_no_row(place, tmp_path):
     shutil.copytree(place / "data", tmp_path / "data")
-    damage(tmp_path / "data", 3)
-    out = tmp_path / "t.npz"
-    words = ["--checkpoint", place / "run", "--data", tmp_path / "data", "--out", out, "--features", "cat4"]
-    assert main([str(word) for word in ("features", *words)]) == 0
-    with np.load(out) as arrays:
-        assert "clip03" not in arrays["clip_id"] and len(arrays["cat4"]) == CLIPS - 1
+    for index in range(3):  # all of the first batch and shard
+        damage(tmp_path / "data", index)
+    words = ("--features", "cat4", "--tokens", "--batch_size", 3)
+    for name in ("t.npz", "t.parquet"):
+        assert write(place, tmp_path / name, *words, data=tmp_path / "data") == 0
+    with np.load(tmp_path / "t.npz") as arrays:
+        kept = arrays["clip_id"].tolist()
+    columns, _ = read(tmp_path / "t.parquet")
+    assert kept == columns["clip_id"].tolist() == [f"clip{number:02d}" for number in range(3, CLIPS)]
+    assert write(place, tmp_path / "t", *words, "--shard_clips", 3, data=tmp_path / "data") == 0
+    first, *others = sorted((tmp_path / "t").glob("*.parquet"))
+    assert parquet.read_metadata(first).num_rows == 0
+    assert parquet.read_schema(first).equals(parquet.read_schema(others[0]), check_metadata=True)

@@ -36,6 +36,11 @@ def test_a_gap_that_is_there_is_found_and_chance_is_not_taken_for_one():
     found = groups.gap(*made(0.2), 2)
     assert found["best"] == "f" and found["worst"] == "m" and found["permuted"] == "speaker"
     assert found["gap"] == pytest.approx(0.2, abs=0.06) and found["p"] < 0.01
+    low, high = found["gap_ci95"]
+    assert 0 < low < found["gap"] < high and found["ci_unit"] == "speaker"
+    # Clips of a speaker are drawn together here, but are as different as any: twice the standard error, by hand.
+    error = np.sqrt(0.8 * 0.2 / 500 + 0.6 * 0.4 / 500)
+    assert high - low == pytest.approx(2 * 1.96 * error, rel=0.3)
     ps = [groups.gap(*made(0.0, seed=seed), 2, draws=200)["p"] for seed in range(40)]
     assert np.mean(np.array(ps) <= 0.1) < 0.3 and 0.3 < np.mean(ps) < 0.7
     assert groups.gap(*made(0.0), 2)["expected"] == pytest.approx(0.02, abs=0.02)
@@ -50,11 +55,6 @@ def test_a_group_that_changes_within_speakers_is_permuted_by_clip_and_one_group_
 
 
 def test_ages_are_put_into_bands():
-    assert groups.bands(["20", "30", "44.5", "74", "", "old"]) == [
-        "under 30",
-        "30–44",
-        "30–44",
-        "60+",
-        "",
-        "",
-    ]
+    bands = dict(zip(("20", "30", "44.5", "74"), ("under 30", "30–44", "30–44", "60+"), strict=True))
+    bands |= dict.fromkeys(("", "old", "nan", "inf", "-1", "0", "999"), "")
+    assert groups.bands(list(bands)) == list(bands.values())

@@ -1,9 +1,11 @@
 """The bootstrap draws speakers with all their clips."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
-from avemo_jax.evaluation import intervals, metrics
+from avemo_jax.evaluation import intervals, metrics, paired
 
 
 def test_a_score_that_every_speaker_shares_has_an_interval_of_no_width():
@@ -43,6 +45,33 @@ def test_the_same_seed_gives_the_same_interval():
     arguments = (rng.integers(0, 3, 90), rng.integers(0, 3, 90), rng.integers(0, 9, 90), 3)
     assert intervals.bootstrap(*arguments, seed=4) == intervals.bootstrap(*arguments, seed=4)
     assert intervals.bootstrap(*arguments, seed=4) != intervals.bootstrap(*arguments, seed=5)
+
+
+@pytest.mark.parametrize("speakers", [1, 9, 60])
+def test_draws_are_sums_of_whole_confusion_matrices(speakers):
+    """As they were summed before, [speakers, K²] and [draws, K²] numbers at a time."""
+    rng = np.random.default_rng(2)
+    labels, predicted, speaker = (rng.integers(0, high, 200) for high in (7, 7, speakers))
+    group = np.unique(speaker, return_inverse=True)[1] if speakers > 1 else np.arange(200)
+    tables = np.zeros((group.max() + 1, 7, 7), np.int64)
+    np.add.at(tables, (group, labels, predicted), 1)
+    drawn = np.random.default_rng(0).multinomial(len(tables), [1 / len(tables)] * len(tables), size=2000)
+    confusions = np.tensordot(drawn, tables, 1)
+    found = intervals.bootstrap(labels, predicted, speaker, 7)
+    for name, score in intervals.SCORES.items():
+        expected = np.nanquantile(score(confusions), [0.025, 0.975])
+        np.testing.assert_allclose(found.bounds[name], expected, rtol=1e-13)
+
+
+def test_hundreds_of_speakers_to_be_told_apart_take_little_memory():
+    speakers = np.repeat(np.arange(300), 4)
+    predicted = np.random.default_rng(0).permutation(speakers)
+    tracemalloc.start()
+    intervals.bootstrap(speakers, predicted, speakers, 300)
+    paired.paired_tests(speakers, predicted, speakers, speakers, 300)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 200e6
 
 
 def test_where_speakers_are_the_classes_one_drawn_twice_counts_twice():

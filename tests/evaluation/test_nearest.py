@@ -61,7 +61,10 @@ def test_agreement_is_counted_over_neighbours_and_chance_over_all_others():
         np.mean(chances)
     )
     assert found["precision_ci95"][0] <= found["precision"] <= found["precision_ci95"][1]
-    assert nearest.agreement(rows, queries, np.full(70, ""), speaker)["precision"] is None
+    nothing = {"n": 0, "precision": None, "precision_ci95": None, "chance": None}
+    assert nearest.agreement(rows, queries, np.full(70, ""), speaker) == nothing
+    alone, _ = nearest.search(vectors, queries, np.full(70, "p0"), 5)  # clips of one speaker have no others
+    assert nearest.agreement(alone, queries, np.full(70, "joy"), np.full(70, "p0")) == nothing | {"n": 70}
 
 
 def test_an_unknown_index_is_refused():

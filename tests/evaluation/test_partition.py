@@ -44,6 +44,53 @@ def test_nothing_is_held_out_where_nothing_is_to_be(folder):
     assert len(of.train) == 36 and not len(of.development) and of.unit == ""
 
 
+@pytest.mark.parametrize("owners", [("p1",), ("p1", "p3"), ("p1", "p2", "p3")])
+def test_no_class_is_held_out_with_all_its_clips(folder, tmp_path, owners):
+    """Of a class that only some speakers have, some are trained on; values have no classes that could be missing."""
+
+    def change(record):
+        rare = record.speaker in ("p0", *owners) and record.labels["tone"] == "high"
+        record.labels["kind"] = "rare" if rare else record.labels["shade"]
+        return record
+
+    synthetic.write_changed(tmp_path / "data", folder, change)
+    words = ("data.protocol=leave_one_speaker_out", "data.fold=p0", "data.label=kind")
+    words = (*words, "data.classes=bright,dark,rare", "data.development=3")
+    of = make_partition(data(tmp_path / "data", *words))
+    assert set(of.clips.label[of.test]) == {0, 1, 2} == set(of.clips.label[of.train])
+    assert parts(of)[1] == ({"p1"} if len(owners) > 1 else {"p2"})
+
+
+def test_where_every_group_has_a_class_of_its_own_none_can_be_held_out(folder, tmp_path):
+    def change(record):
+        record.labels["kind"] = "p0" if int(record.clip_id[4:]) % 4 else record.speaker
+        if record.speaker == "p0":
+            record.labels["kind"] = f"p{int(record.clip_id[4:]) % 4}"
+        return record
+
+    synthetic.write_changed(tmp_path / "data", folder, change)
+    words = (
+        "data.protocol=leave_one_speaker_out",
+        "data.fold=p0",
+        "data.label=kind",
+        "data.classes=p0,p1,p2,p3",
+    )
+    with pytest.raises(UserError, match="whichever speakers are held out"):
+        make_partition(data(tmp_path / "data", *words, "data.development=3"))
+    assert len(make_partition(data(tmp_path / "data", *words, "data.development=0")).train) == 36
+
+
+def test_values_are_split_whoever_is_above_the_median(folder, tmp_path):
+    def change(record):
+        record.labels["rating"] = float(record.speaker == "p0")
+        return record
+
+    synthetic.write_changed(tmp_path / "data", folder, change)
+    words = ("data.target=values", "data.label=rating", "data.classes=", "data.fold=p0")
+    of = make_partition(data(tmp_path / "data", *words, "data.protocol=leave_one_speaker_out"))
+    assert len(of.test) == 12 and (of.targets[of.test] == 1).all()
+
+
 def test_folds_are_the_manifest_s_and_what_is_in_none_is_said(folder):
     chosen = data(folder, "data.protocol=folds", "data.fold=1", "data.development=2")
     assert fold_names(chosen) == ["0", "1", "2"]

@@ -13,8 +13,11 @@ import pytest
 from sklearn.metrics import cohen_kappa_score
 
 from avemo_jax.cli import main
+from avemo_jax.config import load_config, to_json
 from avemo_jax.errors import UserError
 from avemo_jax.evaluation import report
+from avemo_jax.training.checkpoint_files import load_params, save_params
+from avemo_jax.training.watching import write_looks
 from tests.evaluation.synthetic import probe_rows, words
 
 REQUIRED = {"feature", "weights", "seed", "head", "split", "split_hash", "n", "uar", "war", "wf1", "ci95"}
@@ -136,13 +139,34 @@ def test_an_interrupted_write_leaves_the_earlier_file_whole(tmp_path, monkeypatc
 
 
 def test_a_network_with_values_that_are_not_finite_is_refused(place, tmp_path, capsys):
-    from avemo_jax.training.checkpoints import load_params, save_params
-
     config, params, _ = load_params(place / "run")
     params["audio"]["norm"]["scale"] = np.full_like(params["audio"]["norm"]["scale"], np.nan)
     save_params(tmp_path / "run", config, params)
     assert main(words(place, tmp_path / "out", "tone", checkpoint=tmp_path / "run")) == 2
     assert "not finite" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "probe --label tone",
+        "features",
+        "evaluate --suite identity",
+        "evaluate --suite neighbours",
+        "evaluate --suite rollout",
+        "evaluate --suite robustness --label tone",
+    ],
+)
+def test_of_a_fine_tuned_run_the_weights_that_it_chose_are_taken(place, tmp_path, capsys, command):
+    """They were deleted here, which only who asks for them notices."""
+    run, chosen = tmp_path / "run", ["select.by=development", "select.score=uar"]
+    config = load_config("finetune/recipe:demo", ["data.label=tone", *chosen])
+    save_params(run, config, load_params(place / "run")[1], step=9)
+    (run / "config.json").write_text(to_json(config))
+    write_looks(run / "looks.jsonl", [{"step": step, "development_uar": step / 9} for step in (4, 3)])
+    words = ["--checkpoint", run, "--data", place / "data", "--out", tmp_path / "out"]
+    assert main([*command.split(), *map(str, words)]) == 2
+    assert f"no usable checkpoint in {run}/best/checkpoints/00000004" in capsys.readouterr().err
 
 
 @pytest.mark.slow

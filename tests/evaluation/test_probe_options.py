@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from avemo_jax.cli import main
-from avemo_jax.evaluation import extraction, paired
+from avemo_jax.evaluation import extraction, paired, predicted, probing
 from tests.evaluation import synthetic
 from tests.evaluation.synthetic import probe_rows, words
 
@@ -118,6 +118,30 @@ def test_two_checkpoints_are_compared_clip_by_clip(place, tmp_path, capsys):
         label = "tone" if more else "shade"
         assert main(words(place, tmp_path / "c", label, **flags, **more)) == 2
         assert what in capsys.readouterr().err and not (tmp_path / "c").exists()
+
+
+def test_what_has_no_pair_is_refused_before_any_work(place, tmp_path, capsys, monkeypatch):
+    probe_rows(place, tmp_path / "a", "tone")
+    monkeypatch.setattr(probing, "gather", None)
+    predictions = tmp_path / "a" / "predictions.csv"
+    text = predictions.read_text()
+    lacks, (head, _, *others) = "lacks clips or has other classes", text.splitlines(keepends=True)
+    for what, written, features in (
+        ("no row of the same feature, head", text, "video"),
+        (lacks, "".join([head, *others]), "cat4"),
+        (lacks, text.replace("low", "deep"), "cat4"),
+    ):
+        predictions.write_text(written)
+        line = words(place, tmp_path / "c", "tone", against=tmp_path / "a", features=features)
+        assert main(line) == 2
+        assert what in capsys.readouterr().err and not (tmp_path / "c").exists()
+
+
+def test_the_prediction_of_a_file_is_the_one_that_it_names(tmp_path):
+    head = "feature,test_of,clip_id,speaker,label,predicted,p_a,p_b\n"
+    (tmp_path / "p.csv").write_text(head + "cat4,1,c0,s0,a,b,0.5000,0.5000\n")
+    (found,) = predicted.read(tmp_path / "p.csv")
+    assert found.guess.tolist() == [1] and found.label.tolist() == [0]
 
 
 def test_the_paired_tests_find_a_difference_that_is_there_and_none_that_is_not():

@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 
 from avemo_jax.errors import UserError
 from avemo_jax.evaluation import protocols
+from avemo_jax.evaluation.heads.examples import centre_views
+from avemo_jax.evaluation.probes import probe
 
 
 def _clips(speakers=4, per_speaker=6, classes=3, **changes):
@@ -51,6 +53,17 @@ def test_folds_come_from_the_manifest_and_clips_without_one_are_left_out_and_cou
     plan = protocols.make_splits("folds", clips)
     assert [split.name for split in plan.splits] == ["0", "1"] and plan.left_out == 4
     assert not np.isin(np.arange(4), np.concatenate([split.train for split in plan.splits])).any()
+
+
+@pytest.mark.parametrize("head", ["linear", "ridge", "knn"])
+def test_one_clip_of_each_class_is_enough_to_train_on(head):
+    part = np.where(np.arange(24) < 3, "train", "test")
+    clips = _clips(speaker=np.full(24, ""), part=part)
+    (split,) = protocols.make_splits("split", clips).splits
+    assert sorted(split.inner[:3]) == [0, 1, 2] and split.inner_unit == "clip"
+    features = np.eye(3, dtype=np.float32)[clips.label]
+    (found,) = probe(features, centre_views(clips.label, 3), [split], head)
+    assert np.isfinite(found.probabilities).all()
 
 
 def test_folds_that_share_speakers_are_reported_and_choose_their_penalty_by_speaker_all_the_same():

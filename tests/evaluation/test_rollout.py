@@ -7,9 +7,10 @@ from scipy.special import erf, softmax
 
 from avemo_jax import frontend
 from avemo_jax.config import load_config
+from avemo_jax.errors import UserError
 from avemo_jax.evaluation import rollout
 from avemo_jax.evaluation.extraction import random_networks
-from avemo_jax.models.layers import position_table
+from avemo_jax.models.positions import audio_positions, resized, video_positions
 from tests.evaluation.synthetic import TINY
 
 
@@ -53,9 +54,9 @@ def _layer(p, number):
     return jax.tree.map(lambda leaf: np.asarray(leaf[number], np.float64), p)
 
 
-def _encode(patches, p, depth):
+def _encode(patches, p, depth, positions):
     x = patches @ p["patch_embed"]["kernel"] + p["patch_embed"]["bias"]
-    x = x + position_table(len(patches), x.shape[-1])
+    x = x + positions.table(len(patches), x.shape[-1])
     flow = np.eye(len(x))
     for number in range(depth):
         x, weights = _self(x, _layer(p["blocks"], number))
@@ -63,17 +64,20 @@ def _encode(patches, p, depth):
     return _norm(x, p["norm"]), flow
 
 
-@pytest.fixture(scope="module")
-def case():
+@pytest.fixture(scope="module", params=[32, 48])
+def case(request):
+    """As trained, and with larger frames."""
     config = load_config("hicmae:demo", [*TINY, "model.fusion_depth=2"])
     (network,) = random_networks(config, [3])
+    side = request.param
+    resized(config.model, {"image_size": side}, "interpolated")
     rng = np.random.default_rng(0)
     # Trained weights attend to some tokens more than to others; drawn ones hardly.
     params = jax.tree.map(
         lambda leaf: np.asarray(leaf) * 2 + 0.05 * rng.normal(size=leaf.shape), network.params
     )
     batch = {
-        "video": rng.integers(0, 255, (2, 4, 32, 32, 3)).astype(np.uint8),
+        "video": rng.integers(0, 255, (2, 4, side, side, 3)).astype(np.uint8),
         "waveform": rng.integers(-9000, 9000, (2, 10480)).astype(np.int16),
         "waveform_length": np.full(2, 10480, np.int32),
         "waveform_mean": np.zeros(2, np.float32),
@@ -88,8 +92,8 @@ def test_relevance_is_that_of_the_networks_written_out(case):
     for row in range(2):
         video = np.asarray(frontend.patchify_video(clip.video)[row], np.float64)
         audio = np.asarray(frontend.patchify_audio(clip.audio)[row], np.float64)
-        video, flow_video = _encode(video, params["video"], config.model.depth)
-        audio, flow_audio = _encode(audio, params["audio"], config.model.depth)
+        video, flow_video = _encode(video, params["video"], config.model.depth, video_positions(config.model))
+        audio, flow_audio = _encode(audio, params["audio"], config.model.depth, audio_positions(config.model))
         np.testing.assert_allclose(found.video[row], flow_video.mean(0), atol=2e-5)
         np.testing.assert_allclose(found.audio[row], flow_audio.mean(0), atol=2e-5)
         n, m = len(video), len(audio)
@@ -119,3 +123,8 @@ def test_all_relevance_comes_from_some_token(case):
 def test_layers_that_attend_to_themselves_pass_tokens_on_as_they_are():
     eye = np.broadcast_to(np.eye(5, dtype=np.float32), (3, 1, 5, 5))
     np.testing.assert_array_equal(rollout.rollout(eye)[0], np.eye(5))
+
+
+def test_another_method_s_run_is_refused():
+    with pytest.raises(UserError, match="follows HiCMAE's two encoders .* a run of video_mae"):
+        rollout.check_model(load_config("video_mae:demo"))

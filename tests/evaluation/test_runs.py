@@ -61,6 +61,13 @@ def test_files_that_cannot_be_read_are_named(folder):
     )
 
 
+def test_numbers_that_are_none_are_none(folder):
+    (folder / "probe").mkdir()
+    (folder / "probe" / "rows.json").write_text(json.dumps([PROBE_ROW | {"uar": float("nan")}]))
+    (probe,) = gather_run(folder).probes
+    assert probe.rows[0]["uar"] is None
+
+
 def test_pictures_are_found_by_their_step(folder):
     (folder / "samples").mkdir()
     for name in ("00000020_reconstruction.png", "00000004_reconstruction.png", "notes_of_mine.png"):

@@ -29,7 +29,7 @@ def _predicted(seed, model):
         np.array([f"{kind}{number % of:02d}" for number in range(CLIPS)])
         for kind, of in (("c", CLIPS), ("p", 9))
     ]
-    return Predicted(model, CLASSES, *names, np.full(CLIPS, "1"), label, chances)
+    return Predicted(model, CLASSES, *names, np.full(CLIPS, "1"), label, chances, chances.argmax(1))
 
 
 def _known():

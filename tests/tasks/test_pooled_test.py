@@ -7,7 +7,7 @@ import pytest
 from avemo_jax.config import load_config
 from avemo_jax.errors import UserError
 from avemo_jax.models.params import split
-from avemo_jax.tasks import finetuning, make_task
+from avemo_jax.tasks import finetuning, looks, make_task, robustness
 from avemo_jax.training.checkpoint_files import save_params
 from avemo_jax.training.mesh import make_mesh
 from tests.evaluation import synthetic
@@ -51,6 +51,19 @@ def test_wholes_are_judged_by_the_mean_of_their_clips(folder, tmp_path):
     np.testing.assert_allclose(together.predicted, means, atol=1e-9)
     assert together.truth.tolist() == [0, 1, 0, 1]  # bright, dark
     assert together.row["war"] == pytest.approx(np.mean(np.argmax(means, 1) == together.truth))
+    clean, swapped = robustness.rows(tmp_path, str(folder), mesh, ("swapped_audio",), lambda _: None)
+    assert clean["n"] == swapped["n"] == 14 and clean["war"] == apart.row["war"]
+    assert clean["auc"] != swapped["auc"]
+    save_params(tmp_path, configs[1], params, step=4)
+    (clean,) = robustness.rows(tmp_path, str(folder), mesh, (), lambda _: None)
+    assert clean["n"] == 4 and clean["war"] == together.row["war"] and clean["kept"] == 1
+    assert clean["split_hash"] == together.row["split_hash"] and clean["split"] == "folds"
+    chosen = config_of(folder, TENS, "select.by=test", "select.score=war")
+    watch = looks.make_watch(chosen, [looks.Watched(chosen, finetuning.partition_of(chosen))], tmp_path, mesh)
+    assert watch._measure(params)["test_war"] == together.row["war"]
+    (tmp_path / "rows.json").write_text('[{"split_hash": "of other clips"}]')
+    with pytest.raises(UserError, match="gives other clips or folds .* than .* was tested on"):
+        robustness.rows(tmp_path / "checkpoints", str(folder), mesh, (), lambda _: None)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from avemo_jax.cli import main
 from avemo_jax.config import load_config, to_json
 from avemo_jax.errors import UserError
 from avemo_jax.evaluation import outcomes
-from avemo_jax.evaluation.choosing import result_of
+from avemo_jax.evaluation.choosing import LEGACY, LEGACY_LAST, choices, result_of
 from avemo_jax.models.params import split
 from avemo_jax.tasks import clips, finetuning, lessons, looks, make_task
 from avemo_jax.tasks.heads import heads_of, single_configs, single_params
@@ -25,7 +25,7 @@ from avemo_jax.training.checkpoints import Record
 from avemo_jax.training.mesh import make_mesh
 from avemo_jax.training.starting import placed
 from avemo_jax.training.state import TrainState
-from avemo_jax.training.watching import LOOKS, best_of, read_looks
+from avemo_jax.training.watching import LOOKS, best_of, read_looks, write_looks
 from input_pipeline.records import open_records
 from input_pipeline.targets import Target
 from tests.evaluation import synthetic
@@ -191,6 +191,42 @@ def test_a_teacher_of_other_outputs_or_of_tested_clips_is_refused_in_one_line(
     with pytest.raises(UserError, match=hint) as error:
         lessons.lessons(*of_folders(place, f"heads.shade.teacher={teacher}", *CHOSEN), mesh)
     assert "\n" not in str(error.value)
+
+
+def test_a_teacher_that_dealt_speakers_otherwise_or_had_other_clips_is_refused(
+    place, mesh, weights, tmp_path
+):
+    """Some clips have no second label, so the same protocol tests on other speakers."""
+
+    def change(record):
+        keeps = record.speaker == "p1" or int(record.clip_id[4:]) % 12 < int(record.speaker[1]) + 2
+        record.labels["some"] = record.labels["shade"] if keeps else ""
+        return record
+
+    synthetic.write_changed(tmp_path / "one", place / "one", change)
+    protocol = ("protocol=speaker_folds", "fold=0")
+
+    def asked(label):
+        words = [f"data.{word}" for word in (*protocol, "development=0", f"label={label}")]
+        teacher = write_teacher(tmp_path / label, place, weights, *words)
+        words = [f"heads.shade.{word}" for word in (*protocol, f"teacher={teacher}")]
+        of = of_folders(place, f"data.paths={tmp_path / 'one'},{place / 'two'}", *words)
+        return lambda: lessons.lessons(*of, mesh, lambda _: None)
+
+    with pytest.raises(UserError, match="was split otherwise .* learnt from clips that are tested here"):
+        asked("some")()
+    same = asked("shade")
+    assert len(same().positions) == 36 + 22
+    (tmp_path / "shade" / "rows.json").write_text('[{"split_hash": "of other clips"}]')
+    with pytest.raises(UserError, match="had other clips or folds .hash of other cli. than"):
+        same()
+
+
+@pytest.mark.parametrize(("patience", "last"), [(0, "last"), (5, LEGACY_LAST)])
+def test_weights_that_test_clips_had_a_say_in_are_called_so(tmp_path, patience, last):
+    config = teacher_config("select.by=test", "select.score=uar", f"select.patience={patience}")
+    write_looks(tmp_path / LOOKS, [{"step": 4, "test_uar": 1.0}])
+    assert [name for name, _ in choices(config, tmp_path)] == [LEGACY, last]
 
 
 def test_a_pretrained_run_is_no_teacher(place, mesh, tmp_path):
