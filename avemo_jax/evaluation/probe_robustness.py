@@ -16,7 +16,7 @@ import numpy as np
 from avemo_jax.errors import UserError
 from avemo_jax.evaluation import extraction, features, metrics, probing
 from avemo_jax.evaluation.choosing import load_result
-from avemo_jax.evaluation.corruptions import CORRUPTIONS, Corrupter
+from avemo_jax.evaluation.corruptions import CLEAN, CORRUPTIONS, Corrupter, with_reliance
 from avemo_jax.evaluation.extraction import Network, Source
 from avemo_jax.evaluation.heads.examples import centre_views
 from avemo_jax.evaluation.intervals import bootstrap
@@ -25,7 +25,6 @@ from avemo_jax.evaluation.probes import probe
 from avemo_jax.evaluation.protocols import Split
 
 Row = dict[str, Any]
-CLEAN = "none"
 HEAD = "linear"
 _MEMORY = 1 << 30  # bytes of features that are predicted at a time
 
@@ -47,7 +46,8 @@ def rows(
     Keys: `feature`, `weights`; `corruption` ("none" first), `level`, `unit`, `stream`; `score` ("uar"), `uar` with
     `ci95`, `war`; `change` of the UAR against the clips as they are with `change_ci95`, from resampling speakers, and
     `p_permutation`; `kept`, the share of predictions that stay; `n`, `speakers`, `chance`, `label`, `split`,
-    `split_hash`, `selection`, `step`; `weights_selection`, how the checkpoint's weights were chosen.
+    `split_hash`, `selection`, `step`; `weights_selection`, how the checkpoint's weights were chosen; `reliance`, see
+    `corruptions.with_reliance`.
 
     Raises:
       UserError: see `probing.run`; or a corrupted clip cannot be read.
@@ -84,10 +84,11 @@ def rows(
         guesses = dict(predictions(matrix, changed[source], tested, clips.label, splits.splits))
         order = np.concatenate([split.test for split in splits.splits])
         truth, speaker, before = clips.label[order], clips.speaker[order], guesses[CLEAN, None]
+        of_source: list[Row] = []
         for condition in conditions:
             name, strength = condition
             corruption = CORRUPTIONS.get(name)
-            found_rows.append(
+            of_source.append(
                 {
                     "feature": source.feature,
                     "weights": source.weights,
@@ -106,6 +107,7 @@ def rows(
                     "weights_selection": selection,
                 }
             )
+        found_rows += with_reliance(of_source)
     return found_rows
 
 

@@ -124,10 +124,17 @@ def _robustness_of(model: str, rows: Sequence[Row]) -> str:
         kept = _cent(row["kept"]) if is_class else ""
         lines.append((name, shown(row[score]), shown(row["change"]), f"[{low}, {high}]", kept))
     first = rows[0]
-    return (
-        f"{aligned(lines)}\n{first['n']} test clips of {first['speakers']} speakers, weights: {first['selection']}, "
-        f"step {first['step']}; stays: the share of predictions that do"
-    )
+    relied = [
+        f"{stream} {_cent(row['reliance'])}"
+        for stream in ("audio", "video")
+        for row in rows
+        if "reliance" in row and row["stream"] == stream
+    ]
+    known = f"{first['n']} test clips of {first['speakers']} speakers"
+    known += f", weights: {first['selection']}, step {first['step']}; stays: the share of predictions that do"
+    if relied:
+        known += f"; reliance, the share of the {score.upper()} lost with another clip's: {', '.join(relied)}"
+    return f"{aligned(lines)}\n{known}"
 
 
 def _identity(rows: Sequence[Row]) -> str:

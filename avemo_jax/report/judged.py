@@ -184,6 +184,7 @@ def _robustness(found: Sequence[Found], tables: dict[str, list[Row]]) -> Numbers
                     "change": row["change"],
                     "change_bounds": row["change_ci95"],
                     "kept": row.get("kept"),
+                    "reliance": row.get("reliance"),
                 }
             )
     tables["robustness"] = rows

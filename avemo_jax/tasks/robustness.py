@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 
 from avemo_jax.errors import UserError
 from avemo_jax.evaluation.choosing import LAST, load_result
-from avemo_jax.evaluation.corruptions import CORRUPTIONS, Corrupter
+from avemo_jax.evaluation.corruptions import CLEAN, CORRUPTIONS, Corrupter, with_reliance
 from avemo_jax.evaluation.intervals import bootstrap_scores
 from avemo_jax.evaluation.outcome_files import split_hash_of
 from avemo_jax.evaluation.outcomes import judged, main_scores, scores_of
@@ -26,7 +26,6 @@ from avemo_jax.tasks import finetuning
 from avemo_jax.training.checkpoint_files import run_folder
 
 Row = dict[str, Any]
-CLEAN = "none"
 
 
 def rows(
@@ -38,10 +37,10 @@ def rows(
 ) -> list[Row]:
     """One row for the clips as they are, and one for each level of each corruption.
 
-    Keys: `corruption` ("none" first), `level`, `unit`, `stream`, `selection`, `step`, `split`, `split_hash`, those of
-    `outcomes.judged`;
-    `score`, the name of the first main one; `change` of it against the clips as they are, with `change_ci95` from
-    resampling speakers; of classes `kept`, the share of clips whose prediction stays.
+    Keys: `corruption` ("none" first), `level`, `unit`, `stream`, `selection`, `step`, `split`, `split_hash`, those
+    of `outcomes.judged`; `score`, the name of the first main one; `change` of it against the clips as they are,
+    with `change_ci95` from resampling speakers; of classes `kept`, the share of clips whose prediction stays;
+    `reliance`, see `corruptions.with_reliance`.
 
     Raises:
       UserError: the folder is not of a fine-tuned run with a protocol, `data` gives other clips or folds than the
@@ -89,7 +88,7 @@ def rows(
         found.append(row)
         strength = "" if level is None else f" {level:g} {row['unit']}".rstrip()
         say(f"robustness: {name}{strength}: {row['score']} {row[row['score']]:.3f}")
-    return found
+    return with_reliance(found)
 
 
 def check(config: ConfigDict, workdir: str | Path) -> None:
