@@ -35,7 +35,7 @@ from avemo_jax.planning.facts import Facts, Memory
 from avemo_jax.planning.flops import traced_flops
 from avemo_jax.planning.hlo import Program
 from avemo_jax.planning.purposes import Stored
-from avemo_jax.tasks import frozen_teacher, make_task
+from avemo_jax.tasks import make_task, token_teacher
 from avemo_jax.training import mesh as mesh_lib
 from avemo_jax.training import state as state_lib
 from avemo_jax.training.optimizer import make_optimizer
@@ -132,7 +132,7 @@ def target_devices(topology: Topology) -> list[Any]:
 
 def trace_step(config: ConfigDict, mesh: Mesh) -> tuple[Any, state_lib.TrainState]:
     """The traced step and the shapes of its state, as `training.loop.train` makes them."""
-    frozen_teacher.remember(config)
+    token_teacher.remember(config)
     task = make_task(config)
     init_key, _ = state_lib.run_keys(config.seed)
     graphdef, params = state_lib.abstract_params(task, init_key)

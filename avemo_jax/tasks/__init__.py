@@ -13,9 +13,9 @@ from avemo_jax.batch import Batch
 from avemo_jax.errors import UserError
 from avemo_jax.tasks.align_text import AlignText
 from avemo_jax.tasks.finetune import Finetune
-from avemo_jax.tasks.frozen_teacher import FrozenTeacher
 from avemo_jax.tasks.pretrain import Pretrain
 from avemo_jax.tasks.several import Several
+from avemo_jax.tasks.token_teacher import FrozenTeacher
 
 
 class Task(Protocol):

@@ -28,7 +28,7 @@ from avemo_jax.models.jepa import LatentPredictor
 from avemo_jax.models.windows import dividing, fitted
 from avemo_jax.objectives import contrastive
 from avemo_jax.objectives.reconstruction import masked_reconstruction
-from avemo_jax.tasks import clips, frozen_teacher
+from avemo_jax.tasks import clips, token_teacher
 from avemo_jax.tasks.pictures import reconstruction_grid
 from avemo_jax.tasks.weighing import Weighing
 
@@ -59,7 +59,7 @@ class Pretrain:
                 f"target.kind={config.target.kind} learns from a moving average: ema.decay must be above 0, or "
                 "target.teacher a run"
             )
-        self.frozen_teacher = frozen_teacher.FrozenTeacher(config) if config.target.teacher else None
+        self.frozen_teacher = token_teacher.FrozenTeacher(config) if config.target.teacher else None
         model = config.model
         # Both, whatever the method looks at: pictures show both.
         self.video_grid = frontend.video_grid(model.frames, model.image_size)
@@ -234,7 +234,7 @@ class Pretrain:
         if self.frozen_teacher is None and isinstance(teacher, LatentPredictor):
             return teacher.latents(clip, masks)
         layers = self.config.model.get("teacher_layers", 1)
-        return frozen_teacher.latents(cast(Encodes, teacher), clip, masks, layers)
+        return token_teacher.latents(cast(Encodes, teacher), clip, masks, layers)
 
     def _apart(self, outputs: Outputs) -> tuple[Outputs, Outputs | None]:
         """What is predicted of patches, and of a teacher's tokens where both are."""

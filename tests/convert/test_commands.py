@@ -131,7 +131,7 @@ def test_a_report_that_cannot_be_is_refused_before_any_work(
 def test_weights_that_are_not_hicmae_s_are_refused_with_what_can_be_exported(tmp_path, capsys):
     student = load_config("hicmae:demo")
     with student.unlocked():
-        student.model.target_dim = 48  # as `tasks.frozen_teacher.remember` fills it in
+        student.model.target_dim = 48  # as `tasks.token_teacher.remember` fills it in
     several = load_config("finetune/several:demo,crema_d,ravdess")
     for config, hint in ((student, "use --format huggingface"), (several, "export heads/NAME in its work")):
         run = tmp_path / config.task

@@ -18,7 +18,7 @@ from avemo_jax.errors import UserError
 from avemo_jax.models.encoders import Encodes
 from avemo_jax.models.params import flatten, merge, split
 from avemo_jax.tasks import clips, make_task
-from avemo_jax.tasks.frozen_teacher import remember
+from avemo_jax.tasks.token_teacher import remember
 from avemo_jax.training.checkpoint_files import load_params, save_params
 from avemo_jax.training.gradients import loss_and_grads
 from avemo_jax.training.mesh import make_mesh
