@@ -33,9 +33,10 @@ def remember(config: ConfigDict) -> None:
     Raises:
       UserError: `target.teacher` has no checkpoint.
     """
-    target, model = config.get("target"), config.model
-    if target is None or target.kind == "patches":
+    target = config.get("target", {})
+    if target.get("kind", "patches") == "patches":
         return
+    model = config.model
     with config.unlocked():
         if target.teacher:
             target.teacher = str(files.newest(target.teacher))
