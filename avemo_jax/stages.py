@@ -85,13 +85,24 @@ def _write_note(note: Path, content: Mapping[str, Any]) -> None:
 
 def _call(words: Sequence[str]) -> int:
     """Runs `avemo` with these words; SIGTERM reaches it too, and it does not outlive an interrupted whole."""
-    with subprocess.Popen([sys.executable, "-m", "avemo_jax", *words]) as child:
-        before = signal.signal(signal.SIGTERM, lambda number, _: child.send_signal(number))
+    early: list[int] = []  # signals that come while it is being started: an interrupt there would lose it
+    before = {
+        number: signal.signal(number, lambda number, _: early.append(number))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        child = subprocess.Popen([sys.executable, "-m", "avemo_jax", *words])
         try:
+            signal.signal(signal.SIGINT, before[signal.SIGINT])
+            signal.signal(signal.SIGTERM, lambda number, _: child.send_signal(number))
+            for number in early:
+                signal.raise_signal(number)
             code = child.wait()
         finally:
-            signal.signal(signal.SIGTERM, before)
             if child.poll() is None:
                 child.terminate()
                 child.wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
     return 128 - code if code < 0 else code

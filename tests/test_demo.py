@@ -250,6 +250,24 @@ def test_the_demo_takes_ones_own_clips_and_says_that_without_labels_there_is_no_
         assert len(list(csv.DictReader(file))) == len(list(folder.iterdir()))
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_a_stage_is_being_started_stops_it(number, monkeypatch):
+    start, started = subprocess.Popen, []
+
+    def started_late(*args, **options):
+        signal.raise_signal(number)
+        started.append(start(*args, **options))
+        return started[0]
+
+    monkeypatch.setattr(stages.subprocess, "Popen", started_late)
+    if number == signal.SIGINT:
+        with pytest.raises(KeyboardInterrupt):
+            stages._call(["doctor"])
+    else:
+        assert stages._call(["doctor"]) == 143
+    assert started[0].returncode == -signal.SIGTERM
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_demo_that_is_stopped_leaves_no_process_behind(number, code, tmp_path):

@@ -124,7 +124,7 @@ def test_the_contrast_of_32768_clips_takes_less_than_64_mb_of_a_chip():
         import jax, numpy as np
         from jax.sharding import NamedSharding, PartitionSpec as P
         from avemo_jax.config import load_config
-        from avemo_jax.objectives.contrastive import hierarchical_contrast
+        from avemo_jax.objectives.contrastive import hierarchical_contrast, options
         from avemo_jax.training import mesh as mesh_lib
 
         config = load_config("hicmae:base")
@@ -132,9 +132,7 @@ def test_the_contrast_of_32768_clips_takes_less_than_64_mb_of_a_chip():
         by_clip = NamedSharding(mesh, P(None, mesh_lib.ROWS))
         shape = (len(config.model.skip_layers), 32768, config.model.dim)
         struct = jax.ShapeDtypeStruct(shape, np.float32, sharding=by_clip)
-        options = dict(config.contrast, temperature=config.contrast.temperature)
-        del options["weight"], options["cached"]
-        loss = lambda v, a: hierarchical_contrast(v, a, **options)[0]
+        loss = lambda v, a: hierarchical_contrast(v, a, temperature=0.07, **options(config))[0]
         compiled = jax.jit(jax.value_and_grad(loss, argnums=(0, 1)), out_shardings=(None, (by_clip,) * 2))
         sizes = compiled.lower(struct, struct).compile().memory_analysis()
         print(max(sizes.temp_size_in_bytes, sizes.peak_memory_in_bytes - sizes.argument_size_in_bytes))
