@@ -184,6 +184,8 @@ def start(*words, **environment):
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        # A shell's jobs in the background, of which these tests may be one, ignore SIGINT, and so would this.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 
@@ -260,11 +262,17 @@ def test_a_signal_while_a_stage_is_being_started_stops_it(number, monkeypatch):
         return started[0]
 
     monkeypatch.setattr(stages.subprocess, "Popen", started_late)
-    if number == signal.SIGINT:
-        with pytest.raises(KeyboardInterrupt):
-            stages._call(["doctor"])
-    else:
-        assert stages._call(["doctor"]) == 143
+    before = signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # a shell's jobs in the background ignore it
+    try:
+        if number == signal.SIGINT:
+            with pytest.raises(KeyboardInterrupt):
+                stages._call(["doctor"])
+        else:
+            assert stages._call(["doctor"]) == 143
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert started[0].returncode == -signal.SIGTERM
 
 
