@@ -177,8 +177,8 @@ def _refuse_other_targets(model) -> None:
 
     if model.get("target_dim"):
         raise UserError(
-            "the decoder of this run predicts a teacher's tokens (target.teacher), and HiCMAE's predicts pixels and "
-            f"log-mel: use --format {_FOLDER}, which is without decoders, or fine-tune it first"
+            "the decoder of this run predicts a teacher's tokens (target.kind), and HiCMAE's predicts pixels and "
+            f"log-mel alone: use --format {_FOLDER}, which is without decoders, or fine-tune it first"
         )
 
 

@@ -3,20 +3,20 @@
 A corruption takes a batch (`video` uint8 [B, T, H, W, 3], `waveform` int16 [B, S], zero after `waveform_length`,
 `position` int32 [B], `valid` bool [B]; `class` int [B] where clips have one) and gives another one. Draws follow from
 a seed and a clip's place in the data, so a clip is corrupted alike in any batch; only what takes from another clip
-depends on who is beside it: clips are to come in a random order. Levels go from mild to severe. Pure functions.
+depends on who is beside it: clips are to come in a random order. Levels go from mild to severe. Pure functions, but
+for `Corrupter`, which remembers a clip.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import simplejpeg
 from scipy import ndimage, signal
 
 from avemo_jax.errors import UserError
-from avemo_jax.evaluation.outcomes import lower_is_better
 from input_pipeline.audio import SAMPLE_RATE
 
 Batch = dict[str, np.ndarray]
@@ -46,21 +46,6 @@ def corrupt(name: str, level: float, batch: Batch, seed: int = 0) -> Batch:
     for field, values in changed.items():
         values[kept] = batch[field][kept]
     return {**batch, **changed}
-
-
-def with_reliance(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The rows of a model, the clips as they are first, with `reliance` in those of swapped sound and swapped picture:
-    the share of the score that is lost with another clip's, so how much the model goes by the modality (the perceptual
-    score, Gat et al. 2021). There is none of a score that is no gain, or of one that is not above 0.
-    """
-    clean = rows[0][rows[0]["score"]]
-    gains = clean > 0 and not lower_is_better(rows[0]["score"])
-    return [
-        {**row, "reliance": -row["change"] / clean}
-        if gains and row["corruption"] in ("swapped_audio", "swapped_video")
-        else dict(row)
-        for row in rows
-    ]
 
 
 class Corrupter:

@@ -16,13 +16,14 @@ import numpy as np
 from avemo_jax.errors import UserError
 from avemo_jax.evaluation import extraction, features, metrics, probing
 from avemo_jax.evaluation.choosing import load_result
-from avemo_jax.evaluation.corruptions import CLEAN, CORRUPTIONS, Corrupter, with_reliance
+from avemo_jax.evaluation.corruptions import CLEAN, CORRUPTIONS, Corrupter
 from avemo_jax.evaluation.extraction import Network, Source
 from avemo_jax.evaluation.heads.examples import centre_views
 from avemo_jax.evaluation.intervals import bootstrap
 from avemo_jax.evaluation.paired import paired_tests
 from avemo_jax.evaluation.probes import probe
 from avemo_jax.evaluation.protocols import Split
+from avemo_jax.evaluation.reliance import with_reliance
 
 Row = dict[str, Any]
 HEAD = "linear"
@@ -47,7 +48,7 @@ def rows(
     `ci95`, `war`; `change` of the UAR against the clips as they are with `change_ci95`, from resampling speakers, and
     `p_permutation`; `kept`, the share of predictions that stay; `n`, `speakers`, `chance`, `label`, `split`,
     `split_hash`, `selection`, `step`; `weights_selection`, how the checkpoint's weights were chosen; `reliance`, see
-    `corruptions.with_reliance`.
+    `evaluation.reliance`.
 
     Raises:
       UserError: see `probing.run`; or a corrupted clip cannot be read.

@@ -38,6 +38,12 @@ from avemo_jax.tasks.weighing import Weighing
 Embeddings = tuple[Array, Array, Array | None, Array | None, Array | None]
 _RATIOS = np.uint32(0xFFFFFFFE)  # no clip's place: which of the ratios a step has
 TARGETS = ("patches", "latents", "both")
+_PREDICTIONS = (
+    "video_prediction",
+    "audio_prediction",
+    "video_from_audio",
+    "audio_from_video",
+)  # of `Outputs`
 
 
 class Pretrain:
@@ -240,10 +246,10 @@ class Pretrain:
         """What is predicted of patches, and of a teacher's tokens where both are."""
         if self.config.target.kind != "both":
             return outputs, None
-        predicted = {"video": outputs.video_prediction, "audio": outputs.audio_prediction}
+        predicted = {name: getattr(outputs, name) for name in _PREDICTIONS}
         latent = self.config.model.target_dim
         patches, latents = (
-            {f"{name}_prediction": of if of is None else of[..., part] for name, of in predicted.items()}
+            {name: of if of is None else of[..., part] for name, of in predicted.items()}
             for part in (slice(None, -latent), slice(-latent, None))
         )
         return outputs._replace(**patches), Outputs(**latents, video_levels=None, audio_levels=None)

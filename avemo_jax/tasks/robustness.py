@@ -16,11 +16,12 @@ from ml_collections import ConfigDict
 
 from avemo_jax.errors import UserError
 from avemo_jax.evaluation.choosing import LAST, load_result
-from avemo_jax.evaluation.corruptions import CLEAN, CORRUPTIONS, Corrupter, with_reliance
+from avemo_jax.evaluation.corruptions import CLEAN, CORRUPTIONS, Corrupter
 from avemo_jax.evaluation.intervals import bootstrap_scores
 from avemo_jax.evaluation.outcome_files import split_hash_of
 from avemo_jax.evaluation.outcomes import judged, main_scores, scores_of
 from avemo_jax.evaluation.partition import Partition
+from avemo_jax.evaluation.reliance import with_reliance
 from avemo_jax.evaluation.views import Viewer
 from avemo_jax.tasks import finetuning
 from avemo_jax.training.checkpoint_files import run_folder
@@ -40,7 +41,7 @@ def rows(
     Keys: `corruption` ("none" first), `level`, `unit`, `stream`, `selection`, `step`, `split`, `split_hash`, those
     of `outcomes.judged`; `score`, the name of the first main one; `change` of it against the clips as they are,
     with `change_ci95` from resampling speakers; of classes `kept`, the share of clips whose prediction stays;
-    `reliance`, see `corruptions.with_reliance`.
+    `reliance`, see `evaluation.reliance`.
 
     Raises:
       UserError: the folder is not of a fine-tuned run with a protocol, `data` gives other clips or folds than the

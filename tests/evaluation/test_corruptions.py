@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from avemo_jax.errors import UserError
-from avemo_jax.evaluation.corruptions import CORRUPTIONS, Corrupter, corrupt, with_reliance
+from avemo_jax.evaluation.corruptions import CORRUPTIONS, Corrupter, corrupt
 
 CLIPS, LENGTH = 4, 16000
 
@@ -161,19 +161,3 @@ def test_a_room_lengthens_a_click():
     decay_db = 10 * np.log10(np.maximum(energy, 1e-9) / energy[101])
     fallen_30 = np.argmax(decay_db < -30) - 101
     assert 2 * fallen_30 / 16000 == pytest.approx(0.6, rel=0.15)  # by Schroeder's integral
-
-
-def test_reliance_is_the_share_of_the_score_that_another_clip_s_stream_costs():
-    def rows(score, clean, *swapped):
-        names = ("swapped_audio", "swapped_video")
-        others = [
-            {"corruption": n, score: v, "change": v - clean} for n, v in zip(names, swapped, strict=True)
-        ]
-        return [
-            {**row, "score": score} for row in ({"corruption": "none", score: clean, "change": 0}, *others)
-        ]
-
-    first, *swapped = with_reliance(rows("uar", 0.8, 0.2, 0.9))
-    assert "reliance" not in first and [row["reliance"] for row in swapped] == pytest.approx([0.75, -0.125])
-    for nothing in (rows("mae", 0.8, 0.9, 1.0), rows("ccc", -0.1, 0.0, 0.1)):
-        assert with_reliance(nothing) == nothing
