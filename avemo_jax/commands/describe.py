@@ -1,8 +1,9 @@
 """Texts of a prepared folder's clips, and their vectors: what `align_text` configs learn from.
 
 Descriptions come from a file (--texts, .jsonl or .csv with clip_id and text) or from a writer (--by): `facts`, which
-measures loudness, pitch, speaking rate and motion, or a Python file of your own with describe(records). Clips may lack
-one. With --tower, a frozen text tower in Hugging Face's form makes a vector of each, once: docs/text.md.
+measures loudness, pitch, speaking rate and motion; `chat`, which asks a multimodal language model; or a Python file of
+your own with describe(records). Clips may lack one. With --tower, a frozen text tower in Hugging Face's form makes a
+vector of each, once: docs/text.md.
 """
 
 from __future__ import annotations
@@ -21,8 +22,17 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--data", required=True, metavar="DIR", help="prepared folder of the clips")
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--by", metavar="NAME", help="who describes: facts, or a file of your own, NAME.py")
+    source.add_argument(
+        "--by", metavar="NAME", help="who describes: chat, facts, or a file of your own, NAME.py"
+    )
     source.add_argument("--texts", metavar="FILE", help="descriptions that are there: .jsonl, or .csv")
+    add(
+        "--options",
+        metavar="NAME=VALUE",
+        nargs="+",
+        default=(),
+        help="of --by: chat takes model, address, prompt, pictures, sound, parallel, and fields of the request",
+    )
     add(
         "--tower",
         metavar="NAME",
@@ -55,12 +65,14 @@ def run(args: argparse.Namespace) -> int:
 
     out = results_folder(args)
     files.check_place(out)
+    if args.options and not args.by:
+        raise UserError("--options are those of a writer: they go with --by")
     words = prompts.words_of(args.words)
     prompts.filled(args.template, "", words)
     tower = load_tower(args.tower) if args.tower else None
     records = open_records(args.data, args.split)
     if args.by:
-        described = describing.describe(args.by, records)
+        described = describing.describe(args.by, records, out, args.options)
     else:
         known = set(records.clip_ids)
         everything = texts.read_texts(args.texts)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -77,7 +78,9 @@ def test_what_a_clip_does_not_have_is_not_described():
     )
     assert np.isnan(unseen["motion"]) and np.isfinite(unseen["pitch_hz"])
     some = Some(record("a", np.zeros(RATE), 0), None, record("b", voice(120, -30, 2)), record("nothing"))
-    found = {one.clip_id: one.text for one in describing.describe("facts", some, say=lambda line: None)}
+    found = {
+        one.clip_id: one.text for one in describing.describe("facts", some, Path(), say=lambda line: None)
+    }
     assert found.keys() == {"a", "b"} and "voice" not in found["a"] and "face" not in found["b"]
 
 
@@ -174,10 +177,46 @@ def test_a_writer_is_a_file_of_ones_own(body, says, tmp_path):
     file.write_text(f"from input_pipeline.texts import Described\n\ndef describe(records):\n    {body}\n")
     some = Some(record("a"))
     if not says:
-        assert describing.describe(str(file), some, say=lambda line: None) == [Described("a", "one.")]
+        assert describing.describe(str(file), some, tmp_path, say=lambda line: None) == [
+            Described("a", "one.")
+        ]
         return
     with pytest.raises(DataError, match=says):
-        describing.describe(str(file), some)
+        describing.describe(str(file), some, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        (["who=Ann", "times=2", "share=1"], "Ann [2, 1, false] out"),
+        (["who=3", "whole=true"], "3 [1, 0.5, true] out"),
+        ([], "needs --options who=…"),
+        (["who=Ann", "times=two"], "--options times=two: to be such as times=1"),
+        (["who=Ann", "times=2.5"], "to be such as times=1"),
+        (["who=Ann", "whole=True"], "to be such as whole=false"),
+        (["whose=Ann"], "--options whose=Ann: no option of --by"),
+        (["Ann"], "--options Ann: no option of --by"),
+        (["folder=x"], "--options folder=x: no option of --by"),
+    ],
+)
+def test_options_of_a_writer_are_its_keywords(given, says, tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "import json\nfrom input_pipeline.texts import Described\n\n"
+        "def describe(records, *, folder, who, times=1, share=0.5, whole=False):\n"
+        "    yield Described('a', f'{who} {json.dumps([times, share, whole])} {folder.name}')\n"
+    )
+
+    def said():
+        (one,) = describing.describe(str(file), Some(record("a")), tmp_path / "out", given, lambda line: None)
+        return one.text
+
+    if says.endswith("out"):
+        assert said() == says
+        return
+    with pytest.raises(DataError) as error:
+        said()
+    assert says in str(error.value)
 
 
 def describe(folder, capsys, *more):
