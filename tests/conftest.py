@@ -8,13 +8,11 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-from tests import real_clips
+from tests import processes, real_clips
 
-# Eight fake devices, for the tests of layouts. The flag counts only before JAX first looks for devices, which
-# some test files do while they are imported.
-_FLAG = "--xla_force_host_platform_device_count"
-if _FLAG not in os.environ.get("XLA_FLAGS", ""):
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_FLAG}=8".strip()
+# Eight fake devices, for the tests of layouts. Flags count only before JAX first looks for devices, which some test
+# files do while they are imported; those that are set already come last and so stay.
+os.environ["XLA_FLAGS"] = f"{processes.device_flags(8)} {os.environ.get('XLA_FLAGS', '')}".strip()
 
 # Their threads. XLA's CPU starts collectives that do not depend on each other at once, and each holds a thread until
 # all devices have come to it: with as many threads as devices two collectives wait for each other for ever.

@@ -19,6 +19,7 @@ from avemo_jax.stages import Stage
 from input_pipeline.manifests import Row, read_manifest
 from input_pipeline.talking_faces import generate
 from tests import real_clips
+from tests.processes import shell_environment
 
 
 def rows(*cells):
@@ -171,15 +172,9 @@ def test_a_probe_that_these_clips_cannot_be_split_for_does_not_end_the_demo(play
 
 
 def start(*words, **environment):
-    # Without what other tests set for this process, but for the programs they compiled.
-    kept = {
-        k: v
-        for k, v in os.environ.items()
-        if k != "XLA_FLAGS" and (not k.startswith("JAX_") or "_CACHE_" in k)
-    }
     return subprocess.Popen(
         [sys.executable, "-m", "avemo_jax", *map(str, words)],
-        env={**kept, "JAX_PLATFORMS": "cpu", **environment},
+        env={**shell_environment(), **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

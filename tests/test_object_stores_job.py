@@ -16,8 +16,9 @@ from avemo_jax.provenance import read_calls
 from input_pipeline.stores import CACHE
 from tests import object_stores
 from tests.evaluation import synthetic
+from tests.processes import environment
 from tests.training.random_clips import SMALL
-from tests.training.tiny import ROOT, environment, losses_of
+from tests.training.tiny import ROOT, losses_of
 
 
 @pytest.mark.nightly

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.processes import shell_environment
+
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 # The order of docs/index.md: a page may use what the ones before it made.
@@ -27,18 +29,12 @@ def blocks(page):
 
 
 def run(words, text, folder):
-    # As in a reader's shell, but with the programs that other tests compiled.
-    kept = {
-        k: v
-        for k, v in os.environ.items()
-        if k != "XLA_FLAGS" and (not k.startswith("JAX_") or "_CACHE_" in k)
-    }
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     return subprocess.run(
         words,
         input=text,
         cwd=folder,
-        env={**kept, "PATH": path, "JAX_PLATFORMS": "cpu", "HF_HUB_OFFLINE": "1"},
+        env={**shell_environment(), "PATH": path, "HF_HUB_OFFLINE": "1"},
         capture_output=True,
         text=True,
         timeout=900,

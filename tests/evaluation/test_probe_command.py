@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +18,7 @@ from avemo_jax.evaluation import report
 from avemo_jax.training.checkpoint_files import load_params, save_params
 from avemo_jax.training.watching import write_looks
 from tests.evaluation.synthetic import probe_rows, words
+from tests.processes import environment
 
 REQUIRED = {"feature", "weights", "seed", "head", "split", "split_hash", "n", "uar", "war", "wf1", "ci95"}
 
@@ -173,12 +173,10 @@ def test_of_a_fine_tuned_run_the_weights_that_it_chose_are_taken(place, tmp_path
 def test_several_devices_give_the_scores_of_one(place, tmp_path):
     one = probe_rows(place, tmp_path / "one", "tone", random_seeds=1, batch_size=10)
     devices = 3 if jax.device_count() != 3 else 2
-    environment = os.environ | {
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-        "JAX_PLATFORMS": "cpu",
-    }
     line = words(place, tmp_path / "many", "tone", random_seeds=1, batch_size=10)
-    subprocess.run([sys.executable, "-m", "avemo_jax", *line], env=environment, check=True, timeout=300)
+    subprocess.run(
+        [sys.executable, "-m", "avemo_jax", *line], env=environment(devices), check=True, timeout=300
+    )
     many = json.loads((tmp_path / "many" / "rows.json").read_text())
     assert [row["feature"] for row in many] == [row["feature"] for row in one]
     for a, b in zip(one, many, strict=True):

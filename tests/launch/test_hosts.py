@@ -14,7 +14,8 @@ import time
 import pytest
 
 from launch.supervisor import free_port
-from tests.training.tiny import CONFIG, ROOT, environment, losses_of, rows_of
+from tests.processes import environment
+from tests.training.tiny import CONFIG, ROOT, losses_of, rows_of
 
 HOSTS = 2
 

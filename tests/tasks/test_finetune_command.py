@@ -18,8 +18,9 @@ from avemo_jax.evaluation.corruptions import CORRUPTIONS
 from avemo_jax.training.checkpoint_files import FOLDER, load_params, step_name
 from avemo_jax.training.watching import BEST, LOOKS, read_looks
 from tests.evaluation import synthetic
+from tests.processes import environment
 from tests.training.test_survival import wait_until
-from tests.training.tiny import ROOT, environment
+from tests.training.tiny import ROOT
 
 MODEL = [word for word in synthetic.TINY if not word.startswith(("model.decoder", "model.skip"))]
 SHORT = (

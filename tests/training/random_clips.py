@@ -17,7 +17,8 @@ from ml_collections import ConfigDict
 from avemo_jax.cli import main as avemo_main
 from avemo_jax.config import load_config
 from avemo_jax.tasks import make_task
-from tests.training.tiny import ROOT, environment, train_on
+from tests.processes import environment
+from tests.training.tiny import ROOT, train_on
 
 SMALL = (
     "model.dim=32", "model.heads=4", "model.depth=2", "model.fusion_depth=1", "model.skip_layers=(0,1)",

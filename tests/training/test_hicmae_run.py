@@ -15,8 +15,9 @@ from avemo_jax.training import mesh as mesh_lib
 from avemo_jax.training import state as state_lib
 from avemo_jax.training.optimizer import make_optimizer
 from avemo_jax.training.schedules import schedules_of
+from tests.processes import environment
 from tests.training.random_clips import SMALL, run_here, small_config
-from tests.training.tiny import ROOT, environment, losses_of
+from tests.training.tiny import ROOT, losses_of
 
 
 @pytest.mark.nightly

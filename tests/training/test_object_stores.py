@@ -21,7 +21,8 @@ from avemo_jax.training.checkpoint_files import load_params
 from avemo_jax.training.lease import Lease
 from avemo_jax.training.manifest import NAME as MANIFEST
 from tests import object_stores
-from tests.training.tiny import ROOT, environment, losses_of, run_here, tiny_config
+from tests.processes import environment
+from tests.training.tiny import ROOT, losses_of, run_here, tiny_config
 
 
 @pytest.fixture(scope="module", params=object_stores.SCHEMES)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import subprocess
 import sys
 import time
@@ -21,6 +20,7 @@ from ml_collections import ConfigDict
 
 from avemo_jax.cli import main as avemo_main
 from avemo_jax.config import load_config
+from tests.processes import environment
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = Path(__file__).with_name("tiny_config.py")
@@ -163,12 +163,6 @@ def start(workdir: Path, *overrides: str, devices: int = 2) -> subprocess.Popen:
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-
-
-def environment(devices: int) -> dict[str, str]:
-    """For processes of tests: so many fake CPU devices each."""
-    count = f"--xla_force_host_platform_device_count={devices}"
-    return {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": count}
 
 
 def train_on(loader: type, task: type | None = None) -> None:
