@@ -20,6 +20,7 @@ from avemo_jax.training import mesh as mesh_lib
 from avemo_jax.training.checkpoint_files import save_params
 from avemo_jax.training.checkpoints import load_params
 from avemo_jax.training.gradients import loss_and_grads
+from input_pipeline.describing import WRITERS
 from tests.convert.test_text_tower import write_tower
 from tests.evaluation import synthetic
 from tests.tasks.small import batch, check_learned_temperature, fresh
@@ -309,7 +310,7 @@ def test_texts_that_do_not_go_with_data_or_tower_are_one_line(place, tmp_path, c
         ),
         (
             ["describe", *data, *out, "--by", "nobody"],
-            "--by: no 'nobody'; there are facts, or a file of your own",
+            f"--by: no 'nobody'; there are {', '.join(WRITERS)}, or a file of your own",
         ),
         (["describe", *data, *out, "--by", "facts", "--tower", "nowhere"], "no text tower 'nowhere'"),
         ([*asked, "zero_shot", "--label", "tone"], "needs a text tower"),
