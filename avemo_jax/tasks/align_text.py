@@ -1,4 +1,4 @@
-"""Alignment with texts: what is seen and heard of a clip is told from other clips by its description, and the text by
+"""Alignment with texts: what is seen or heard of a clip is told from other clips by its description, and the text by
 the clip (VAEmo's second stage, Cheng et al. 2025). Which are compared is `contrast.pairs`.
 
 Of a clip without a description only pairs that need none are learnt.
@@ -17,7 +17,7 @@ from flax import nnx
 from jax import Array
 from ml_collections import ConfigDict
 
-from avemo_jax import frontend, models
+from avemo_jax import models
 from avemo_jax.batch import Batch
 from avemo_jax.errors import UserError
 from avemo_jax.models.aligned import NEW, TEXT, Aligned, views
@@ -41,20 +41,16 @@ class AlignText:
 
     def __init__(self, config: ConfigDict):
         self.config = config
-        if len(frontend.token_grids(config.model)) < 2:
-            raise UserError(
-                f"texts are aligned with picture and sound, and {config.method} looks at one of them only"
-            )
         contrastive.options(config)  # which says what is wrong with them
         self.vectors = known = (*views(config.model), TEXT)
         self.pairs = tuple(tuple(pair.split("-")) for pair in config.contrast.pairs)
         for pair in self.pairs:
             if len(pair) != 2 or pair[0] == pair[1] or not set(pair) <= set(known):
                 raise UserError(
-                    f"contrast.pairs: '{'-'.join(pair)}' is no pair of {', '.join(known)}, such as video-text"
+                    f"contrast.pairs: '{'-'.join(pair)}' is no pair of {', '.join(known)}, such as {known[0]}-text"
                 )
         if not any(TEXT in pair for pair in self.pairs):
-            raise UserError("contrast.pairs has no pair with text: name one, such as video-text")
+            raise UserError(f"contrast.pairs has no pair with text: name one, such as {known[0]}-text")
         weights = tuple(config.contrast.weights)
         if weights and (
             len(weights) != len(self.pairs) or not all(isinstance(weight, (int, float)) for weight in weights)
@@ -67,7 +63,7 @@ class AlignText:
         if config.text.clips == "all" and all(TEXT in pair for pair in self.pairs):
             raise UserError(
                 "text.clips=all: every one of contrast.pairs needs a text, so clips without one teach nothing; add a "
-                "pair such as video-audio, or leave it at described"
+                "pair that needs none, or leave it at described"
             )
 
     @functools.cached_property

@@ -34,6 +34,7 @@ NUMBER = np.array([3, 3, -1, 0, 5, -1, 2, 1], np.int32)
 PAIRS = ("video-text", "text-joint", "video-audio")
 WEIGHTS = (1.0, 0.5, 2.0)
 VIEWS = ("video", "audio", "joint", "text")
+METHODS = ("video_mae", "audio_mae", "av_mae", "cav_mae", "mjepa")  # which have no config of their own
 QUICKLY = {"xla_backend_optimization_level": 0}  # run once: compiling is what takes time
 
 
@@ -103,6 +104,28 @@ def test_a_learned_temperature_begins_as_the_fixed_one_and_is_learned():
     check_learned_temperature(
         lambda override: make_task(load_config("vaemo_text:demo", [*ALIGNED, override])), aligned()[3]
     )
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_encoder_is_aligned_by_the_modalities_that_it_has(method):
+    task = make_task(load_config(f"text_after:{method}:demo", [*ALIGNED, "model.depth=1"]))
+    graphdef, params = split(jax.eval_shape(task.init_model, jax.random.key(0)))
+    rng = np.random.default_rng(4)
+    params = jax.tree.map(lambda x: 0.3 * rng.standard_normal(x.shape).astype(np.float32), params)
+
+    @functools.partial(jax.jit, compiler_options=QUICKLY)
+    def compute(params, of):
+        vectors = task.embeddings(merge(graphdef, params), of, jax.random.key(0))
+        return vectors, *task.comparison(vectors)
+
+    vectors, loss, terms = jax.tree.map(np.asarray, compute(params, aligned()[3]))
+    seen = {"video_mae": ["video"], "audio_mae": ["audio"]}.get(method, ["video", "audio"])
+    expected = {
+        f"loss_contrast_{name}_text": infonce(vectors[name], vectors["text"], NUMBER) for name in seen
+    }
+    found = {name: value for name, value in terms.items() if name.startswith("loss_")}
+    assert found == pytest.approx(expected, rel=1e-4)
+    assert loss == pytest.approx(sum(expected.values()), rel=1e-4)
 
 
 def test_clips_can_be_compared_within_groups_and_with_positions_of_a_grid():
@@ -328,7 +351,11 @@ def test_texts_that_do_not_go_with_data_or_tower_are_one_line(place, tmp_path, c
 
 
 @pytest.mark.parametrize(
-    "first, second", [("hicmae:demo", "hicmae_text:demo"), ("vaemo:demo", "vaemo_text:demo")]
+    "first, second",
+    [
+        *((f"{method}:demo", f"{method}_text:demo") for method in ("hicmae", "vaemo")),
+        *((f"{method}:demo", f"text_after:{method}:demo") for method in METHODS),
+    ],
 )
 def test_a_second_stage_takes_every_part_but_its_heads_from_the_first(first, second):
     def shapes(name):
