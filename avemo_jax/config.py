@@ -327,8 +327,10 @@ def text_alignment(pretraining: ConfigDict) -> ConfigDict:
     config = pretraining.copy_and_resolve_references()
     with config.unlocked():
         config.task = "align_text"
-        for section in ("mask", "target", "objectives"):  # whole clips are seen, and nothing is predicted
+        for section in ("mask", "target"):  # whole clips are seen, and nothing is predicted
             del config[section]
+        for name in ("terms", "weights"):  # what is left are ramps, whose terms are the pairs
+            del config.objectives[name]
         del config.data["allow_missing"]
         predicting = ("decoder", "teacher_layers", "crosses")
         for name in [name for name in config.model if name.startswith(predicting)]:

@@ -149,6 +149,34 @@ def test_clips_can_be_compared_within_groups_and_with_positions_of_a_grid():
     jax.eval_shape(task.loss, shapes, of, jax.random.key(0))
 
 
+def test_the_weight_of_a_pair_changes_over_the_steps():
+    def made(*overrides):
+        told = (*ALIGNED, "contrast.pairs=video-text,audio-text", "contrast.weights=2.0,0.5", *overrides)
+        return make_task(load_config("vaemo_text:demo", told))
+
+    changing = made("objectives.ramps=(('video-text',1,0,2,6),)", "accumulate=2", "contrast.cached=True")
+    rng = np.random.default_rng(3)
+    found = {name: jnp.asarray(rng.standard_normal((8, 6)), jnp.float32) for name in VIEWS}
+    found |= {"number": jnp.asarray(NUMBER, jnp.float32)}
+    compared = jax.jit(changing.comparison, compiler_options=QUICKLY)
+    for step, factor in ((0, 1.0), (3, 0.75), (9, 0.0)):
+        loss, terms = compared(found, jnp.int32(step))
+        expected = 2 * factor * terms["loss_contrast_video_text"] + 0.5 * terms["loss_contrast_audio_text"]
+        assert float(loss) == pytest.approx(float(expected), rel=1e-5)
+        assert float(terms["factor_video_text"]) == pytest.approx(factor)
+    assert changing.changes_with_step and not made().changes_with_step
+
+    graphdef, params = split(jax.eval_shape(changing.init_model, jax.random.key(0)))
+    mesh = mesh_lib.make_mesh(changing.config.mesh, jax.devices()[:1])
+    (_, terms), _ = jax.eval_shape(  # that the loop's step comes to it, with microbatches too
+        lambda p, of, step: loss_and_grads(changing, graphdef, p, of, jax.random.key(0), mesh, step=step),
+        params,
+        changing.batch_shapes(),
+        jnp.int32(3),
+    )
+    assert "factor_video_text" in terms
+
+
 @pytest.mark.slow
 def test_microbatches_and_devices_make_no_difference():
     task, graphdef, params, of = aligned()
@@ -183,6 +211,10 @@ def test_microbatches_and_devices_make_no_difference():
         ("contrast.weights=1.0,2.0,3.0", "2 contrast.pairs need a number each"),
         ("contrast.temperature=0.0", "not above 0"),
         ("contrast.kind=foo", "contrast.kind is 'foo', not one of"),
+        (
+            "objectives.ramps=(('video-audio',0,1,0,9),)",
+            "no term 'video-audio', but video-text, audio-text",
+        ),
         ("text.clips=some", "not one of described, all"),
         ("text.clips=all", "clips without one teach nothing"),
     ],
