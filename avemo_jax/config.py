@@ -317,15 +317,27 @@ def demo_sized(config: ConfigDict) -> ConfigDict:
 
 
 def text_alignment(pretraining: ConfigDict) -> ConfigDict:
-    """A second stage after a pretraining config: its encoder (`init.checkpoint`), aligned with descriptions."""
+    """A second stage after a pretraining config: its encoder (`init.checkpoint`), aligned with descriptions.
+
+    Raises:
+      UserError: a config of another task.
+    """
+    if pretraining.task != "pretrain":
+        raise UserError(f"texts are aligned after pretraining, and its task is {pretraining.task}")
     config = pretraining.copy_and_resolve_references()
     with config.unlocked():
         config.task = "align_text"
-        for section in ("mask", "target", "objectives"):  # whole clips are seen, and nothing is predicted
+        for section in ("mask", "target"):  # whole clips are seen, and nothing is predicted
             del config[section]
+        for name in ("terms", "weights"):  # what is left are ramps, whose terms are the pairs
+            del config.objectives[name]
         del config.data["allow_missing"]
-        for name in [name for name in config.model if name.startswith("decoder")]:
+        predicting = ("decoder", "teacher_layers", "crosses")
+        for name in [name for name in config.model if name.startswith(predicting)]:
             del config.model[name]
+        for name, value in learned_contrast().items():
+            config.model[name] = config.model.get(name, value)
+        config.ema.decay = 0.0  # which was the teacher's, where there is one
         config.model.shared_dim = 256
         config.model.text_dim = 384  # of the tower's vectors
         config.text = ConfigDict(
@@ -338,7 +350,8 @@ def text_alignment(pretraining: ConfigDict) -> ConfigDict:
         contrast = config.contrast
         del contrast["weight"]
         # Of video, audio, joint (tokens that saw both) and text; and what each pair counts, 1 where none is given.
-        contrast.pairs, contrast.weights = ("video-text", "audio-text"), ()
+        modalities = config.model.get("modalities", ("video", "audio"))
+        contrast.pairs, contrast.weights = tuple(f"{name}-text" for name in modalities), ()
         contrast.kind, contrast.direction, contrast.temperature = "infonce", "both", 0.07
         config.data.audio_gain = False  # a description may say how loud it is
         config.epochs = 20

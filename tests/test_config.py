@@ -19,6 +19,11 @@ NAMES = [
         for method in ("vaemo", "hicmae")
         for size in ("demo", "tiny", "small", "base", "large", "huge")
     ),
+    *(
+        f"align_text/text_after:{method}:{size}"
+        for method in ("video_mae", "audio_mae", "av_mae", "cav_mae", "mjepa")
+        for size in ("demo", "base")
+    ),
     *(f"finetune/crema_d:{size}" for size in ("demo", "tiny", "small", "base", "large", "huge")),
     *(
         f"finetune/{corpus}:base{variant}"
@@ -100,6 +105,7 @@ def test_a_mistyped_override_names_what_is_valid(override, hint):
         ("hicmae:base,referenc", "reference"),
         ("crema_d:base,referenc", "variant"),
         ("/nowhere/else.py", "no config"),
+        ("text_after:crema_d:base", "texts are aligned after pretraining, and its task is finetune"),
     ],
 )
 def test_a_mistyped_name_names_what_is_valid(name, hint):

@@ -13,12 +13,11 @@ from typing import NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
-from avemo_jax import frontend
 from avemo_jax.errors import UserError
 from avemo_jax.evaluation import extraction
 from avemo_jax.models.aligned import HEAD, TEXT, views
 from avemo_jax.models.params import Params
-from avemo_jax.models.streams import fuses, layer_count
+from avemo_jax.models.streams import layer_count
 from input_pipeline.texts import TextTable
 
 HEADS, FITTED = "heads", "fitted"
@@ -86,25 +85,22 @@ def spaces(
       seeds: so many random networks, each with a fitted map.
 
     Raises:
-      UserError: a network that looks at one modality only; neither heads nor texts; fewer than two speakers' texts to
-        fit a map to.
+      UserError: neither heads nor texts; fewer than two speakers' texts to fit a map to.
     """
     config = model.config
-    if len(frontend.token_grids(config.model)) < 2:
-        raise UserError(
-            f"suites of texts ask about picture and sound, and {config.method} looks at one of them only"
-        )
     if config.task != "align_text" and table is None:
         raise UserError(
             f"the run is of task {config.task} and has no heads for texts: give --texts the folder of avemo describe, "
             "to fit a map to, or --checkpoint a run of an align_text config"
         )
     last = layer_count(config.model) - 1
-    wanted = [f"video_layer_{last}", f"audio_layer_{last}", *(["fused"] if fuses(config.model) else [])]
+    wanted = {  # by the names of the views
+        name: "fused" if name == "joint" else f"{name}_layer_{last}" for name in views(config.model)
+    }
     networks = [extraction.Network(model.weights, config.seed, model.params)]
     networks += extraction.random_networks(config, range(seeds)) if table is not None else []
     records, places, matrices = extraction.extract_all(
-        config, data, networks, wanted, split, batch_size=batch_size, workers=workers
+        config, data, networks, tuple(wanted.values()), split, batch_size=batch_size, workers=workers
     )
     known = list(records.known())
     judged = Judged(
@@ -116,7 +112,7 @@ def spaces(
     for network in networks:
         features = {
             name: matrices[extraction.Source(feature, network.weights, network.seed, "as_recorded")]
-            for name, feature in zip(("video", "audio", "joint"), wanted, strict=False)
+            for name, feature in wanted.items()
         }
         if network.weights == model.weights and config.task == "align_text":
             found += _by_heads(network, features, config)

@@ -17,9 +17,11 @@ from jax import Array
 from ml_collections import ConfigDict
 
 from avemo_jax.batch import Clip, Features
+from avemo_jax.frontend import token_grids
 from avemo_jax.models.contrast_scale import ContrastScale, contrast_scale
 from avemo_jax.models.encoders import Encodes
 from avemo_jax.models.layers import Linear, glorot
+from avemo_jax.models.streams import fuses
 
 HEAD = "head"
 NEW = (HEAD, "contrast_scale")  # the parts of the parameters that no pretrained run hands on
@@ -27,17 +29,17 @@ TEXT = "text"
 
 
 def views(model: ConfigDict) -> dict[str, int]:
-    """What a clip of `config.model` can be compared by: name → numbers. `joint` saw both modalities."""
-    joint = {"joint": 2 * model.dim} if model.get("joint_depth", 1) else {}
-    return {"video": model.dim, "audio": model.dim, **joint}
+    """What a clip of `config.model` can be compared by: name → numbers. Each modality that it looks at, and
+    `joint`, where it has tokens that saw both."""
+    joint = {"joint": 2 * model.dim} if fuses(model) else {}
+    return {name: model.dim for name in token_grids(model)} | joint
 
 
 def pooled(features: Features) -> dict[str, Array]:
     """What the heads are given, by the names of `views`: token means, float32 [B, C]; `joint` is of both streams after
     the fusion, one behind the other [B, 2C]."""
-    assert features.video_layers is not None and features.audio_layers is not None  # aligned are both or none
-    means = {"video": features.video_layers[-1], "audio": features.audio_layers[-1]}
-    found = {name: tokens.astype(jnp.float32).mean(1) for name, tokens in means.items()}
+    layers = {"video": features.video_layers, "audio": features.audio_layers}
+    found = {name: of[-1].astype(jnp.float32).mean(1) for name, of in layers.items() if of is not None}
     if features.fused_video is not None and features.fused_audio is not None:
         streams = (features.fused_video, features.fused_audio)
         found["joint"] = jnp.concatenate([of.astype(jnp.float32).mean(1) for of in streams], axis=-1)

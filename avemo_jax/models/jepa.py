@@ -12,6 +12,7 @@ from jax import Array
 from ml_collections import ConfigDict
 
 from avemo_jax.batch import Clip, Masks, Outputs, Targets, TokenMask
+from avemo_jax.models import autoencoder
 from avemo_jax.models.attention import PLAIN, Choice
 from avemo_jax.models.decoders import Part, Stream, TokenDecoder
 from avemo_jax.models.encoders import take_tokens
@@ -82,4 +83,4 @@ def hidden_latents(layers: Array, mask: TokenMask) -> Array:
     return jax.lax.stop_gradient(take_tokens(standardised(layers).mean(0), mask.masked))
 
 
-MODELS = {"pretrain": LatentPredictor}
+MODELS = {"pretrain": LatentPredictor, "align_text": autoencoder.AlignedStreams}

@@ -132,7 +132,7 @@ def hierarchical_contrast(
 def pairwise_contrast(
     vectors: Mapping[str, Array],
     pairs: Sequence[tuple[str, str]] = (),
-    weights: Sequence[float] = (),
+    weights: Sequence[Array | float] = (),
     same: Mapping[str, Array] | None = None,
     **options,
 ) -> tuple[Array, dict[str, Array]]:

@@ -1,4 +1,4 @@
-"""Alignment with texts: what is seen and heard of a clip is told from other clips by its description, and the text by
+"""Alignment with texts: what is seen or heard of a clip is told from other clips by its description, and the text by
 the clip (VAEmo's second stage, Cheng et al. 2025). Which are compared is `contrast.pairs`.
 
 Of a clip without a description only pairs that need none are learnt.
@@ -17,8 +17,9 @@ from flax import nnx
 from jax import Array
 from ml_collections import ConfigDict
 
-from avemo_jax import frontend, models
+from avemo_jax import models
 from avemo_jax.batch import Batch
+from avemo_jax.config import pretrain_defaults
 from avemo_jax.errors import UserError
 from avemo_jax.models.aligned import NEW, TEXT, Aligned, views
 from avemo_jax.models.contrast_scale import temperature_and_bias
@@ -26,6 +27,7 @@ from avemo_jax.models.params import split
 from avemo_jax.objectives import contrastive
 from avemo_jax.tasks import clips
 from avemo_jax.tasks.texts import CLIPS
+from avemo_jax.tasks.weighing import Weighing
 
 # Vectors by name [B, D], and under
 #   number  which text a clip has, [B], negative for none
@@ -41,20 +43,16 @@ class AlignText:
 
     def __init__(self, config: ConfigDict):
         self.config = config
-        if len(frontend.token_grids(config.model)) < 2:
-            raise UserError(
-                f"texts are aligned with picture and sound, and {config.method} looks at one of them only"
-            )
         contrastive.options(config)  # which says what is wrong with them
         self.vectors = known = (*views(config.model), TEXT)
         self.pairs = tuple(tuple(pair.split("-")) for pair in config.contrast.pairs)
         for pair in self.pairs:
             if len(pair) != 2 or pair[0] == pair[1] or not set(pair) <= set(known):
                 raise UserError(
-                    f"contrast.pairs: '{'-'.join(pair)}' is no pair of {', '.join(known)}, such as video-text"
+                    f"contrast.pairs: '{'-'.join(pair)}' is no pair of {', '.join(known)}, such as {known[0]}-text"
                 )
         if not any(TEXT in pair for pair in self.pairs):
-            raise UserError("contrast.pairs has no pair with text: name one, such as video-text")
+            raise UserError(f"contrast.pairs has no pair with text: name one, such as {known[0]}-text")
         weights = tuple(config.contrast.weights)
         if weights and (
             len(weights) != len(self.pairs) or not all(isinstance(weight, (int, float)) for weight in weights)
@@ -62,12 +60,15 @@ class AlignText:
             raise UserError(
                 f"contrast.weights is {weights}: {len(self.pairs)} contrast.pairs need a number each, or none at all"
             )
+        # Runs of an earlier version have no ramps.
+        objectives = config.get("objectives", pretrain_defaults()["objectives"])
+        self.weighing = Weighing(objectives, config.contrast.pairs)
         if config.text.clips not in CLIPS:
             raise UserError(f"text.clips is '{config.text.clips}', not one of {', '.join(CLIPS)}")
         if config.text.clips == "all" and all(TEXT in pair for pair in self.pairs):
             raise UserError(
                 "text.clips=all: every one of contrast.pairs needs a text, so clips without one teach nothing; add a "
-                "pair such as video-audio, or leave it at described"
+                "pair that needs none, or leave it at described"
             )
 
     @functools.cached_property
@@ -75,6 +76,11 @@ class AlignText:
         """The parts that `init.checkpoint` gives: all but the heads and the temperature, which begin afresh."""
         parts = split(jax.eval_shape(self.init_model, jax.random.key(0)))[1]
         return tuple(name for name in parts if name not in NEW)
+
+    @property
+    def changes_with_step(self) -> bool:
+        """Whether `loss`, `comparison` and `pulled_loss` are to be given the `step`."""
+        return bool(self.weighing.ramps)
 
     def init_model(self, key: Array) -> nnx.Module:
         return models.build(self.config, key)
@@ -86,8 +92,10 @@ class AlignText:
             "text_number": jax.ShapeDtypeStruct((count,), jnp.int32),
         }
 
-    def loss(self, model: nnx.Module, batch: Batch, key: Array) -> tuple[Array, dict[str, Array]]:
-        return self.comparison(self.embeddings(model, batch, key))
+    def loss(
+        self, model: nnx.Module, batch: Batch, key: Array, step: Array | None = None
+    ) -> tuple[Array, dict[str, Array]]:
+        return self.comparison(self.embeddings(model, batch, key), step)
 
     @property
     def compares_whole_batch(self) -> bool:
@@ -105,9 +113,11 @@ class AlignText:
         scale = cast(Aligned, model).contrast_scale
         return found if scale is None else found | {SCALE: scale(len(keys))}
 
-    def comparison(self, embeddings: Embeddings) -> tuple[Array, dict[str, Array]]:
-        """Σ weight · L_contrast over the pairs, of all clips of a batch, and its terms."""
-        contrast = self.config.contrast
+    def comparison(self, embeddings: Embeddings, step: Array | None = None) -> tuple[Array, dict[str, Array]]:
+        """Σ weight · L_contrast over the pairs, of all clips of a batch, and its terms. Without a step there are no
+        ramps."""
+        contrast, factors = self.config.contrast, self.weighing.factors(step)
+        weights = contrast.weights or (1.0,) * len(self.pairs)
         number = jax.lax.stop_gradient(embeddings[NUMBER]).astype(jnp.int32)
         vectors = {name: embeddings[name] for name in self.vectors}
         group = embeddings.get(GROUP)
@@ -115,7 +125,7 @@ class AlignText:
         loss, terms = contrastive.pairwise_contrast(
             vectors,
             self.pairs,
-            contrast.weights,
+            [weight * factors.get(pair, 1.0) for pair, weight in zip(contrast.pairs, weights, strict=True)],
             {TEXT: number},
             temperature=temperature,
             bias=bias,
@@ -123,12 +133,13 @@ class AlignText:
             **contrastive.options(self.config),
         )
         terms |= {"described_share": jnp.mean(number >= 0)}
+        terms |= {f"factor_{pair.replace('-', '_')}": factor for pair, factor in factors.items()}
         if SCALE in embeddings:
             terms |= {"contrast_temperature": jnp.asarray(temperature)}
         return loss, terms
 
     def pulled_loss(
-        self, model: nnx.Module, batch: Batch, key: Array, pull: Embeddings
+        self, model: nnx.Module, batch: Batch, key: Array, pull: Embeddings, step: Array | None = None
     ) -> tuple[Array, dict[str, Array]]:
         """0, whose gradient comes in by ⟨embeddings, pull⟩: nothing is learnt but by comparing."""
         along = optax.tree.vdot(self.embeddings(model, batch, key), pull)

@@ -42,13 +42,13 @@ class Weighing:
     """
 
     def __init__(self, objectives: ConfigDict, own: Collection[str]):
-        found = [term_of(name) for name in objectives.terms]
+        found = [term_of(name) for name in objectives.get("terms", ())]  # a task may have none of them
         self._terms: dict[str, Term] = dict(found)
         twice = [name for name, _ in found if name in own]
         if twice or len(self._terms) < len(found):
             name = twice[0] if twice else next(n for n, _ in found if [m for m, _ in found].count(n) > 1)
             raise UserError(f"objectives.terms: two terms are called '{name}'; give one's file another name")
-        weights = tuple(objectives.weights) or (1.0,) * len(found)
+        weights = tuple(objectives.get("weights", ())) or (1.0,) * len(found)
         if len(weights) != len(found) or not all(isinstance(w, (int, float)) for w in weights):
             raise UserError(
                 f"objectives.weights is {weights}: {len(found)} terms need a number each, or none at all"

@@ -2,7 +2,8 @@
 
 Words are relative to the corpus that is described: of each fact the lowest third of clips has one word, the highest
 another, and nothing is said of those between. No label is looked at, and nobody is asked: it works offline. Two people
-who described these clips would say more; what this says is true.
+who described these clips would say more; what this says is true. So what moves is called the face where the folder was
+cut to faces (`avemo prepare --crop face`), and else the picture.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import numpy as np
 
 from input_pipeline.describing import readable
 from input_pipeline.errors import DataError
+from input_pipeline.prepare import read_options
 from input_pipeline.record import Record
 from input_pipeline.records import Records
 from input_pipeline.texts import Described
@@ -27,7 +29,8 @@ _SIDE, _PICTURES_A_SECOND = 32, 8.0
 
 
 class Fact(NamedTuple):
-    """A quantity and its words: (for a description, for a statement) of its lowest and of its highest third."""
+    """A quantity and its words: (for a description, for a statement) of its lowest and of its highest third. `{}` is
+    what is seen, `face` or `picture`."""
 
     low: tuple[str, str]
     high: tuple[str, str]
@@ -41,7 +44,7 @@ FACTS = {
         ("with a lively melody", "The melody of the voice is lively."),
     ),
     "rate_hz": Fact(("slowly", "The person speaks slowly."), ("quickly", "The person speaks quickly.")),
-    "motion": Fact(("hardly moves", "The face hardly moves."), ("moves a lot", "The face moves a lot.")),
+    "motion": Fact(("hardly moves", "The {} hardly moves."), ("moves a lot", "The {} moves a lot.")),
 }
 
 
@@ -52,11 +55,12 @@ def describe(records: Records) -> Iterator[Described]:
         clip_ids.append(record.clip_id)
         rows.append(measure(record))
     table = {name: np.array([row[name] for row in rows]) for name in FACTS}
+    seen = _seen(records)
     thirds = {name: level(values) for name, values in table.items()}
     for place, clip_id in enumerate(clip_ids):
         levels = {name: int(of[place]) for name, of in thirds.items() if np.isfinite(table[name][place])}
         if levels:
-            yield Described(clip_id, in_words(levels), statements(levels))
+            yield Described(clip_id, in_words(levels, seen), statements(levels, seen))
 
 
 def measure(record: Record) -> dict[str, float]:
@@ -80,8 +84,8 @@ def level(values: np.ndarray) -> np.ndarray:
     return np.where(values <= low, -1, np.where(values >= high, 1, 0))
 
 
-def in_words(levels: dict[str, int]) -> str:
-    """A sentence or two from the levels of some facts."""
+def in_words(levels: dict[str, int], seen: str) -> str:
+    """A sentence or two from the levels of some facts; `seen` is what moves."""
 
     def word(name: str) -> str:
         return "" if not levels.get(name) else FACTS[name][levels[name] > 0][0]
@@ -93,15 +97,25 @@ def in_words(levels: dict[str, int]) -> str:
         article = "An" if kind[0] in "aeio" else "A"
         sentences.append(" ".join(filter(None, (f"{article} {kind} voice speaks", pace, melody))) + ".")
     if "motion" in levels:
-        sentences.append(f"The face {word('motion') or 'moves a little'}.")
+        sentences.append(f"The {seen} {word('motion') or 'moves a little'}.")
     return " ".join(sentences)
 
 
-def statements(levels: dict[str, int]) -> tuple[tuple[str, bool], ...]:
+def statements(levels: dict[str, int], seen: str) -> tuple[tuple[str, bool], ...]:
     """Of every fact that stands out what is true, and its contrary, which is not."""
     return tuple(
-        (FACTS[name][side][1], side == (of > 0)) for name, of in levels.items() if of for side in (0, 1)
+        (FACTS[name][side][1].format(seen), side == (of > 0))
+        for name, of in levels.items()
+        if of
+        for side in (0, 1)
     )
+
+
+def _seen(records: Records) -> str:
+    try:
+        return "face" if read_options(records.path).crop == "face" else "picture"
+    except DataError:  # no note of it
+        return "picture"
 
 
 def _of_sound(record: Record) -> dict[str, float]:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from tokenizers import BertWordPieceTokenizer
+from tokenizers import BertWordPieceTokenizer, Tokenizer, models, normalizers, pre_tokenizers, processors
 
 from avemo_jax.convert.text_tower import load_tower
 from avemo_jax.errors import UserError
@@ -30,6 +30,19 @@ WORDS = [
     ",",
     ".",
 ]
+# XLM-RoBERTa's: pieces of SentencePiece with their log-probabilities, the special tokens first.
+PIECES = [
+    *(
+        ("<s>", 0.0),
+        ("<pad>", 0.0),
+        ("</s>", 0.0),
+        ("<unk>", 0.0),
+        ("▁", -3.0),
+        ("▁a", -2.0),
+        ("▁loud", -4.0),
+    ),
+    *(("▁quiet", -4.0), ("▁voice", -3.5), ("s", -3.0), ("▁speak", -4.5), (",", -3.0), (".", -3.0)),
+]
 TEXTS = ["A loud voice.", "quiet voices speak", "a, a, a, loud unheard word." * 9, "A loud voice."]
 SMALL = {
     "vocab_size": len(WORDS),
@@ -41,19 +54,39 @@ SMALL = {
 }
 
 
+KINDS = {
+    "bert": transformers.BertModel,
+    "roberta": transformers.RobertaModel,
+    "xlm-roberta": transformers.XLMRobertaModel,
+}
+
+
+def write_tokenizer(folder, family):
+    if family != "xlm-roberta":
+        (folder / "vocab.txt").write_text("\n".join(WORDS))
+        BertWordPieceTokenizer(str(folder / "vocab.txt"), lowercase=True).save(str(folder / "tokenizer.json"))
+        return
+    tokenizer = Tokenizer(models.Unigram(PIECES, unk_id=3))
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
+    )
+    tokenizer.save(str(folder / "tokenizer.json"))
+
+
 def write_tower(
     folder, family="bert", modules=("Transformer", "Pooling", "Normalize"), pooling="mean", **config
 ):
     """A tower with random weights, as transformers and sentence-transformers write one; the model of it."""
     torch.manual_seed(0)
-    kind = {"bert": transformers.BertModel, "roberta": transformers.RobertaModel}[family]
+    kind = KINDS[family]
     model = kind(kind.config_class(**SMALL | config)).eval()
     for name, parameter in model.named_parameters():
         if "bias" in name or "Norm" in name:  # which begin as zeros and ones
             parameter.data += 0.3 * torch.randn_like(parameter)
     model.save_pretrained(folder)
-    (folder / "vocab.txt").write_text("\n".join(WORDS))
-    BertWordPieceTokenizer(str(folder / "vocab.txt"), lowercase=True).save(str(folder / "tokenizer.json"))
+    write_tokenizer(folder, family)
     listed = [
         {"type": f"sentence_transformers.models.{name}", "path": "1_Pooling" if name == "Pooling" else ""}
         for name in modules
@@ -71,11 +104,14 @@ def write_tower(
 
 def by_torch(model, folder, texts, pooling):
     """Each text by itself."""
-    tokenizer = BertWordPieceTokenizer(str(folder / "vocab.txt"), lowercase=True)
+    if (folder / "vocab.txt").exists():
+        tokenizer = BertWordPieceTokenizer(str(folder / "vocab.txt"), lowercase=True)
+    else:
+        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     vectors = []
     for text in texts:
         ids = tokenizer.encode(text).ids
-        ids = torch.tensor([[*ids[:31], 3] if len(ids) > 32 else ids])  # cut to 32, [SEP] kept
+        ids = torch.tensor([[*ids[:31], ids[-1]] if len(ids) > 32 else ids])  # cut to 32, its end kept
         with torch.no_grad():
             tokens = model(ids, attention_mask=torch.ones_like(ids)).last_hidden_state[0]
         vectors.append(
@@ -84,9 +120,16 @@ def by_torch(model, folder, texts, pooling):
     return np.array(vectors)
 
 
-@pytest.mark.parametrize(("family", "pooling"), [("bert", "mean"), ("bert", "cls"), ("roberta", "max")])
-def test_a_small_tower_gives_what_pytorch_gives(family, pooling, tmp_path):
-    config = {} if family == "bert" else {"pad_token_id": 0, "hidden_act": "relu"}
+@pytest.mark.parametrize(
+    ("family", "pooling", "config"),
+    [
+        ("bert", "mean", {}),
+        ("bert", "cls", {}),
+        ("roberta", "max", {"pad_token_id": 0, "hidden_act": "relu"}),
+        ("xlm-roberta", "mean", {"type_vocab_size": 1}),  # with its own pad_token_id, 1
+    ],
+)
+def test_a_small_tower_gives_what_pytorch_gives(family, pooling, config, tmp_path):
     model = write_tower(tmp_path / "tower", family, ("Transformer", "Pooling"), pooling, **config)
     tower = load_tower(str(tmp_path / "tower"))
     found = tower.embed(TEXTS)

@@ -64,7 +64,7 @@ def test_a_metric_is_one_file():
     assert low <= row["my_metric"] <= high
 
 
-def test_a_method_is_one_file(monkeypatch):
+def test_a_method_is_one_file(written, monkeypatch):
     sizes = [word for word in SIZES if not word.startswith(("model.skip", "model.fusion"))]
     config = load_config(
         "my_method.py:demo", [*sizes, "model.heads=2", "model.decoder_heads=2", "batch_size=3"]
@@ -78,6 +78,8 @@ def test_a_method_is_one_file(monkeypatch):
     assert {"loss_video_from_audio", "loss_audio_from_video"} <= terms.keys()
     features = jax.eval_shape(lambda of: model.encode(clips.seen(of, config, None)), batch())
     assert features.fused_video is None and features.video_layers.shape[1] == 3
+    aligned = make_task(load_config(f"text_after:{written}/my_method.py:demo"))
+    assert {"video", "audio", "trunk", "norm"} == set(aligned.handed_on)
 
     @partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
     def seen(model, of):

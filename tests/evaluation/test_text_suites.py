@@ -5,10 +5,12 @@ import pytest
 from sklearn.linear_model import Ridge
 from sklearn.metrics import average_precision_score, recall_score, roc_auc_score
 
+from avemo_jax.config import load_config
 from avemo_jax.errors import UserError
 from avemo_jax.evaluation import prompts, text_space, text_suites
 from avemo_jax.evaluation.text_space import Judged, Space
 from input_pipeline.texts import Described, make_table
+from tests.evaluation import synthetic
 
 RNG = np.random.default_rng(0)
 CLIPS, DIM = 30, 6
@@ -149,6 +151,28 @@ def test_a_map_is_ridge_regression_and_never_sees_the_speakers_that_it_answers_f
     found = text_space._by_map(network, one_hot, JUDGED, make_table(JUDGED.clip_id, texts))
     nearest = found.similarity(np.eye(5, dtype=np.float32) + 0.1).argmax(1)
     assert not np.any(nearest == np.arange(CLIPS) % 5)
+
+
+@pytest.mark.parametrize("modality", ["audio", "video"])
+def test_an_encoder_of_one_modality_is_asked_by_it(modality, tmp_path):
+    synthetic.write_folder(tmp_path / "data")
+    sizes = [
+        word
+        for word in synthetic.TINY
+        if not word.startswith(("model.fusion", "model.decoder", "model.skip"))
+    ]
+    config = load_config(f"text_after:{modality}_mae:demo", [*sizes, "model.text_dim=6", "data.crop=none"])
+    (network,) = text_space.extraction.random_networks(config, [0])
+    table = make_table([f"clip{n:02d}" for n in range(40)], RNG.standard_normal((40, DIM)).astype(np.float32))
+    model = text_space.Model("checkpoint", config, network.params)
+    judged, found = text_space.spaces(model, str(tmp_path / "data"), table, seeds=1)
+    assert [(one.weights, one.map, one.by) for one in found] == [
+        ("checkpoint", "heads", modality),
+        ("checkpoint", "fitted", "all"),
+        ("random", "fitted", "all"),
+    ]
+    rows = text_suites.text_retrieval_rows(judged, found, table)
+    assert [row["n"] for row in rows] == [40] * 3
 
 
 def test_prompts_come_from_a_template_or_a_file(tmp_path):

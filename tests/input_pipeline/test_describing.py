@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from avemo_jax.cli import main
-from input_pipeline import describing, records, texts
+from input_pipeline import describing, folders, records, texts
 from input_pipeline.describing import facts
 from input_pipeline.errors import DataError
+from input_pipeline.storing import ClipOptions
 from input_pipeline.texts import Described
 
 RATE, SECONDS, FPS = 16000, 2.0, 25
@@ -40,10 +41,10 @@ def record(name, audio=(), step=None):
 
 
 class Some:
-    """Records in memory; None stands for a damaged one."""
+    """Records in memory; None stands for a damaged one. `path` is of no folder, unless one is given."""
 
-    def __init__(self, *some):
-        self.some = some
+    def __init__(self, *some, path="nowhere"):
+        self.some, self.path = some, Path(path)
         self.clip_ids = [one.clip_id if one else f"damaged{n}" for n, one in enumerate(some)]
 
     def __len__(self):
@@ -81,7 +82,19 @@ def test_what_a_clip_does_not_have_is_not_described():
     found = {
         one.clip_id: one.text for one in describing.describe("facts", some, Path(), say=lambda line: None)
     }
-    assert found.keys() == {"a", "b"} and "voice" not in found["a"] and "face" not in found["b"]
+    assert found.keys() == {"a", "b"} and "voice" not in found["a"] and "picture" not in found["b"]
+
+
+@pytest.mark.parametrize(("crop", "seen"), [("face", "face"), ("none", "picture"), ("", "picture")])
+def test_what_moves_is_a_face_where_the_folder_was_cut_to_faces(crop, seen, tmp_path):
+    if crop:
+        (tmp_path / "prepare").mkdir()
+        folders.claim(tmp_path, "prepare", dataclasses.asdict(ClipOptions(crop=crop)))
+    some = Some(record("a", step=0), record("b", step=2), path=tmp_path)
+    still, moving = describing.describe("facts", some, tmp_path, say=lambda line: None)
+    assert (still.text, moving.text) == (f"The {seen} hardly moves.", f"The {seen} moves a lot.")
+    said = ((f"The {seen} hardly moves.", True), (f"The {seen} moves a lot.", False))
+    assert still.statements == said
 
 
 def test_words_are_those_of_the_lowest_and_highest_third_of_a_corpus():
@@ -89,11 +102,12 @@ def test_words_are_those_of_the_lowest_and_highest_third_of_a_corpus():
     assert facts.level(values).tolist() == [0, 0, -1, -1, 1, 0, 1]
     assert not facts.level(np.ones(4)).any() and not facts.level(np.full(3, np.nan)).any()
     levels = {"loudness_db": 1, "pitch_hz": -1, "range_semitones": 0, "rate_hz": 1, "motion": -1}
-    assert facts.in_words(levels) == "A loud, low voice speaks quickly. The face hardly moves."
+    assert facts.in_words(levels, "face") == "A loud, low voice speaks quickly. The face hardly moves."
     assert (
-        facts.in_words({"loudness_db": 0, "pitch_hz": 0}) == "An ordinary voice speaks at an ordinary pace."
+        facts.in_words({"loudness_db": 0, "pitch_hz": 0}, "face")
+        == "An ordinary voice speaks at an ordinary pace."
     )
-    said = dict(facts.statements(levels))
+    said = dict(facts.statements(levels, "face"))
     assert said["The voice is loud."] and not said["The voice is quiet."] and said["The face hardly moves."]
     assert len(said) == 8 and sum(said.values()) == 4  # the melody is neither, and nothing is said of it
 

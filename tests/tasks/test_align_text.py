@@ -20,6 +20,7 @@ from avemo_jax.training import mesh as mesh_lib
 from avemo_jax.training.checkpoint_files import save_params
 from avemo_jax.training.checkpoints import load_params
 from avemo_jax.training.gradients import loss_and_grads
+from input_pipeline.describing import WRITERS
 from tests.convert.test_text_tower import write_tower
 from tests.evaluation import synthetic
 from tests.tasks.small import batch, check_learned_temperature, fresh
@@ -33,6 +34,7 @@ NUMBER = np.array([3, 3, -1, 0, 5, -1, 2, 1], np.int32)
 PAIRS = ("video-text", "text-joint", "video-audio")
 WEIGHTS = (1.0, 0.5, 2.0)
 VIEWS = ("video", "audio", "joint", "text")
+METHODS = ("video_mae", "audio_mae", "av_mae", "cav_mae", "mjepa")  # which have no config of their own
 QUICKLY = {"xla_backend_optimization_level": 0}  # run once: compiling is what takes time
 
 
@@ -104,6 +106,28 @@ def test_a_learned_temperature_begins_as_the_fixed_one_and_is_learned():
     )
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_every_encoder_is_aligned_by_the_modalities_that_it_has(method):
+    task = make_task(load_config(f"text_after:{method}:demo", [*ALIGNED, "model.depth=1"]))
+    graphdef, params = split(jax.eval_shape(task.init_model, jax.random.key(0)))
+    rng = np.random.default_rng(4)
+    params = jax.tree.map(lambda x: 0.3 * rng.standard_normal(x.shape).astype(np.float32), params)
+
+    @functools.partial(jax.jit, compiler_options=QUICKLY)
+    def compute(params, of):
+        vectors = task.embeddings(merge(graphdef, params), of, jax.random.key(0))
+        return vectors, *task.comparison(vectors)
+
+    vectors, loss, terms = jax.tree.map(np.asarray, compute(params, aligned()[3]))
+    seen = {"video_mae": ["video"], "audio_mae": ["audio"]}.get(method, ["video", "audio"])
+    expected = {
+        f"loss_contrast_{name}_text": infonce(vectors[name], vectors["text"], NUMBER) for name in seen
+    }
+    found = {name: value for name, value in terms.items() if name.startswith("loss_")}
+    assert found == pytest.approx(expected, rel=1e-4)
+    assert loss == pytest.approx(sum(expected.values()), rel=1e-4)
+
+
 def test_clips_can_be_compared_within_groups_and_with_positions_of_a_grid():
     task = make_task(
         load_config("vaemo_text:demo", [*ALIGNED, "contrast.within=speaker", "model.positions=grid"])
@@ -123,6 +147,34 @@ def test_clips_can_be_compared_within_groups_and_with_positions_of_a_grid():
     assert float(whole) == pytest.approx(sum(parts) / (NUMBER >= 0).sum(), rel=1e-5)
     shapes = jax.eval_shape(task.init_model, jax.random.key(0))
     jax.eval_shape(task.loss, shapes, of, jax.random.key(0))
+
+
+def test_the_weight_of_a_pair_changes_over_the_steps():
+    def made(*overrides):
+        told = (*ALIGNED, "contrast.pairs=video-text,audio-text", "contrast.weights=2.0,0.5", *overrides)
+        return make_task(load_config("vaemo_text:demo", told))
+
+    changing = made("objectives.ramps=(('video-text',1,0,2,6),)", "accumulate=2", "contrast.cached=True")
+    rng = np.random.default_rng(3)
+    found = {name: jnp.asarray(rng.standard_normal((8, 6)), jnp.float32) for name in VIEWS}
+    found |= {"number": jnp.asarray(NUMBER, jnp.float32)}
+    compared = jax.jit(changing.comparison, compiler_options=QUICKLY)
+    for step, factor in ((0, 1.0), (3, 0.75), (9, 0.0)):
+        loss, terms = compared(found, jnp.int32(step))
+        expected = 2 * factor * terms["loss_contrast_video_text"] + 0.5 * terms["loss_contrast_audio_text"]
+        assert float(loss) == pytest.approx(float(expected), rel=1e-5)
+        assert float(terms["factor_video_text"]) == pytest.approx(factor)
+    assert changing.changes_with_step and not made().changes_with_step
+
+    graphdef, params = split(jax.eval_shape(changing.init_model, jax.random.key(0)))
+    mesh = mesh_lib.make_mesh(changing.config.mesh, jax.devices()[:1])
+    (_, terms), _ = jax.eval_shape(  # that the loop's step comes to it, with microbatches too
+        lambda p, of, step: loss_and_grads(changing, graphdef, p, of, jax.random.key(0), mesh, step=step),
+        params,
+        changing.batch_shapes(),
+        jnp.int32(3),
+    )
+    assert "factor_video_text" in terms
 
 
 @pytest.mark.slow
@@ -159,6 +211,10 @@ def test_microbatches_and_devices_make_no_difference():
         ("contrast.weights=1.0,2.0,3.0", "2 contrast.pairs need a number each"),
         ("contrast.temperature=0.0", "not above 0"),
         ("contrast.kind=foo", "contrast.kind is 'foo', not one of"),
+        (
+            "objectives.ramps=(('video-audio',0,1,0,9),)",
+            "no term 'video-audio', but video-text, audio-text",
+        ),
         ("text.clips=some", "not one of described, all"),
         ("text.clips=all", "clips without one teach nothing"),
     ],
@@ -309,7 +365,7 @@ def test_texts_that_do_not_go_with_data_or_tower_are_one_line(place, tmp_path, c
         ),
         (
             ["describe", *data, *out, "--by", "nobody"],
-            "--by: no 'nobody'; there are facts, or a file of your own",
+            f"--by: no 'nobody'; there are {', '.join(WRITERS)}, or a file of your own",
         ),
         (["describe", *data, *out, "--by", "facts", "--tower", "nowhere"], "no text tower 'nowhere'"),
         ([*asked, "zero_shot", "--label", "tone"], "needs a text tower"),
@@ -327,7 +383,11 @@ def test_texts_that_do_not_go_with_data_or_tower_are_one_line(place, tmp_path, c
 
 
 @pytest.mark.parametrize(
-    "first, second", [("hicmae:demo", "hicmae_text:demo"), ("vaemo:demo", "vaemo_text:demo")]
+    "first, second",
+    [
+        *((f"{method}:demo", f"{method}_text:demo") for method in ("hicmae", "vaemo")),
+        *((f"{method}:demo", f"text_after:{method}:demo") for method in METHODS),
+    ],
 )
 def test_a_second_stage_takes_every_part_but_its_heads_from_the_first(first, second):
     def shapes(name):
