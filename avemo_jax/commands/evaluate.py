@@ -90,7 +90,7 @@ def run(args: argparse.Namespace) -> int:
     from avemo_jax import files, report
     from avemo_jax.errors import UserError
     from avemo_jax.evaluation import suite_tables, suites, text_suites
-    from avemo_jax.evaluation.outcome_files import plain
+    from avemo_jax.evaluation.outcome_files import plain, split_hash_of, step_of
 
     chosen = tuple(dict.fromkeys(args.suite))
     if unknown := [name for name in chosen if name not in suites.SUITES]:
@@ -116,7 +116,7 @@ def run(args: argparse.Namespace) -> int:
         _check_network(args, chosen)
     results = {}
     if of_predictions := [name for name in chosen if name in suites.OF_PREDICTIONS]:
-        models, split_hash = _models(args)
+        models, folder = _models(args)
         clips = {clip for one in models for clip in one.clip_id.tolist()}
         known = suites.facts_of(args.data, clips) if of_predictions != ["calibration"] else {}
         traits = tuple(filter(None, args.traits.split(","))) or suites.TRAITS
@@ -127,7 +127,8 @@ def run(args: argparse.Namespace) -> int:
                 "conflict": lambda: suites.conflict_rows(models, known),
             }[name]()
             for row in results[name]:
-                row["split_hash"] = split_hash
+                row["split_hash"] = split_hash_of(folder) or None
+                row["step"] = step_of(folder, row["model"])
     if "retrieval" in chosen:
         results["retrieval"] = _retrieval(args)
     if "robustness" in chosen:
@@ -180,10 +181,9 @@ def _check_network(args: argparse.Namespace, chosen: tuple[str, ...]) -> None:
 
 
 def _models(args: argparse.Namespace):
-    """The chosen models, and the hash of the split that they were tested on: None where no rows lie beside them."""
+    """The chosen models, and the folder of their predictions."""
     from avemo_jax.errors import UserError
     from avemo_jax.evaluation import predicted
-    from avemo_jax.evaluation.outcome_files import split_hash_of
 
     where = args.predictions or args.checkpoint
     if not where:
@@ -196,7 +196,7 @@ def _models(args: argparse.Namespace):
     models = [one for one in predicted.read(path) if all(word in one.model.values() for word in words)]
     if not models:
         raise UserError(f"{path}: no model has all of --models {args.models}")
-    return models, split_hash_of(path.parent) or None
+    return models, path.parent
 
 
 def _robustness(args: argparse.Namespace):
@@ -256,8 +256,8 @@ def _retrieval(args: argparse.Namespace):
     from avemo_jax.evaluation import suites
     from avemo_jax.training.checkpoints import load_params
 
-    config, params, _ = load_params(args.checkpoint)
-    return suites.retrieval_rows(
+    config, params, step = load_params(args.checkpoint)
+    rows = suites.retrieval_rows(
         config,
         params,
         args.data,
@@ -265,3 +265,4 @@ def _retrieval(args: argparse.Namespace):
         batch_size=args.batch_size,
         workers=args.workers,
     )
+    return [{**row, "step": step if row["weights"] == "checkpoint" else None} for row in rows]
