@@ -95,11 +95,17 @@ def _robustness(rows: Sequence[Row]) -> Iterator[str]:
             f"{name.replace('_', ' ')}{_level(row)} {_score(score, row['change'], row['change_ci95'], unit)}"
             for name, row in severest.items()
         ]
+        followed = [
+            f"; with another clip's {row['stream']} it says that clip's class in "
+            f"{_score('follows_donor', row['follows_donor'], row['follows_donor_ci95'])} of clips"
+            for row in own
+            if row.get("follows_donor") is not None
+        ]
         of = f" of a probe of `{feature}`" if feature else ""
         known = f", {clean['n']:,} clips" if clean.get("n") else ""
         yield (
             f"Robustness{of}{known}: {score.upper()} {_score(score, clean[score], clean.get('ci95'))} of clips as they "
-            f"are; it changes, at the severest level of each, by {', '.join(changes)}."
+            f"are; it changes, at the severest level of each, by {', '.join(changes)}{''.join(followed)}."
         )
 
 
