@@ -60,7 +60,19 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add("--protocol", default="leave_one_speaker_out", help="how that probe splits clips, as in avemo probe")
     add("--feature", default="cat4", help="of neighbours, and of robustness with --label (cat4)")
     add("--clips", type=int, default=8, help="so many on the pages of neighbours and rollout")
-    add("--index", default="exact", help="how neighbours are searched: exact, or faiss where it is installed")
+    add(
+        "--query",
+        nargs="+",
+        default=[],
+        metavar="CLIP_ID",
+        help="of neighbours: these clips are on the page, not --clips at random",
+    )
+    add(
+        "--index",
+        default="exact",
+        help="how neighbours are searched: exact, or faiss where it is installed; its index is kept in --out and read "
+        "again for the same features",
+    )
     add("--texts", default="", metavar="DIR", help="of suites of texts: folder of avemo describe --tower")
     add("--tower", default="", help="of zero_shot and statements: the text tower, as in avemo describe")
     add("--split", default="", help="of suites of texts: only the clips of this split")
@@ -176,6 +188,7 @@ def _check_network(args: argparse.Namespace, chosen: tuple[str, ...]) -> None:
         from avemo_jax.report import neighbours
 
         neighbours.check(config, args.feature, args.index)
+        neighbours.check_queries(args.data, args.query)
     if "rollout" in chosen:
         rollout.check_model(config)
 
@@ -229,6 +242,8 @@ def _neighbours(args: argparse.Namespace):
         clips=args.clips,
         seeds=args.random_seeds,
         index=args.index,
+        asked=args.query,
+        keep=args.out,
         batch_size=args.batch_size,
         workers=args.workers,
     )
