@@ -60,7 +60,19 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add("--protocol", default="leave_one_speaker_out", help="how that probe splits clips, as in avemo probe")
     add("--feature", default="cat4", help="of neighbours, and of robustness with --label (cat4)")
     add("--clips", type=int, default=8, help="so many on the pages of neighbours and rollout")
-    add("--index", default="exact", help="how neighbours are searched: exact, or faiss where it is installed")
+    add(
+        "--query",
+        nargs="+",
+        default=[],
+        metavar="CLIP_ID",
+        help="of neighbours: these clips are on the page, not --clips at random",
+    )
+    add(
+        "--index",
+        default="exact",
+        help="how neighbours are searched: exact, or faiss where it is installed; its index is kept in --out and read "
+        "again for the same features",
+    )
     add("--texts", default="", metavar="DIR", help="of suites of texts: folder of avemo describe --tower")
     add("--tower", default="", help="of zero_shot and statements: the text tower, as in avemo describe")
     add("--split", default="", help="of suites of texts: only the clips of this split")
@@ -90,7 +102,7 @@ def run(args: argparse.Namespace) -> int:
     from avemo_jax import files, report
     from avemo_jax.errors import UserError
     from avemo_jax.evaluation import suite_tables, suites, text_suites
-    from avemo_jax.evaluation.outcome_files import plain
+    from avemo_jax.evaluation.outcome_files import plain, split_hash_of, step_of
 
     chosen = tuple(dict.fromkeys(args.suite))
     if unknown := [name for name in chosen if name not in suites.SUITES]:
@@ -116,7 +128,7 @@ def run(args: argparse.Namespace) -> int:
         _check_network(args, chosen)
     results = {}
     if of_predictions := [name for name in chosen if name in suites.OF_PREDICTIONS]:
-        models, split_hash = _models(args)
+        models, folder = _models(args)
         clips = {clip for one in models for clip in one.clip_id.tolist()}
         known = suites.facts_of(args.data, clips) if of_predictions != ["calibration"] else {}
         traits = tuple(filter(None, args.traits.split(","))) or suites.TRAITS
@@ -127,7 +139,8 @@ def run(args: argparse.Namespace) -> int:
                 "conflict": lambda: suites.conflict_rows(models, known),
             }[name]()
             for row in results[name]:
-                row["split_hash"] = split_hash
+                row["split_hash"] = split_hash_of(folder) or None
+                row["step"] = step_of(folder, row["model"])
     if "retrieval" in chosen:
         results["retrieval"] = _retrieval(args)
     if "robustness" in chosen:
@@ -175,15 +188,15 @@ def _check_network(args: argparse.Namespace, chosen: tuple[str, ...]) -> None:
         from avemo_jax.report import neighbours
 
         neighbours.check(config, args.feature, args.index)
+        neighbours.check_queries(args.data, args.query)
     if "rollout" in chosen:
         rollout.check_model(config)
 
 
 def _models(args: argparse.Namespace):
-    """The chosen models, and the hash of the split that they were tested on: None where no rows lie beside them."""
+    """The chosen models, and the folder of their predictions."""
     from avemo_jax.errors import UserError
     from avemo_jax.evaluation import predicted
-    from avemo_jax.evaluation.outcome_files import split_hash_of
 
     where = args.predictions or args.checkpoint
     if not where:
@@ -196,7 +209,7 @@ def _models(args: argparse.Namespace):
     models = [one for one in predicted.read(path) if all(word in one.model.values() for word in words)]
     if not models:
         raise UserError(f"{path}: no model has all of --models {args.models}")
-    return models, split_hash_of(path.parent) or None
+    return models, path.parent
 
 
 def _robustness(args: argparse.Namespace):
@@ -229,6 +242,8 @@ def _neighbours(args: argparse.Namespace):
         clips=args.clips,
         seeds=args.random_seeds,
         index=args.index,
+        asked=args.query,
+        keep=args.out,
         batch_size=args.batch_size,
         workers=args.workers,
     )
@@ -256,8 +271,8 @@ def _retrieval(args: argparse.Namespace):
     from avemo_jax.evaluation import suites
     from avemo_jax.training.checkpoints import load_params
 
-    config, params, _ = load_params(args.checkpoint)
-    return suites.retrieval_rows(
+    config, params, step = load_params(args.checkpoint)
+    rows = suites.retrieval_rows(
         config,
         params,
         args.data,
@@ -265,3 +280,4 @@ def _retrieval(args: argparse.Namespace):
         batch_size=args.batch_size,
         workers=args.workers,
     )
+    return [{**row, "step": step if row["weights"] == "checkpoint" else None} for row in rows]

@@ -115,6 +115,7 @@ def _write_file(args, config, params, step) -> int:
 
 
 def _write_folder(args: argparse.Namespace) -> int:
+    from avemo_jax.comparing.counting import count_here
     from avemo_jax.convert.huggingface.exporting import export
 
     def compare(differences: Sequence[Difference]) -> None:
@@ -126,6 +127,7 @@ def _write_folder(args: argparse.Namespace) -> int:
         license_name=args.license or "unknown",
         compare=compare if args.verify else None,
         clip=args.clip,
+        count_flops=lambda config: count_here(config).flops,
     )
     _tell_choice(written.selection)
     print(f"clips are prepared {written.preparation}")

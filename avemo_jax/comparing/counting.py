@@ -49,19 +49,27 @@ def count(config: ConfigDict) -> Counted:
     return Counted(**answer)
 
 
-def main() -> int:
+def count_here(config: ConfigDict) -> Counted:
+    """Counts in this process.
+
+    Raises:
+      UserError: the config's values do not go together.
+    """
     import jax
 
     from avemo_jax.planning import worker
     from avemo_jax.planning.flops import traced_flops
     from avemo_jax.training import mesh as mesh_lib
 
+    mesh = mesh_lib.make_mesh({"replica": 1, "data": 1, "fsdp": 1, "tensor": 1}, jax.devices()[:1])
+    traced, state = worker.trace_step(worker.as_written(config), mesh)
+    sizes = [math.prod(leaf.shape) for leaf in jax.tree.leaves(state.params)]
+    return Counted(traced_flops(traced.jaxpr), sum(sizes))
+
+
+def main() -> int:
     try:
-        config = worker.as_written(from_json(sys.stdin.read()))
-        mesh = mesh_lib.make_mesh({"replica": 1, "data": 1, "fsdp": 1, "tensor": 1}, jax.devices()[:1])
-        traced, state = worker.trace_step(config, mesh)
-        sizes = [math.prod(leaf.shape) for leaf in jax.tree.leaves(state.params)]
-        print(json.dumps({"flops": traced_flops(traced.jaxpr), "parameters": sum(sizes)}))
+        print(json.dumps(count_here(from_json(sys.stdin.read()))._asdict()))
     except UserError as error:
         print(json.dumps({"error": str(error)}))
     return 0

@@ -10,6 +10,7 @@ heads, probes         a feature matrix → predictions of a small head on every 
 judging, probing      → one row of results; a checkpoint and a folder → all rows
 questions, paired     which rows may be put side by side; two probes compared clip by clip
 partition, views      who a fine-tuning run is trained on, chosen by, tested on; its outputs for them
+windows, stitching    windows of long recordings → sequences, and scores over the whole
 outcomes              outputs and targets → scores with intervals; outcome_files: → a table and files
 identity              how well features tell speakers apart
 nearest, rollout      clips near each other; which tokens reach a clip's vector by attention

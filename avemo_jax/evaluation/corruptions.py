@@ -21,6 +21,7 @@ from input_pipeline.audio import SAMPLE_RATE
 
 Batch = dict[str, np.ndarray]
 CLEAN = "none"  # no corruption: the clips as they are
+SWAPPED = ("swapped_audio", "swapped_video")
 _FULL = 32767
 
 
@@ -69,6 +70,7 @@ class Corrupter:
         self._name, self._level, self._seed = name, level, seed
         self._class_of = dict(zip(positions, classes, strict=True))
         self._before: Batch | None = None
+        self.donor_class: dict[int, int] = {}  # position of a clip → class of whose stream it was given
 
     def __call__(self, batch: Batch) -> Batch:
         rows = np.flatnonzero(batch["valid"])
@@ -77,11 +79,14 @@ class Corrupter:
         classes = [self._class_of.get(position, 0) for position in batch["position"].tolist()]
         batch = batch | {"class": np.array(classes)}
         before, self._before = self._before, {field: values[rows[-1:]] for field, values in batch.items()}
-        if len(rows) > 1 or before is None:
-            return corrupt(self._name, self._level, batch, self._seed)
-        both = {field: np.concatenate([values, before[field]]) for field, values in batch.items()}
-        changed = corrupt(self._name, self._level, both, self._seed)
-        return {field: values[:-1] for field, values in changed.items()}
+        among = batch
+        if len(rows) == 1 and before is not None:
+            among = {field: np.concatenate([values, before[field]]) for field, values in batch.items()}
+        if self._name in SWAPPED:
+            given = among["class"][donors(among)]
+            self.donor_class |= zip(batch["position"][rows].tolist(), given[rows].tolist(), strict=True)
+        changed = corrupt(self._name, self._level, among, self._seed)
+        return {field: values[: len(batch["valid"])] for field, values in changed.items()}
 
 
 def noise(batch: Batch, snr_db: float, rng_of) -> Batch:
@@ -180,13 +185,31 @@ def desynchronisation(batch: Batch, milliseconds: float, rng_of) -> Batch:
 
 
 def swapped_audio(batch: Batch, level: float, rng_of) -> Batch:
-    """The sound of another clip in the batch, see `_of_others`."""
-    return {name: _of_others(batch, name) for name in ("waveform", "waveform_length", "waveform_mean")}
+    """The sound of another clip in the batch, see `donors`."""
+    given = donors(batch)
+    return {name: batch[name][given] for name in ("waveform", "waveform_length", "waveform_mean")}
 
 
 def swapped_video(batch: Batch, level: float, rng_of) -> Batch:
-    """The picture of another clip in the batch, see `_of_others`."""
-    return {"video": _of_others(batch, "video")}
+    """The picture of another clip in the batch, see `donors`."""
+    return {"video": batch["video"][donors(batch)]}
+
+
+def donors(batch: Batch) -> np.ndarray:
+    """Of each valid clip the row, int [B], of another one: of another class, as far as no class has more than half of
+    them. Rows that are not valid are their own.
+
+    Raises:
+      UserError: one clip alone.
+    """
+    rows = _several(batch)
+    classes = batch.get("class", np.zeros(len(batch["valid"]), np.int64))[rows]
+    rows = rows[np.argsort(classes, kind="stable")]
+    # Further on by the size of the largest class, so behind the end of one's own.
+    largest = np.unique(classes, return_counts=True)[1].max()
+    given = np.arange(len(batch["valid"]))
+    given[rows] = np.roll(rows, -min(largest, len(rows) // 2))
+    return given
 
 
 CORRUPTIONS: Mapping[str, Corruption] = {
@@ -214,17 +237,6 @@ def _several(batch: Batch) -> np.ndarray:
             "one clip alone cannot take sound or picture of another: more clips, or a larger batch_size"
         )
     return rows
-
-
-def _of_others(batch: Batch, name: str) -> np.ndarray:
-    """The field of another valid clip for each one: of another class, as far as no class has more than half of them."""
-    values, rows = batch[name].copy(), _several(batch)
-    classes = batch.get("class", np.zeros(len(batch["valid"]), np.int64))[rows]
-    rows = rows[np.argsort(classes, kind="stable")]
-    # Further on by the size of the largest class, so behind the end of one's own.
-    largest = np.unique(classes, return_counts=True)[1].max()
-    values[rows] = batch[name][np.roll(rows, -min(largest, len(rows) // 2))]
-    return values
 
 
 def _each_wave(batch: Batch, change: Callable[[int, np.ndarray], np.ndarray]) -> Batch:

@@ -7,8 +7,12 @@ installed. Clips of a query's own speaker are never among its neighbours: they w
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import importlib.util
+from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -17,6 +21,8 @@ import numpy as np
 
 from avemo_jax.errors import UserError
 from avemo_jax.evaluation.intervals import bootstrap_scores
+from avemo_jax.files import write_bytes
+from avemo_jax.paths import plain_errors
 
 Row = dict[str, Any]
 INDEXES = ("exact", "faiss")
@@ -31,6 +37,8 @@ def search(
     groups: np.ndarray,
     count: int = NEIGHBOURS,
     index: str = "exact",
+    keep: Path | None = None,
+    say: Callable[[str], None] = lambda text: None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The `count` clips most similar by cosine to each query, the nearest first.
 
@@ -39,6 +47,8 @@ def search(
       queries: row numbers int [M].
       groups: [N], any names; clips of a query's own group are passed over, and where its name is empty itself alone.
       index: one of `INDEXES`.
+      keep: a folder; FAISS's graph is written there, and read from there when it is of the same vectors.
+      say: told of it.
 
     Returns:
       row numbers int [M, count], −1 where there are no more, and similarities float32 [M, count].
@@ -53,7 +63,7 @@ def search(
     unit = np.asarray(vectors, np.float32)
     unit = unit / np.maximum(np.linalg.norm(unit, axis=1, keepdims=True), 1e-12)
     count = min(count, len(unit))
-    find = _by_graph if index == "faiss" else _exactly
+    find = partial(_by_graph, keep=keep, say=say) if index == "faiss" else _exactly
     rows, similar = find(unit, np.asarray(queries), number, count)
     return np.where(np.isfinite(similar), rows, -1), similar
 
@@ -126,15 +136,45 @@ def _nearest(asked, own, among, groups, *, count):
     return rows, best
 
 
-def _by_graph(unit: np.ndarray, queries: np.ndarray, number: np.ndarray, count: int):
-    import faiss
-
-    graph = faiss.IndexHNSWFlat(unit.shape[1], _LINKS, faiss.METRIC_INNER_PRODUCT)
+def _by_graph(
+    unit: np.ndarray,
+    queries: np.ndarray,
+    number: np.ndarray,
+    count: int,
+    keep: Path | None,
+    say: Callable[[str], None],
+):
     # So many that enough are left when all of the largest group are passed over.
     most = min(len(unit), count + int(np.bincount(np.unique(number, return_inverse=True)[1]).max()))
-    graph.hnsw.efConstruction = graph.hnsw.efSearch = max(_EFFORT, most)
-    graph.add(unit)
+    graph = _graph(unit, max(_EFFORT, most), keep, say)
+    graph.hnsw.efSearch = max(_EFFORT, most)
     similar, rows = graph.search(unit[queries], most)
     similar = np.where((rows < 0) | (number[rows] == number[queries][:, None]), -np.inf, similar)
     order = np.argsort(-similar, axis=1, kind="stable")[:, :count]
     return np.take_along_axis(rows, order, 1), np.take_along_axis(similar, order, 1)
+
+
+def _graph(unit: np.ndarray, effort: int, keep: Path | None, say: Callable[[str], None]):
+    """The index of these vectors, from `keep` where it has it: its file is named by the hash of all that it follows
+    from, and is as FAISS writes it."""
+    import faiss
+
+    path = None
+    if keep is not None:
+        digest = hashlib.sha256(f"{unit.shape} {_LINKS} {effort} ".encode())
+        digest.update(unit.tobytes())
+        path = keep / f"neighbours-{digest.hexdigest()[:16]}.faiss"
+        with (
+            contextlib.suppress(OSError, RuntimeError),
+            plain_errors(path),
+        ):  # FAISS's word for a damaged file
+            graph = faiss.deserialize_index(np.frombuffer(path.read_bytes(), np.uint8))
+            say(f"neighbours: the index is that of {path}")
+            return graph
+    graph = faiss.IndexHNSWFlat(unit.shape[1], _LINKS, faiss.METRIC_INNER_PRODUCT)
+    graph.hnsw.efConstruction = effort
+    graph.add(unit)
+    if path is not None:
+        write_bytes(path, faiss.serialize_index(graph).tobytes())
+        say(f"neighbours: the index is kept in {path}")
+    return graph

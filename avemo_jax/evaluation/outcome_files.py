@@ -11,7 +11,7 @@ import io
 import json
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -112,10 +112,23 @@ def write(
 def split_hash_of(folder: str | os.PathLike) -> str:
     """Of the clips and folds that a run, or a probe, was tested on, by the rows in its folder; empty where there are
     none."""
+    return next((str(row["split_hash"]) for row in _rows_in(folder) if "split_hash" in row), "")
+
+
+def step_of(folder: str | os.PathLike, model: Mapping[str, str]) -> int | None:
+    """Of the weights of a model of the folder's `predictions.csv`, by the rows that were written with it; None where
+    they do not say."""
+    for row in _rows_in(folder):
+        if all(str(row.get(key)) == value for key, value in model.items() if value):
+            return row.get("step")
+    return None
+
+
+def _rows_in(folder: str | os.PathLike) -> list[Row]:
     path = paths.to_path(folder) / ROWS
-    with contextlib.suppress(OSError, ValueError, LookupError, TypeError), paths.plain_errors(path):
-        return str(json.loads(path.read_text(encoding="utf-8"))[0]["split_hash"])
-    return ""
+    with contextlib.suppress(OSError, ValueError, TypeError), paths.plain_errors(path):
+        return [row for row in json.loads(path.read_text(encoding="utf-8")) if isinstance(row, dict)]
+    return []
 
 
 def plain(value: Any) -> Any:

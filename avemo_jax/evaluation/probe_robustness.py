@@ -16,14 +16,14 @@ import numpy as np
 from avemo_jax.errors import UserError
 from avemo_jax.evaluation import extraction, features, metrics, probing
 from avemo_jax.evaluation.choosing import load_result
-from avemo_jax.evaluation.corruptions import CLEAN, CORRUPTIONS, Corrupter
+from avemo_jax.evaluation.corruptions import CLEAN, CORRUPTIONS, SWAPPED, Corrupter
 from avemo_jax.evaluation.extraction import Network, Source
 from avemo_jax.evaluation.heads.examples import centre_views
 from avemo_jax.evaluation.intervals import bootstrap
 from avemo_jax.evaluation.paired import paired_tests
 from avemo_jax.evaluation.probes import probe
 from avemo_jax.evaluation.protocols import Split
-from avemo_jax.evaluation.reliance import with_reliance
+from avemo_jax.evaluation.reliance import following, reliance
 
 Row = dict[str, Any]
 HEAD = "linear"
@@ -47,8 +47,8 @@ def rows(
     Keys: `feature`, `weights`; `corruption` ("none" first), `level`, `unit`, `stream`; `score` ("uar"), `uar` with
     `ci95`, `war`; `change` of the UAR against the clips as they are with `change_ci95`, from resampling speakers, and
     `p_permutation`; `kept`, the share of predictions that stay; `n`, `speakers`, `chance`, `label`, `split`,
-    `split_hash`, `selection`, `step`; `weights_selection`, how the checkpoint's weights were chosen; `reliance`, see
-    `evaluation.reliance`.
+    `split_hash`, `selection`, `step`; `weights_selection`, how the checkpoint's weights were chosen; where sound or
+    picture are another clip's, those of `reliance.reliance` and `reliance.following`.
 
     Raises:
       UserError: see `probing.run`; or a corrupted clip cannot be read.
@@ -70,12 +70,15 @@ def rows(
     clean = _of(clips.position, *extract(clips.position.tolist()), data)
     conditions: list[tuple[str, float | None]] = [(CLEAN, None)]
     changed: dict[Source, dict[tuple[str, float], np.ndarray]] = {source: {} for source in clean}
+    donors: dict[str, dict[int, int]] = {}
     positions = clips.position[tested]
     mixed = np.random.default_rng(config.seed).permutation(positions)  # folders are sorted by class
     for name in names:
         for level in CORRUPTIONS[name].levels:
             change = Corrupter(name, level, config.seed, clips.position.tolist(), clips.label.tolist())
             found = _of(positions, *extract(mixed.tolist(), change=change), data)
+            if name in SWAPPED:
+                donors[name] = change.donor_class
             for source, matrix in found.items():
                 changed[source][name, level] = matrix
             conditions.append((name, level))
@@ -85,11 +88,10 @@ def rows(
         guesses = dict(predictions(matrix, changed[source], tested, clips.label, splits.splits))
         order = np.concatenate([split.test for split in splits.splits])
         truth, speaker, before = clips.label[order], clips.speaker[order], guesses[CLEAN, None]
-        of_source: list[Row] = []
         for condition in conditions:
             name, strength = condition
             corruption = CORRUPTIONS.get(name)
-            of_source.append(
+            found_rows.append(
                 {
                     "feature": source.feature,
                     "weights": source.weights,
@@ -108,7 +110,13 @@ def rows(
                     "weights_selection": selection,
                 }
             )
-        found_rows += with_reliance(of_source)
+            if name in donors:
+                donor = np.array(
+                    [donors[name].get(position, -1) for position in clips.position[order].tolist()]
+                )
+                found_rows[-1] |= _swapped(
+                    truth, guesses[condition], before, donor, speaker, len(clips.classes)
+                )
     return found_rows
 
 
@@ -164,6 +172,17 @@ def _scored(truth, guess, before, speaker, classes) -> Row:
         "n": len(truth),
         "speakers": len(np.unique(speaker)),
     }
+
+
+def _swapped(truth, guess, before, donor, speaker, classes) -> Row:
+    def both(rows: np.ndarray) -> tuple[float, float]:
+        uars = (
+            float(metrics.uar(metrics.confusion_matrix(truth[rows], found[rows], classes)))
+            for found in (before, guess)
+        )
+        return next(uars), next(uars)
+
+    return reliance("uar", both, speaker) | following(guess, before, truth, donor, speaker)
 
 
 def _of(positions, read, matrices, data) -> dict[Source, np.ndarray]:

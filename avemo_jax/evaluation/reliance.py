@@ -1,27 +1,64 @@
-"""How much a model goes by sound and by picture, from its scores when either is another clip's (`corruptions`)."""
+"""What becomes of a model's predictions when sound or picture is another clip's, the donor's (`corruptions.donors`):
+how much of its score it loses, and how often it then says the donor's class."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
+from avemo_jax.evaluation.intervals import bootstrap_scores
 from avemo_jax.evaluation.outcomes import lower_is_better
 
-_SWAPPED = ("swapped_audio", "swapped_video")
 Row = dict[str, Any]
+_DRAWS = 500
 
 
-def with_reliance(rows: Sequence[Row]) -> list[Row]:
-    """The rows of a model, the clips as they are first, with `reliance` in those of swapped sound and swapped picture:
-    the share of the score that is lost (the perceptual score, Gat et al. 2021), 1 where all of it is. There is none of
-    a score that is an error, or that is not above 0.
+def reliance(score: str, both: Callable[[np.ndarray], tuple[float, float]], speakers: np.ndarray) -> Row:
+    """`reliance`: the share of the score that is lost (the perceptual score, Gat et al. 2021), 1 where all of it is;
+    `reliance_ci95`, from resampling speakers. Nothing of a score that is an error, or that is not above 0.
 
     Args:
-      rows: with `corruption`, `score` (the name of one of their keys) and `change`, see `tasks.robustness.rows`.
+      score: its name.
+      both: numbers of clips, int [M] → the score of these clips as they are, and with another clip's stream.
+      speakers: [N].
     """
-    clean = rows[0][rows[0]["score"]]
-    gains = clean > 0 and not lower_is_better(rows[0]["score"])
-    return [
-        {**row, "reliance": -row["change"] / clean} if gains and row["corruption"] in _SWAPPED else dict(row)
-        for row in rows
-    ]
+
+    def lost(rows: np.ndarray) -> dict[str, float]:
+        before, after = both(rows)
+        return {"reliance": (before - after) / before if before > 0 else np.nan}
+
+    value = lost(np.arange(len(speakers)))["reliance"]
+    if lower_is_better(score) or np.isnan(value):
+        return {}
+    bounds = bootstrap_scores(lost, speakers, draws=_DRAWS).bounds["reliance"]
+    return {"reliance": float(value), "reliance_ci95": list(bounds)}
+
+
+def following(
+    guess: np.ndarray, clean: np.ndarray, truth: np.ndarray, donor: np.ndarray, speakers: np.ndarray
+) -> Row:
+    """`follows_donor`: of the clips whose donor has another class the share that is given the donor's, with
+    `follows_donor_ci95` from resampling speakers; `follows_donor_clean`, the share that is given it as the clips are;
+    `donors`, how many such clips there are. Nothing where there are none.
+
+    Args:
+      guess, clean: predicted classes int [N] with the donor's stream, and of the clips as they are.
+      truth: classes int [N].
+      donor: classes of the donors int [N], −1 where there is no donor.
+      speakers: [N].
+    """
+    asked = (donor >= 0) & (donor != truth)
+    if not asked.any():
+        return {}
+    follows, before = (found[asked] == donor[asked] for found in (guess, clean))
+    bounds = bootstrap_scores(
+        lambda rows: {"follows": float(follows[rows].mean())}, speakers[asked], draws=_DRAWS
+    ).bounds["follows"]
+    return {
+        "follows_donor": float(follows.mean()),
+        "follows_donor_ci95": list(bounds),
+        "follows_donor_clean": float(before.mean()),
+        "donors": int(asked.sum()),
+    }

@@ -1,13 +1,7 @@
 """Predictions for windows of long recordings → one sequence a recording, with its times, and scores over the whole.
 
-A window's clip is named RECORDING@START-END, in seconds. Windows may overlap and leave gaps. Three rules:
-
-  mean      at a time, the mean of all windows that cover it
-  triangle  likewise, a window's weight falling linearly from its middle to its ends
-  centre    a window stands for its middle, and between two middles lies a straight line
-
-At times that no window covers there is nothing (`mean`, `triangle`). The truth is joined by the same rule from the
-windows' own targets. Not here: how recordings are cut (input_pipeline/corpora/traces.py).
+A window's clip is named RECORDING@START-END, in seconds; the rules are those of `windows`. The truth is joined by the
+same rule from the windows' own targets. Not here: how recordings are cut (input_pipeline/corpora/traces.py).
 """
 
 from __future__ import annotations
@@ -23,10 +17,10 @@ import numpy as np
 from avemo_jax.errors import UserError
 from avemo_jax.evaluation import metrics
 from avemo_jax.evaluation.intervals import bootstrap_scores
+from avemo_jax.evaluation.windows import RULES as RULES  # who joins finds all of it here
+from avemo_jax.evaluation.windows import grid, stitch
 
-RULES = ("mean", "triangle", "centre")
 _NAME = re.compile(r"(.+)@(\d+(?:\.\d+)?)-(\d+(?:\.\d+)?)")
-_LEAST = 1e-6  # weight of a window at its very ends, so that what one window alone covers is its own
 Row = dict[str, Any]
 
 
@@ -56,25 +50,6 @@ def places(clip_ids: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]
     return recording, start.astype(float), end.astype(float)
 
 
-def stitch(
-    start: np.ndarray, end: np.ndarray, values: np.ndarray, times: np.ndarray, rule: str
-) -> np.ndarray:
-    """The sequence [T, K] at these times [T] of windows [N] with values [N, K]; NaN where there is nothing."""
-    middle = (start + end) / 2
-    if rule == "centre":
-        order = np.argsort(middle, kind="stable")
-        return np.stack([np.interp(times, middle[order], column[order]) for column in values.T], -1)
-    covers = (times[:, None] >= start) & (times[:, None] < end)
-    weights = covers.astype(float)
-    if rule == "triangle":
-        away = np.abs(times[:, None] - middle) / ((end - start) / 2)
-        weights *= np.maximum(1 - away, _LEAST)
-    total = weights.sum(1, keepdims=True)
-    return np.divide(
-        weights @ values, total, out=np.full((len(times), values.shape[1]), np.nan), where=total > 0
-    )
-
-
 def sequences(
     clip_ids: Sequence[str], truth: np.ndarray, predicted: np.ndarray, rule: str, step_s: float
 ) -> list[Joined]:
@@ -83,8 +58,7 @@ def sequences(
     made = []
     for name in np.unique(recording):
         own = recording == name
-        count = int(np.ceil((end[own].max() - start[own].min()) / step_s - 1e-9))
-        times = start[own].min() + step_s * (np.arange(count) + 0.5)
+        times = grid(start[own], end[own], step_s)
         both = [stitch(start[own], end[own], values[own], times, rule) for values in (truth, predicted)]
         there = np.isfinite(both[0]).all(1) & np.isfinite(both[1]).all(1)
         made.append(Joined(str(name), times[there], both[0][there], both[1][there]))

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from avemo_jax.evaluation.aligning import aligned
+from avemo_jax.evaluation.corruptions import SWAPPED
 
 Row = dict[str, Any]
 _NONE = "–"  # a number that there is not
@@ -124,16 +125,25 @@ def _robustness_of(model: str, rows: Sequence[Row]) -> str:
         kept = _cent(row["kept"]) if is_class else ""
         lines.append((name, shown(row[score]), shown(row["change"]), f"[{low}, {high}]", kept))
     first = rows[0]
+    swapped = [row for row in rows if row["corruption"] in SWAPPED]
     relied = [
-        f"{stream} {_cent(row['reliance'])}"
-        for stream in ("audio", "video")
-        for row in rows
-        if "reliance" in row and row["stream"] == stream
+        f"{row['stream']} {_cent(row['reliance'])} {_bounds(row.get('reliance_ci95'))}".strip()
+        for row in swapped
+        if "reliance" in row
+    ]
+    followed = [
+        f"{row['stream']} {_cent(row['follows_donor'])} {_bounds(row['follows_donor_ci95'])}, "
+        f"{_cent(row['follows_donor_clean'])} as they are"
+        for row in swapped
+        if "follows_donor" in row
     ]
     known = f"{first['n']} test clips of {first['speakers']} speakers"
     known += f", weights: {first['selection']}, step {first['step']}; stays: the share of predictions that do"
     if relied:
         known += f"; reliance, the share of the {score.upper()} lost with another clip's: {', '.join(relied)}"
+    if followed:
+        known += "; follows the donor, the share of clips that get the class of the clip whose it is, where "
+        known += f"that is another: {'; '.join(followed)}"
     return f"{aligned(lines)}\n{known}"
 
 

@@ -12,6 +12,7 @@ Every score has a 95 % interval from resampling speakers.
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -95,7 +96,7 @@ def ask(checkpoint: str, data: str, suites: Sequence[str], options: Options) -> 
       UserError: no usable checkpoint, texts that do not go with it, or another tower than its own.
     """
     options.check(suites)
-    config, params, _, _ = load_result(checkpoint)
+    config, params, step, _ = load_result(checkpoint)
     table = read_table(options.texts) if options.texts else None
     described = read_texts(options.texts) if "statements" in suites else []
     tower = load_tower(options.tower) if options.tower else None
@@ -138,6 +139,8 @@ def ask(checkpoint: str, data: str, suites: Sequence[str], options: Options) -> 
         else:
             prompts = _prompts(judged, options)
             results[name] = zero_shot_rows(judged, found, options.label, prompts, tower.embed)
+    for row in itertools.chain.from_iterable(results.values()):
+        row["step"] = step if row["weights"] == "checkpoint" else None
     return results
 
 

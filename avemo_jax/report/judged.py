@@ -184,7 +184,7 @@ def _robustness(found: Sequence[Found], tables: dict[str, list[Row]]) -> Numbers
                     "change": row["change"],
                     "change_bounds": row["change_ci95"],
                     "kept": row.get("kept"),
-                    "reliance": row.get("reliance"),
+                    **{key: row.get(key) for key in _SWAPPED},
                 }
             )
     tables["robustness"] = rows
@@ -308,6 +308,9 @@ def _cells(classes: Sequence[str], matrix: Sequence[Sequence[int]]) -> list[Row]
 
 
 _FOLLOWED = ("face", "voice", "other")
+_SWAPPED = (  # of clips with another one's sound or picture
+    "reliance", "reliance_ci95", "follows_donor", "follows_donor_ci95", "follows_donor_clean", "donors",
+)  # fmt: skip
 _SUITES = {
     "calibration": _calibration,
     "fairness": _fairness,

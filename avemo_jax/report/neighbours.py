@@ -5,7 +5,9 @@ The page holds pictures of people: it is only ever written where its reader asks
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -35,8 +37,11 @@ def make(
     clips: int = 8,
     seeds: int = 1,
     index: str = "exact",
+    asked: Sequence[str] = (),
+    keep: Path | None = None,
     batch_size: int = 32,
     workers: int = 0,
+    say: Callable[[str], None] = print,
 ) -> tuple[str, list[Row]]:
     """The HTML text, and a row a network and label.
 
@@ -46,14 +51,15 @@ def make(
 
     Args:
       feature: a vector of `features.names`.
-      clips: so many queries on the page.
-      index: see `nearest.search`.
+      clips: so many queries on the page, drawn at random.
+      asked: names of clips that are the queries instead.
+      index: see `nearest.search`; keep: a folder for the index of the checkpoint's features.
 
     Raises:
-      UserError: no usable checkpoint, no such feature or index, or too few clips.
+      UserError: no usable checkpoint, no such feature or index, too few clips, or a query that is none of them.
     """
     config, params, step, selection = load_result(checkpoint)
-    names = check(config, feature, index)
+    names, places = check(config, feature, index), check_queries(data, asked)
     known = _known(data)
     networks = [Network("checkpoint", config.seed, params)]
     networks += extraction.random_networks(config, range(seeds))
@@ -62,6 +68,9 @@ def make(
     )
     if len(positions) < 2:
         raise UserError(f"{data} has {len(positions)} readable clips: neighbours need two")
+    row_of = {position: row for row, position in enumerate(positions.tolist())}
+    if unread := [name for name, place in places.items() if place not in row_of]:
+        raise UserError(f"--query: clip '{unread[0]}' of {data} cannot be read, or lacks picture or sound")
     speaker = np.array([known[position]["speaker"] for position in positions.tolist()])
     labels = {
         name: np.array([known[position]["labels"].get(name, "") for position in positions.tolist()])
@@ -73,17 +82,23 @@ def make(
     def of(source: Source) -> Row:
         return {"step": step, "selection": selection} if source.weights == "checkpoint" else {}
 
+    def near(source: Source, asking: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        kept = keep if source.weights == "checkpoint" else None
+        return nearest.search(
+            _standardised(matrices[source]), asking, speaker, index=index, keep=kept, say=say
+        )
+
     rows: list[Row] = []
-    for source, matrix in matrices.items():
-        found, _ = nearest.search(_standardised(matrix), queries, speaker, index=index)
+    for source in matrices:
+        found, _ = near(source, queries)
         rows += [
             {**_named(source), **of(source), "label": name, "k": nearest.NEIGHBOURS, "index": index}
             | nearest.agreement(found, queries, values, speaker)
             for name, values in labels.items()
         ]
-    shown = np.array(draw(len(positions), clips, 1))
-    (own,) = (matrix for source, matrix in matrices.items() if source.weights == "checkpoint")
-    found, similar = nearest.search(_standardised(own), shown, speaker, index=index)
+    shown = np.array([row_of[place] for place in places.values()] or draw(len(positions), clips, 1))
+    (own,) = (source for source in matrices if source.weights == "checkpoint")
+    found, similar = near(own, shown)
     used = sorted({positions[row] for row in (*shown, *found[found >= 0])})
     cards = {card.position: asdict(card) for card in read_cards(data, 0, positions=[int(p) for p in used])}
     groups = [
@@ -91,11 +106,11 @@ def make(
             "query": cards.get(int(positions[query])),
             "near": [
                 {**cards[int(positions[row])], "similarity": float(how)}
-                for row, how in zip(near, alike, strict=True)
+                for row, how in zip(others, alike, strict=True)
                 if row >= 0 and int(positions[row]) in cards
             ],
         }
-        for query, near, alike in zip(shown, found, similar, strict=True)
+        for query, others, alike in zip(shown, found, similar, strict=True)
     ]
     numbers = {
         **page.made(),
@@ -104,6 +119,7 @@ def make(
         "selection": selection,
         "feature": names[0],
         "clips": len(positions),
+        "asked": len(places),
         "rows": rows,
         "tables": {},
     }
@@ -117,6 +133,15 @@ def check(config: ConfigDict, feature: str, index: str) -> tuple[str, ...]:
     if len(names) != 1 or features.kind(names[0]) != "vector":
         raise UserError(f"--feature {feature}: neighbours are of one vector, such as cat4 or video_cells")
     return names
+
+
+def check_queries(data: str, asked: Sequence[str]) -> dict[str, int]:
+    """Each of these clips → its place in the folder; raises a UserError where one is not in it."""
+    place = {name: number for number, name in enumerate(open_records(data).clip_ids)} if asked else {}
+    if unknown := [name for name in asked if name not in place]:
+        example = next(iter(place), "")
+        raise UserError(f"--query: {data} has no clip '{unknown[0]}'; its clips.csv names them, as {example}")
+    return {name: place[name] for name in asked}
 
 
 def _known(data: str) -> dict[int, Row]:

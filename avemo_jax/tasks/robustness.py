@@ -16,12 +16,12 @@ from ml_collections import ConfigDict
 
 from avemo_jax.errors import UserError
 from avemo_jax.evaluation.choosing import LAST, load_result
-from avemo_jax.evaluation.corruptions import CLEAN, CORRUPTIONS, Corrupter
+from avemo_jax.evaluation.corruptions import CLEAN, CORRUPTIONS, SWAPPED, Corrupter
 from avemo_jax.evaluation.intervals import bootstrap_scores
 from avemo_jax.evaluation.outcome_files import split_hash_of
 from avemo_jax.evaluation.outcomes import judged, main_scores, scores_of
 from avemo_jax.evaluation.partition import Partition
-from avemo_jax.evaluation.reliance import with_reliance
+from avemo_jax.evaluation.reliance import following, reliance
 from avemo_jax.evaluation.views import Viewer
 from avemo_jax.tasks import finetuning
 from avemo_jax.training.checkpoint_files import run_folder
@@ -41,7 +41,8 @@ def rows(
     Keys: `corruption` ("none" first), `level`, `unit`, `stream`, `selection`, `step`, `split`, `split_hash`, those
     of `outcomes.judged`; `score`, the name of the first main one; `change` of it against the clips as they are,
     with `change_ci95` from resampling speakers; of classes `kept`, the share of clips whose prediction stays;
-    `reliance`, see `evaluation.reliance`.
+    where sound or picture are another clip's the keys of `reliance.reliance` and, of classes (but of wholes that
+    `views.pool` makes), of `reliance.following`.
 
     Raises:
       UserError: the folder is not of a fine-tuned run with a protocol, `data` gives other clips or folds than the
@@ -84,12 +85,12 @@ def rows(
             "step": step,
             "split": partition.protocol,
             "split_hash": partition.split_hash,
-            **_judged(config, partition, read, predicted, clean),
+            **_judged(config, partition, read, predicted, clean, name, change),
         }
         found.append(row)
         strength = "" if level is None else f" {level:g} {row['unit']}".rstrip()
         say(f"robustness: {name}{strength}: {row['score']} {row[row['score']]:.3f}")
-    return with_reliance(found)
+    return found
 
 
 def check(config: ConfigDict, workdir: str | Path) -> None:
@@ -102,21 +103,36 @@ def check(config: ConfigDict, workdir: str | Path) -> None:
 
 
 def _judged(
-    config: ConfigDict, partition: Partition, read: np.ndarray, predicted: np.ndarray, clean: np.ndarray
+    config: ConfigDict,
+    partition: Partition,
+    read: np.ndarray,
+    predicted: np.ndarray,
+    clean: np.ndarray,
+    name: str,
+    corrupter: Corrupter | None,
 ) -> Row:
     target, numbers = partition.target, finetuning.rows_at(partition, read)
     *_, clean = finetuning.as_judged(config, partition, numbers, clean)
     _, speakers, truth, predicted = finetuning.as_judged(config, partition, numbers, predicted)
     score = main_scores(target)[0]
 
-    def change(chosen: np.ndarray) -> dict[str, float]:
+    def both(chosen: np.ndarray) -> tuple[float, float]:
         before, after = (
             scores_of(target, outputs[chosen], truth[chosen])[score] for outputs in (clean, predicted)
         )
+        return before, after
+
+    def change(chosen: np.ndarray) -> dict[str, float]:
+        before, after = both(chosen)
         return {"change": after - before}
 
     row = {"score": score, **judged(target, predicted, truth, speakers), **change(np.arange(len(truth)))}
     row["change_ci95"] = list(bootstrap_scores(change, speakers, draws=500).bounds["change"])
     if target.is_class:
         row["kept"] = float((predicted.argmax(1) == clean.argmax(1)).mean())
+    if name in SWAPPED and corrupter:
+        row |= reliance(score, both, speakers)
+        if target.is_class and not config.views.get("pool", ""):  # a whole has several donors
+            donor = np.array([corrupter.donor_class.get(position, -1) for position in read.tolist()])
+            row |= following(predicted.argmax(1), clean.argmax(1), truth, donor, speakers)
     return row

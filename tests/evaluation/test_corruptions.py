@@ -130,6 +130,7 @@ def test_the_other_clip_is_of_another_class_and_never_the_clip_itself(name):
         assert len(after) == 9
         for number, other in zip(numbers, after[:, 0].tolist(), strict=False):
             assert other != number and (len(numbers) == 1 or classes[other] != classes[number])
+            assert changed.donor_class[number] == classes[other]
 
 
 @pytest.mark.parametrize("name", ["babble", "swapped_audio", "swapped_video"])

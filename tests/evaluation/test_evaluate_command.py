@@ -106,6 +106,8 @@ def test_a_probes_predictions_are_judged_by_what_is_known_of_their_clips(place, 
     assert found["calibration"][0]["model"] == one.model
     split = json.loads((place / "probe" / "rows.json").read_text())[0]["split_hash"]
     assert all(row["split_hash"] == split for rows in found.values() for row in rows)
+    steps = {row["model"]["weights"]: row["step"] for rows in found.values() for row in rows}
+    assert steps["checkpoint"] == 7
 
 
 def test_retrieval_has_a_row_for_each_layer_and_for_random_weights(place, tmp_path):

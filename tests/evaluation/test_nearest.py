@@ -32,6 +32,28 @@ def test_the_nearest_of_other_speakers_are_found(index):
         np.testing.assert_allclose(how, every[query, best], atol=1e-5)
 
 
+def test_an_index_is_kept_and_read_again_for_the_same_features_alone(tmp_path):
+    faiss = pytest.importorskip("faiss")
+    vectors, speaker = _clips()
+    said = []
+
+    def search(vectors):
+        return nearest.search(vectors, np.arange(70), speaker, 6, "faiss", tmp_path, said.append)
+
+    first = search(vectors)
+    (path,) = tmp_path.iterdir()
+    assert faiss.read_index(str(path)).ntotal == 70 and "kept in" in said[-1]
+    time = path.stat().st_mtime_ns
+    for found, before in zip(search(vectors), first, strict=True):
+        np.testing.assert_array_equal(found, before)
+    assert path.stat().st_mtime_ns == time and "is that of" in said[-1]
+    search(vectors[::-1])
+    assert len(list(tmp_path.iterdir())) == 2 and "kept in" in said[-1]
+    path.write_bytes(path.read_bytes()[:100])  # damaged: made again
+    np.testing.assert_array_equal(search(vectors)[0], first[0])
+    assert "kept in" in said[-1] and path.stat().st_size > 100
+
+
 def test_where_there_are_not_enough_others_places_stay_empty():
     vectors, _ = _clips(6)
     rows, _ = nearest.search(vectors, np.arange(6), np.array(list("aaaaab")), 3)

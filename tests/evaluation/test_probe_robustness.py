@@ -46,16 +46,13 @@ def test_what_is_seen_is_lost_in_the_dark_and_what_is_heard_is_not(place, tmp_pa
         str(place / "run"),
         str(place / "data"),
         "shade",
-        names=("silence", "black"),
+        names=("silence", "black", "swapped_video"),
         batch_size=16,
         say=lambda _: None,
     )
     by = {(row["feature"], row["corruption"]): row for row in rows}
-    assert len(by) == len(rows) == 5 * 3 and [row["corruption"] for row in rows[:3]] == [
-        "none",
-        "silence",
-        "black",
-    ]
+    assert len(by) == len(rows) == 5 * 4
+    assert [row["corruption"] for row in rows[:4]] == ["none", "silence", "black", "swapped_video"]
     probed = {row["feature"]: row for row in probe_rows(place, tmp_path, "shade")}
     for name in ("cat4", "pixels", "log_mel"):
         clean = by[name, "none"]
@@ -63,6 +60,9 @@ def test_what_is_seen_is_lost_in_the_dark_and_what_is_heard_is_not(place, tmp_pa
         assert clean["kept"] == 1 and clean["split_hash"] == probed[name]["split_hash"]
     assert by["pixels", "black"]["uar"] == pytest.approx(0.5) and by["pixels", "black"]["change"] < -0.4
     assert by["pixels", "silence"]["change"] == 0 == by["log_mel", "black"]["change"]
+    swapped, heard = by["pixels", "swapped_video"], by["log_mel", "swapped_video"]
+    assert swapped["follows_donor"] > 0.8 > 0.3 > swapped["follows_donor_clean"] and swapped["reliance"] > 0.8
+    assert heard["follows_donor"] == heard["follows_donor_clean"] and heard["reliance"] == 0
     low, high = by["pixels", "black"]["change_ci95"]
     assert low <= by["pixels", "black"]["change"] <= high < 0
 

@@ -1,6 +1,7 @@
 """The pages of `avemo evaluate` that show clips: nearest neighbours, and where a network looks."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -86,6 +87,7 @@ def test_patches_glow_where_they_are():
         (("--suite", "neighbours", "--feature", "cat4,video"), "neighbours are of one vector"),
         (("--suite", "neighbours", "--feature", "layers"), "neighbours are of one vector"),
         (("--suite", "neighbours", "--index", "annoy"), "--index: no 'annoy'"),
+        (("--suite", "neighbours", "--query", "clip03", "clip99"), "has no clip 'clip99'; its clips.csv"),
         (("--suite", "rollout", "--clips", 0), "--clips is 0, it must be at least 1"),
     ],
 )
@@ -103,6 +105,37 @@ def test_what_cannot_be_shown_is_one_line(small, tmp_path, capsys, words, messag
     assert main([str(word) for word in words]) == 2
     error = capsys.readouterr().err.strip()
     assert message in error and len(error.splitlines()) == 1 and not (tmp_path / "new").exists()
+
+
+def test_clips_that_are_asked_for_are_the_queries(small, tmp_path):
+    flags = [
+        "--checkpoint",
+        small / "run",
+        "--data",
+        small / "data",
+        "--out",
+        tmp_path / "out",
+        "--batch_size",
+        16,
+    ]
+    words = [
+        "evaluate",
+        *flags,
+        "--suite",
+        "neighbours",
+        "--random_seeds",
+        0,
+        "--query",
+        "clip31",
+        "clip03",
+        "clip31",
+    ]
+    assert main([str(word) for word in words]) == 0
+    page = (tmp_path / "out" / "neighbours.html").read_text()
+    assert re.findall(r'<h3 id="query-\d+">(\w+)</h3>', page) == ["clip31", "clip03"]
+    assert "2 clips, as asked for" in page
+    rows = json.loads((tmp_path / "out" / "suites.json").read_text())["neighbours"]
+    assert {row["n"] for row in rows if row["label"] == "tone"} == {48}  # the numbers are of all clips
 
 
 @pytest.fixture(scope="module")

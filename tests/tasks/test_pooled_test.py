@@ -6,6 +6,7 @@ import pytest
 
 from avemo_jax.config import load_config
 from avemo_jax.errors import UserError
+from avemo_jax.evaluation import suite_tables
 from avemo_jax.models.params import split
 from avemo_jax.tasks import finetuning, looks, make_task, robustness
 from avemo_jax.training.checkpoint_files import save_params
@@ -54,8 +55,11 @@ def test_wholes_are_judged_by_the_mean_of_their_clips(folder, tmp_path):
     clean, swapped = robustness.rows(tmp_path, str(folder), mesh, ("swapped_audio",), lambda _: None)
     assert clean["n"] == swapped["n"] == 14 and clean["war"] == apart.row["war"]
     assert clean["auc"] != swapped["auc"]
+    assert 0 < swapped["donors"] <= 14 and 0 <= swapped["follows_donor"] <= 1
+    assert "follows the donor" in suite_tables.text({"robustness": [clean, swapped]})
     save_params(tmp_path, configs[1], params, step=4)
-    (clean,) = robustness.rows(tmp_path, str(folder), mesh, (), lambda _: None)
+    clean, swapped = robustness.rows(tmp_path, str(folder), mesh, ("swapped_audio",), lambda _: None)
+    assert len(swapped["reliance_ci95"]) == 2 and "follows_donor" not in swapped  # a whole has several donors
     assert clean["n"] == 4 and clean["war"] == together.row["war"] and clean["kept"] == 1
     assert clean["split_hash"] == together.row["split_hash"] and clean["split"] == "folds"
     chosen = config_of(folder, TENS, "select.by=test", "select.score=war")

@@ -6,7 +6,7 @@ A template filled with what is known of the run; a part of which nothing is know
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 from avemo_jax import __version__
 from avemo_jax.convert.huggingface.facts import Facts, ProbeRows
 from avemo_jax.convert.huggingface.folder import kind_of
+from avemo_jax.convert.huggingface.judged import suites_of, traits_of
 from avemo_jax.convert.huggingface.tested import outputs_in_words, raw_outputs, test_of, told_in_words
 from avemo_jax.convert.huggingface.verify import SAME_FILE, SAME_TENSORS, Verified
 from avemo_jax.convert.verify import Difference
@@ -73,6 +74,7 @@ def write_card(
         _training(config, facts),
         test_of(config, facts) if facts.outcomes else "",
         *(_probe(rows) for rows in facts.probes),
+        suites_of(facts.suites),
         _limits(config, facts, stored),
         _files(license_name, verified),
     ]
@@ -231,9 +233,11 @@ def _training(config: ConfigDict, facts: Facts) -> str:
     if not facts.step:
         return ""
     rows = {
+        "data": _folders(facts),
         "clips": _clips(facts),
         "drawn and spoken by": ", ".join(facts.made_by),
         "steps": f"{facts.step:,} of {config.batch_size} clips, {facts.step * config.batch_size:,} clips seen",
+        "compute": _compute(facts),
         "time in steps": _clock(facts.stepping_s),
         "devices": facts.devices,
         f"losses at step {facts.losses_step:,}": ", ".join(
@@ -243,6 +247,18 @@ def _training(config: ConfigDict, facts: Facts) -> str:
         "software": ", ".join(f"{name} {version}" for name, version in facts.versions.items()),
     }
     return "## Training\n\n" + _table(rows)
+
+
+def _folders(facts: Facts) -> str:
+    """Folders by their names alone: where they lie is nobody's business."""
+    each = [f"`{name}`{f' (corpus {corpus})' if corpus else ''}" for name, corpus in facts.folders]
+    return f"prepared folder{'s' * (len(each) > 1)} {', '.join(each)}" if each else ""
+
+
+def _compute(facts: Facts) -> str:
+    if facts.flops is None:
+        return ""
+    return f"{facts.flops:.2e} FLOPs in this run, matrix products of its steps forward and backward"
 
 
 def _clock(seconds: float | None) -> str:
@@ -294,6 +310,7 @@ def _limits(config: ConfigDict, facts: Facts, stored: Stored) -> str:
     seen = "of a longer file the middle"
     if config.task == "finetune":
         seen = f"of a longer file {config.views.segments} views, evenly spread"
+    corpora = "" if facts.folders and all(corpus for _, corpus in facts.folders) else " and corpora"
     lines = [
         *(
             ["Trained on drawn faces and a synthetic voice: not for real people at all."]
@@ -304,11 +321,23 @@ def _limits(config: ConfigDict, facts: Facts, stored: Stored) -> str:
         f"It sees {seconds:.1f} s at a time: {seen}, unless parts of it are given.",
         "Files need both picture and sound.",
         "What it learnt is bound to its training data. Other languages, speakers, cameras, or spontaneous instead "
-        "of acted emotion may give worse results. Which languages and corpora those were is not recorded here.",
-        "Nothing here was evaluated by group of people (age, gender, language), for fairness or for robustness.",
+        f"of acted emotion may give worse results. Which languages{corpora} those were is not recorded here.",
+        *_not_evaluated(facts),
         "What a face and a voice express is not what a person feels or intends. Not for decisions about people.",
     ]
     return "## Limits\n\n" + "\n".join(f"- {line}" for line in lines)
+
+
+def _not_evaluated(facts: Facts) -> Iterator[str]:
+    """What no suite in the run's folder asked of these weights."""
+    traits = traits_of(facts.suites)
+    robust = any(name == "robustness" for name, _ in facts.suites)
+    if traits:
+        yield f"Of groups of people only {', '.join(traits)} was looked at: of others nothing is known."
+    if not traits or not robust:
+        what = ["by group of people (age, gender, language), for fairness"] * (not traits)
+        what += ["for robustness (noise, light, compression, a missing modality)"] * (not robust)
+        yield f"Nothing here was evaluated {' or '.join(what)}."
 
 
 def _files(license_name: str, verified: Verified | None) -> str:

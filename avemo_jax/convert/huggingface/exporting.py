@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +16,7 @@ from avemo_jax.convert.huggingface.card import Stored, check_license, write_card
 from avemo_jax.convert.huggingface.facts import gather
 from avemo_jax.convert.huggingface.verify import check_installed, verify
 from avemo_jax.convert.verify import Difference
+from avemo_jax.errors import UserError
 from avemo_jax.evaluation.choosing import result_of
 from avemo_jax.training.checkpoint_files import load_params
 from input_pipeline import blazeface
@@ -42,6 +45,7 @@ def export(
     license_name: str = "unknown",
     compare: Callable[[Sequence[Difference]], None] | None = None,
     clip: Path | None = None,
+    count_flops: Callable[[ConfigDict], int] | None = None,
 ) -> Exported:
     """Writes the folder `out` of a checkpoint.
 
@@ -51,6 +55,8 @@ def export(
       license_name: of the weights, as the Hub calls it.
       compare: given the differences from the JAX model; raises to keep nothing. None does without a comparison.
       clip: a media file to compare on; None makes one.
+      count_flops: a config → FLOPs of a step, for the card of weights that were trained in the run; a UserError leaves
+        them out.
 
     Raises:
       UserError: bad input, a place that must not be written to, or a folder that transformers cannot load.
@@ -64,6 +70,9 @@ def export(
     config, params, step = load_params(chosen)
     check_method(config)
     state, facts = folder.weights(params, config), gather(chosen, config, step)
+    if count_flops and facts.stepping_s is not None:
+        with contextlib.suppress(UserError):  # such as a teacher that is gone
+            facts = replace(facts, flops=count_flops(config) * step)
     decision = facts.decision
     stored, preparation = _stored(config)
     if compare and stored.options.crop == "face":

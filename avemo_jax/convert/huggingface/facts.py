@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
+from avemo_jax.convert.huggingface.judged import Suite
 from avemo_jax.errors import UserError
 from avemo_jax.evaluation.outcome_files import ROWS
-from avemo_jax.evaluation.runs import gather_run
-from avemo_jax.paths import plain_errors, to_path
+from avemo_jax.evaluation.runs import Run, gather_run
+from avemo_jax.paths import absolute, plain_errors, to_path
+from avemo_jax.provenance import read_calls
 from avemo_jax.training.checkpoint_files import ARRAYS, FOLDER, read_record, run_folder, step_name
 from input_pipeline.errors import DataError
 from input_pipeline.mixtures import open_data
@@ -48,10 +51,13 @@ class Facts:
     losses: name → value on the last logged batch, at `losses_step`; stepping_s: seconds in training steps;
       devices: what they ran on.
     probes: rows of each `rows.json` in the work directory that were computed from this step.
+    suites: of each `suites.json` there, (suite, its rows that are of these weights) as `evaluation.runs` finds them.
     outcomes: rows of a fine-tuning run's test with the weights of this step, those with both modalities first; `folds`:
       the row of all folds together, where this run is one of them.
     began_from: the run whose encoders it began with, as far as it is there.
     made_by: what made the clips of the data, by whom it is said in their records: nobody was filmed.
+    folders: (name, corpus) of each prepared folder that it was trained on; a corpus that is not recorded is "".
+    flops: of all its steps' matrix products, where it was counted.
     """
 
     step: int
@@ -62,10 +68,13 @@ class Facts:
     stepping_s: float | None = None
     devices: str = ""
     probes: list[ProbeRows] = field(default_factory=list)
+    suites: list[Suite] = field(default_factory=list)
     outcomes: list[Row] = field(default_factory=list)
     folds: Row | None = None
     began_from: BeganFrom | None = None
     made_by: tuple[str, ...] = ()
+    folders: tuple[tuple[str, str], ...] = ()
+    flops: int | None = None
 
     @property
     def decision(self) -> Row | None:
@@ -91,11 +100,39 @@ def gather(checkpoint: str | Path, config: ConfigDict, step: int) -> Facts:
         stepping_s=_stepping_s(rows),
         devices=(run.time or {}).get("devices", ""),
         probes=[probe.rows for probe in run.probes if _steps_of(probe.rows) == {step}],
+        suites=_suites(run, step),
         outcomes=[row for row in outcomes if row["selection"] == selection],
         folds=next((row for row in _outcomes(workdir.parent) if outcomes and _is_of(outcomes[0], row)), None),
         began_from=_began_from(config),
         made_by=_made_by(config.data),
+        folders=tuple((absolute(path).name, _corpus(path)) for path in _paths(config.data)),
     )
+
+
+def _suites(run: Run, step: int) -> list[Suite]:
+    """Without rows of another step, of random weights and of plain statistics; a row of no recorded step is taken."""
+    found = []
+    for one in run.suites:
+        for suite, rows in one.results.items():
+            own = [row for row in rows if row.get("step") in (step, None) and _weights(row) == "checkpoint"]
+            found += [(suite, own)] if own else []
+    return found
+
+
+def _weights(row: Row) -> str:
+    return row.get("weights") or row.get("model", {}).get("weights", "checkpoint")
+
+
+def _corpus(path: str) -> str:
+    """As the command that prepared the folder calls it."""
+    for call in reversed(read_calls(to_path(path))):
+        if named := re.match(r"avemo prepare .*--corpus[ =](\S+)", call["command"]):
+            return to_path(named[1].strip("'")).stem
+    return ""
+
+
+def _paths(data: ConfigDict) -> list[str]:
+    return [path for path in (*data.get("paths", ()), data.get("path", "")) if path]
 
 
 def _outcomes(workdir: Path) -> list[Row]:
@@ -136,9 +173,7 @@ def _began_from(config: ConfigDict) -> BeganFrom | None:
 def _made_by(data: ConfigDict) -> tuple[str, ...]:
     """By the first record of each folder that can be read; empty unless all of them say so."""
     makers = []
-    for path in (*data.get("paths", ()), data.get("path", "")):
-        if not path:
-            continue
+    for path in _paths(data):
         try:
             makers.append(open_records(path)[0].metadata.get("made_by", ""))
         except (DataError, OSError):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from avemo_jax.cli import main
+from avemo_jax.comparing.counting import count_here
 from avemo_jax.config import load_config
 from avemo_jax.convert.huggingface import facts
 from avemo_jax.convert.huggingface.card import Stored, write_card
@@ -106,6 +107,68 @@ def test_the_folder_of_one_step_has_the_facts_of_its_run(place):
     assert facts.gather(place / "run" / "checkpoints" / "00000007", config, 7) == whole
     assert facts.gather(place / "run" / "checkpoints", config, 7) == whole
     assert whole.probes and whole.losses_step == 7
+
+
+SUITES = {
+    "fairness": [
+        {
+            "model": {"feature": "cat4", "weights": weights},
+            "step": step,
+            "trait": "gender",
+            "groups": [
+                {"group": name, "n": 20, "speakers": 4, "uar": uar, "uar_ci95": [uar - 0.1, uar + 0.1], "war": uar}
+                for name, uar in (("f", 0.7), ("m", 0.65))
+            ],
+            "gap": {"gap": gap, "gap_ci95": [0.01, 0.2], "best": "f", "worst": "m", "expected": 0.03, "p": 0.2},
+        }
+        for weights, step, gap in (("checkpoint", 7, 0.05), ("checkpoint", 6, 0.06), ("random", None, 0.07))
+    ],
+    "robustness": [
+        {"corruption": name, "level": level, "unit": unit, "score": "uar", "uar": 0.6, "ci95": [0.5, 0.7],
+         "n": 48, "change": change, "change_ci95": [change - 0.02, change + 0.02], "step": 7}
+        for name, level, unit, change in
+        (("none", None, "", 0.0), ("noise", 20.0, "dB", -0.01), ("noise", 0.0, "dB", -0.25), ("black", 1.0, "", -0.1))
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("asked", [(), ("fairness",), ("robustness",), ("fairness", "robustness")])
+def test_it_tells_what_suites_found_of_this_step_and_a_limit_only_where_none_did(place, tmp_path, asked):
+    run = tmp_path / "run"
+    shutil.copytree(place / "run", run)
+    (run / "judged").mkdir()
+    (run / "judged" / "suites.json").write_text(json.dumps({name: SUITES[name] for name in asked}))
+    config, _, _ = load_params(run)
+    card = write_card(config, facts.gather(run, config, 7), Stored(ClipOptions(), True), 10, "unknown", None)
+    limits = card.split("## Limits")[1].split("\n## ")[0]
+    fair = "f 70.0 [60.0, 80.0] % (20 clips of 4 speakers), m 65.0 [55.0, 75.0] % (20 clips of 4 speakers); gap 5.0"
+    robust = "UAR 60.0 [50.0, 70.0] % of clips as they are"
+    changed = "noise (0 dB) -25.0 [-27.0, -23.0] points, black -10.0 [-12.0, -8.0] points"
+    assert (f"{fair} [1.0, 20.0] points, f over m (3.0 by chance, p = 0.200)" in card) == (
+        "fairness" in asked
+    )
+    assert ("only gender was looked at" in limits) == ("fairness" in asked)
+    assert ("by group of people (age" in limits) == ("fairness" not in asked)
+    assert (robust in card and changed in card) == ("robustness" in asked)
+    assert ("for robustness" in limits) == ("robustness" not in asked)
+    assert ("Nothing here was evaluated" in limits) == (len(asked) < 2)
+    assert "gap 6.0" not in card and "gap 7.0" not in card
+
+
+def test_it_names_the_folders_and_corpora_and_counts_the_compute(place, tmp_path):
+    card = card_of(place / "run", tmp_path)
+    assert "| data | prepared folder `data` |" in card and "Which languages and corpora those were" in card
+    (compute,) = [line for line in card.splitlines() if line.startswith("| compute | ")]
+    config, _, _ = load_params(place / "run")
+    assert f"{7 * count_here(config).flops:.2e} FLOPs" in compute
+    (tmp_path / "crema").mkdir()
+    line = {"command": "avemo prepare --corpus crema_d --root /secret/place --out crema"}
+    (tmp_path / "crema" / "commands.jsonl").write_text(json.dumps(line) + "\n")
+    config.data.path = str(tmp_path / "crema")
+    known = facts.gather(place / "run", config, 7)
+    card = write_card(config, known, Stored(ClipOptions(), True), 10, "unknown", None)
+    assert "| data | prepared folder `crema` (corpus crema_d) |" in card and "secret" not in card
+    assert "Which languages those were" in card and "| compute |" not in card
 
 
 CASES = {  # rule → overrides, what is told, the title

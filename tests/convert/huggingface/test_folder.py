@@ -116,6 +116,7 @@ def test_code_is_ours_to_the_letter_but_for_relative_imports_and_needs_nothing_o
         ROOT / "input_pipeline",
         ROOT / "avemo_jax/convert",
         ROOT / "avemo_jax/convert/huggingface/files",
+        ROOT / "avemo_jax/evaluation",
     ]
     for name, text in code.items():
         (source,) = (place / name for place in places if (place / name).exists())

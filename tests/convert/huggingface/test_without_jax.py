@@ -62,6 +62,9 @@ if kind is not AutoModel:  # a fine-tuned model, as somebody uses it
     arrays["told"] = np.array([[one[name] for name in config.id2label.values()] for one in told])
     assert [recognise.decide(one) for one in told] == [max(one, key=one.get) for one in told]
     assert [*told[0].values()] == sorted(told[0].values(), reverse=True)
+    sequence = recognise(files[0], window_s=0.8, step_s=0.4, end_s=1.6)
+    assert 1 < len(sequence) < 5 and sequence[0]["time_s"] == 0.2
+    assert all(one["told"].keys() == told[0].keys() for one in sequence)
 np.savez(out, **arrays)
 
 # Saved by transformers and loaded again, it computes the same from the same file, under the same names.

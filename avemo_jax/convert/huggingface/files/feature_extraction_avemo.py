@@ -9,7 +9,7 @@ was in float32 in training, which differs by some 1e-4.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +20,7 @@ try:
     from input_pipeline.audio import normalise as normalise_log_mel
     from input_pipeline.errors import DataError
     from input_pipeline.examples import Cut, Example
+    from input_pipeline.media import read_clip
     from input_pipeline.record import Record
     from input_pipeline.storing import ClipOptions, as_record, stored_arrays, stored_clip
     from input_pipeline.video import normalise as normalise_video
@@ -139,14 +140,17 @@ class AvemoFeatureExtractor(FeatureExtractionMixin):
         }
         return BatchFeature(data, tensor_type=return_tensors)
 
+    def length_s(
+        self, path: str | os.PathLike, *, start_s: float | None = None, end_s: float | None = None
+    ) -> float:
+        """Seconds that picture or sound of a file, or of this part of it, last: counted, as containers do not always
+        know. Raises as a call does."""
+        clip = _decoded(read_clip, path, start_s=start_s, end_s=end_s, on_frame=lambda frame: b"")
+        return max(clip.video_s, clip.audio_s)
+
     def _read(self, path: str | os.PathLike, start_s: float | None, end_s: float | None) -> Record:
-        try:
-            clip = stored_clip(path, ClipOptions(**self.prepare), start_s=start_s, end_s=end_s)
-        except DataError as error:
-            raise ValueError(f"{os.fspath(path)}: {error}") from error
-        except Exception as error:  # whatever a damaged file makes the decoders raise
-            reason = f"cannot be decoded ({type(error).__name__}: {error})"
-            raise ValueError(f"{os.fspath(path)}: {reason}") from error
+        options = ClipOptions(**self.prepare)
+        clip = _decoded(stored_clip, path, options, start_s=start_s, end_s=end_s)
         return as_record(clip, os.fspath(path))
 
     def _take(self, number: int, frames: Any, fps: float, waveform: Any) -> Record:
@@ -176,6 +180,17 @@ class AvemoFeatureExtractor(FeatureExtractionMixin):
         return normalise_log_mel(
             fit(log_mel(wave - example["waveform_mean"], self.mel_bins), self.audio_frames)
         )
+
+
+def _decoded(read: Callable[..., Any], path: str | os.PathLike, *options: Any, **part: Any) -> Any:
+    """What `read` makes of a file; raises a ValueError with its name and the reason."""
+    try:
+        return read(path, *options, **part)
+    except DataError as error:
+        raise ValueError(f"{os.fspath(path)}: {error}") from error
+    except Exception as error:  # whatever a damaged file makes the decoders raise
+        reason = f"cannot be decoded ({type(error).__name__}: {error})"
+        raise ValueError(f"{os.fspath(path)}: {reason}") from error
 
 
 def _each(value: Any, count: int, name: str) -> list:

@@ -1,0 +1,98 @@
+"""Long files in the exported folder's pipeline: windows, each told as a clip, joined as our evaluation joins them."""
+
+import numpy as np
+import pytest
+import torch
+
+from avemo_jax.config import load_config
+from avemo_jax.convert.huggingface import folder
+from avemo_jax.convert.huggingface.files.configuration_hicmae import HiCMAEConfig
+from avemo_jax.convert.huggingface.files.feature_extraction_avemo import AvemoFeatureExtractor
+from avemo_jax.convert.huggingface.files.modeling_hicmae import HiCMAEForVideoClassification
+from avemo_jax.convert.huggingface.files.pipeline_avemo import AvemoPipeline
+from avemo_jax.evaluation import stitching
+from avemo_jax.evaluation.windows import RULES
+from input_pipeline.storing import ClipOptions
+from tests.convert.small_models import CONFIGS
+from tests.input_pipeline.containers import write
+
+SECONDS, RATE = 4, 25
+
+
+@pytest.fixture(scope="module")
+def recognise():
+    torch.manual_seed(0)
+    config = load_config(*CONFIGS["finetune"])
+    model = HiCMAEForVideoClassification(HiCMAEConfig(**folder.model_config(config))).eval()
+    with torch.no_grad():  # a fresh head says the same of everything
+        for parameter in model.parameters():
+            parameter += 0.2 * torch.randn_like(parameter)
+    values = folder.preprocessor_config(config, ClipOptions())
+    return AvemoPipeline(model=model, feature_extractor=AvemoFeatureExtractor(**values), device="cpu")
+
+
+@pytest.fixture(scope="module")
+def talk(tmp_path_factory):
+    """Four seconds that get brighter, with a tone that rises."""
+    rng = np.random.default_rng(0)
+    light = np.linspace(0, 200, SECONDS * RATE)[:, None, None, None]
+    frames = (light + rng.integers(0, 50, (SECONDS * RATE, 48, 64, 3))).astype(np.uint8)
+    time = np.arange(SECONDS * 16_000) / 16_000
+    path = tmp_path_factory.mktemp("talk") / "talk.mkv"
+    write(
+        path,
+        frames,
+        (9000 * np.sin(2 * np.pi * (200 + 300 * time) * time)).astype(np.int16),
+        audio_rate=16_000,
+    )
+    return path
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_long_file_is_told_as_its_windows_are_and_joined_as_ours_are(recognise, talk, rule):
+    names = recognise.names
+    spans = [(0.5, 1.7), (1.3, 2.5), (2.1, 3.3), (2.3, 3.5)]  # the last ends where the part does
+    told = [recognise(str(talk), start_s=start, end_s=end) for start, end in spans]
+    values = np.array([[one[name] for name in names] for one in told])
+    assert np.ptp(values, axis=0).max() > 1e-3
+    ids = [f"talk@{start:.3f}-{end:.3f}" for start, end in spans]
+    (ours,) = stitching.sequences(ids, values, values, rule, 0.25)
+    found = recognise(str(talk), window_s=1.2, hop_s=0.8, step_s=0.25, rule=rule, start_s=0.5, end_s=3.5)
+    np.testing.assert_allclose([one["time_s"] for one in found], ours.times)
+    joined = [[one["told"][name] for name in names] for one in found]
+    np.testing.assert_allclose(joined, ours.predicted, atol=1e-6)
+    assert recognise.decide(found[0]["told"]) == next(iter(found[0]["told"])) in names
+
+
+def test_a_list_gives_a_list_and_half_a_window_is_between_windows(recognise, talk):
+    (whole,) = recognise([talk], window_s=3.0)
+    assert [one["time_s"] for one in whole] == pytest.approx(np.arange(0.25, 4, 0.5))
+    assert whole == recognise(talk, window_s=3.0, hop_s=1.5)
+    alone = recognise(talk, window_s=60.0)
+    assert alone[0]["told"] == alone[-1]["told"] == pytest.approx(recognise(str(talk)))
+
+
+def test_windows_without_sound_are_gaps_and_a_file_without_any_is_refused(recognise, tmp_path):
+    frames = np.random.default_rng(1).integers(0, 255, (4 * RATE, 48, 64, 3)).astype(np.uint8)
+    noise = np.random.default_rng(2).integers(-9000, 9000, 16_000).astype(np.int16)
+    write(tmp_path / "begins.mkv", frames, noise, audio_rate=16_000)
+    found = recognise(tmp_path / "begins.mkv", window_s=1.0, hop_s=1.0)
+    assert [one["time_s"] for one in found] == [0.25, 0.75]
+    write(tmp_path / "mute.mkv", frames, None)
+    with pytest.raises(ValueError, match=r"mute.mkv: no sound"):
+        recognise(tmp_path / "mute.mkv", window_s=1.0)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        ({"hop_s": 1.0}, "give window_s too"),
+        ({"window_s": 0.0}, "must be above 0"),
+        ({"window_s": 1.0, "rule": "median"}, "rule 'median': there are mean"),
+    ],
+)
+def test_arguments_that_do_not_fit_are_refused(recognise, talk, call, message):
+    with pytest.raises(ValueError, match=message):
+        recognise(talk, **call)
+    with pytest.raises(ValueError, match="from files"):
+        recognise({"frames": None}, window_s=1.0)
