@@ -8,9 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from avemo_jax.errors import UserError
-from avemo_jax.evaluation import protocols
+from avemo_jax.evaluation import probing, protocols
 from avemo_jax.evaluation.heads.examples import centre_views
+from avemo_jax.evaluation.labelled import read_labelled
 from avemo_jax.evaluation.probes import probe
+from tests.evaluation import synthetic
 
 
 def _clips(speakers=4, per_speaker=6, classes=3, **changes):
@@ -63,7 +65,7 @@ def test_one_clip_of_each_class_is_enough_to_train_on(head):
     assert sorted(split.inner[:3]) == [0, 1, 2] and split.inner_unit == "clip"
     features = np.eye(3, dtype=np.float32)[clips.label]
     (found,) = probe(features, centre_views(clips.label, 3), [split], head)
-    assert np.isfinite(found.probabilities).all()
+    assert np.isfinite(found.predicted).all()
 
 
 def test_folds_that_share_speakers_are_reported_and_choose_their_penalty_by_speaker_all_the_same():
@@ -125,6 +127,38 @@ def test_split_trains_on_train_tests_on_test_and_leaves_other_parts_out():
     (split,) = plan.splits
     assert set(clips.part[split.train]) == {"train"} and set(clips.part[split.test]) == {"test"}
     assert plan.left_out == 8
+
+
+def test_another_split_or_column_than_the_usual_one_is_tested_on(tmp_path):
+    synthetic.write_folder(tmp_path / "data")
+    number = iter(range(48))
+
+    def change(record):
+        place = next(number)
+        record.metadata["session"] = str(place % 4 // 2)
+        record.split = "noise" if place >= 40 else record.split
+        record.labels["votes"] = {
+            "glad": place % 3,
+            "sad": 1,
+            "none": 0,
+        }  # of every third clip none has the most
+        record.labels["other"] = 1.5 if place else "none"
+        return record
+
+    synthetic.write_changed(tmp_path / "more", tmp_path / "data", change)
+    options = probing.ProbeOptions("tone", "folds", fold_by="session")
+    clips, _, plan, _ = probing.divided(str(tmp_path / "more"), options)
+    assert [len(split.test) for split in plan.splits] == [24, 24] and plan.left_out == 0
+    options = probing.ProbeOptions("tone", "split", test_split="noise")
+    clips, left_out, plan, _ = probing.divided(str(tmp_path / "more"), options)
+    (split,) = plan.splits
+    assert split.name == "noise" and len(split.test) == 8 and left_out == {"in no fold": 12}
+    assert len(split.train) == 28
+    clips, left_out = read_labelled(str(tmp_path / "more"), "votes")
+    assert clips.classes == ("glad", "sad") and left_out == {"no class with the most votes": 16}
+    assert np.bincount(clips.label).tolist() == [16, 16]
+    with pytest.raises(UserError, match="label 'other' is 1.5 for every clip"):
+        read_labelled(str(tmp_path / "more"), "other")
 
 
 def test_speaker_folds_keep_each_speaker_in_one_fold():
