@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy import optimize, special
 from sklearn.linear_model import Ridge
 from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
 
@@ -100,6 +101,54 @@ def test_a_pooled_head_with_nothing_to_pool_is_the_linear_head():
         (found,) = pooled.fit(features[:, None, None], examples, [split], grid, attentive=attentive)
         assert found.values == expected.values
         np.testing.assert_allclose(found.predicted, expected.predicted, atol=0.03)
+
+
+def _marked(items, signal):
+    """Tokens that tell the class where a channel, not without noise, says so."""
+    rng = np.random.default_rng(0)
+    tokens = rng.standard_normal((CLIPS, 1, items, 3))
+    telling = rng.random((CLIPS, 1, items)) < 0.5
+    tokens[..., 0] += telling
+    of_class = signal * rng.standard_normal((CLASSES, 2))
+    tokens[..., 1:] += np.where(telling[..., None], of_class[LABEL][:, None, None], 0)
+    return tokens.astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    "attentive, features", [(True, _marked(24, 1.2)), (False, _features(1, 3, 4, signal=0.6))]
+)
+def test_a_pooled_head_finds_the_optimum_that_scipy_finds_of_the_same_loss(monkeypatch, attentive, features):
+    """Softmax regression on a weighted mean of items, of tokens by a query, of layers by a number each; both from the
+    plain mean on, on the training part as it is standardised there."""
+    monkeypatch.setattr(pooled, "STEPS", 5000)
+    split, inverse_penalty, (items, width) = _split(), 0.02, features.shape[2:]
+    (scored,) = pooled.fit(
+        features, centre_views(LABEL, CLASSES), [split], (inverse_penalty,), attentive=attentive
+    )
+    rows, x = split.train, features[:, 0].astype(np.float64)
+    of_items = x[rows].std((0, 1))
+    mean, deviation = x[rows].mean((0, 1)), np.maximum(x[rows].mean(1).std(0), of_items / np.sqrt(items))
+    sharp = 1 / (of_items * np.sqrt(width))
+    one_hot, count = np.eye(CLASSES)[LABEL[rows]], width if attentive else items
+
+    def logits(values, clips):
+        query, weights, bias = np.split(values, [count, count + width * CLASSES])
+        scores = x[clips] @ (query * sharp) if attentive else np.broadcast_to(query, (len(clips), items))
+        vector = (special.softmax(scores, -1)[..., None] * x[clips]).sum(1)
+        return (vector - mean) / deviation @ weights.reshape(width, CLASSES) + bias
+
+    def loss(values):
+        surprise = -(one_hot * special.log_softmax(logits(values, rows), -1)).sum(-1).mean()
+        weights = values[count : count + width * CLASSES]
+        return surprise + np.square(weights).sum() / (2 * inverse_penalty * len(rows))
+
+    start = np.zeros(count + (width + 1) * CLASSES)
+    start[count:] = 1e-3 * np.random.default_rng(0).standard_normal(len(start) - count)
+    best = optimize.minimize(loss, start, method="BFGS", options={"maxiter": 500})
+    expected = special.softmax(logits(best.x, split.test), -1)
+    np.testing.assert_allclose(scored.predicted[0, split.test], expected, atol=0.01)
+    plain = np.concatenate([np.zeros(count), best.x[count:]])  # it is not the plain mean
+    assert np.abs(special.softmax(logits(plain, split.test), -1) - expected).max() > 0.1
 
 
 def _accuracy(head, features):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sklearn.model_selection import GroupKFold, LeaveOneGroupOut, StratifiedKFold
 
 from avemo_jax.errors import UserError
 from avemo_jax.evaluation import probing, protocols
@@ -39,6 +40,58 @@ def test_leave_one_speaker_out_tests_each_speaker_once_and_never_trains_on_them(
         assert set(clips.speaker[split.test]) == {split.name}
         assert split.name not in clips.speaker[split.train]
     assert sorted(np.concatenate([split.test for split in plan.splits])) == list(range(len(clips)))
+
+
+@given(st.integers(3, 9), st.integers(2, 6), st.integers(0, 99))
+def test_folds_are_as_even_as_scikit_learn_s_and_test_each_clip_once(speakers, folds, seed):
+    folds = min(folds, speakers)
+    rng = np.random.default_rng(seed)
+    per_speaker = rng.integers(1, 12, speakers)
+    speaker = rng.permutation(np.repeat([f"p{i}" for i in range(speakers)], per_speaker))
+    count = len(speaker)
+    clips = replace(_clips(1, count), speaker=speaker, fold=speaker)
+    nothing = np.zeros((count, 1))
+    for protocol, oracle in (
+        ("speaker_folds", GroupKFold(folds)),
+        ("leave_one_speaker_out", LeaveOneGroupOut()),
+        ("folds", LeaveOneGroupOut()),
+    ):
+        plan = protocols.make_splits(protocol, clips, folds=folds, need_classes=False)
+        expected = list(oracle.split(nothing, groups=speaker))
+        assert sorted(len(s.test) for s in plan.splits) == sorted(len(test) for _, test in expected)
+        if protocol != "speaker_folds":  # where there is one way to do it
+            parts = {tuple(test): tuple(train) for train, test in expected}
+            assert {tuple(s.test): tuple(s.train) for s in plan.splits} == parts
+        np.testing.assert_array_equal(
+            np.sort(np.concatenate([s.test for s in plan.splits])), np.arange(count)
+        )
+        for split in plan.splits:
+            sides = [set(speaker[split.train]), set(speaker[split.test])]
+            assert not sides[0] & sides[1] and len(split.train) + len(split.test) == count
+            if len(sides[0]) > 1:
+                own = split.inner[split.train]
+                inner = GroupKFold(min(5, len(sides[0]))).split(split.train, groups=speaker[split.train])
+                assert sorted(np.bincount(own)) == sorted(len(test) for _, test in inner)
+
+
+@given(st.integers(2, 5), st.integers(2, 5), st.integers(0, 99))
+def test_speakers_clips_are_dealt_as_evenly_as_scikit_learn_s_stratified_folds_are(speakers, folds, seed):
+    rng = np.random.default_rng(seed)
+    speaker = np.repeat([f"p{i}" for i in range(speakers)], rng.integers(folds, 12, speakers))
+    clips = replace(
+        _clips(1, len(speaker)), speaker=rng.permutation(speaker), label=np.zeros(len(speaker), int)
+    )
+    plan = protocols.make_splits("within_speakers", clips, folds=folds, need_classes=False)
+    oracle = StratifiedKFold(folds).split(np.zeros((len(clips), 1)), clips.speaker)
+
+    def each(tests):
+        """How many clips of each speaker are tested, from the part with the fewest to that with the most."""
+        counts = [
+            [int((clips.speaker[test] == name).sum()) for test in tests] for name in sorted(set(speaker))
+        ]
+        return [sorted(of_speaker) for of_speaker in counts]
+
+    assert each([split.test for split in plan.splits]) == each([test for _, test in oracle])
 
 
 def test_the_regularisation_is_chosen_among_training_speakers_only():
