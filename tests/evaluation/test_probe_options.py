@@ -1,6 +1,7 @@
 """`avemo probe`: heads, missing modalities, the cache, augmented views, comparing, and the labelled legacy rows."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -9,6 +10,7 @@ import pytest
 
 from avemo_jax.cli import main
 from avemo_jax.evaluation import extraction, paired, predicted, probing
+from avemo_jax.evaluation.cache import data_digest
 from tests.evaluation import synthetic
 from tests.evaluation.synthetic import probe_rows, words
 
@@ -76,6 +78,19 @@ def test_cached_features_are_used_by_a_copy_of_the_checkpoint_and_not_for_other_
     kept[0].write_bytes(kept[0].read_bytes()[:-40])  # a damaged file is not there, and is written again
     assert probe_rows(place, tmp_path / "d", "tone", cache=cache) == first
     assert sorted(cache.iterdir()) == kept and not list(cache.glob(".*"))
+
+
+def test_a_byte_in_the_middle_of_a_shard_makes_other_data_and_a_copy_does_not(tmp_path):
+    shard = tmp_path / "data" / "clips-clips.array_record-00000-of-00001"
+    shard.parent.mkdir()
+    written = bytearray(np.random.default_rng(0).bytes(400_000))
+    shard.write_bytes(written)
+    before = data_digest(str(shard.parent))
+    shutil.copytree(shard.parent, tmp_path / "copy")
+    assert data_digest(str(tmp_path / "copy")) == before == data_digest(str(shard.parent))
+    written[200_000] ^= 1
+    shard.write_bytes(written)
+    assert data_digest(str(shard.parent)) != before
 
 
 _WRITE = """import sys
