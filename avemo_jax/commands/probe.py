@@ -23,7 +23,7 @@ the most; a number, or several comma-separated, by ridge regression"""
 _HEADS = """comma-separated: linear (default), ridge (default of numbers) and knn of --features; layer_mix, a learned
 mean of all layers; attentive, a learned query over all tokens; numbers have ridge and knn alone"""
 _MISSING = """audio, video or both, comma-separated: more rows of what sees both, trained and tested on clips with that
-modality replaced by silence or by grey frames"""
+modality: no sound, or black frames, as in fine-tuning"""
 _SCORES = """further metrics, comma-separated: kappa, or Python files with score(predicted, truth)"""
 _MAP = """common names of the labels of both corpora: angry=ANG,sad=SAD, or a file with such a pair on each line"""
 _SHARED = """names of speakers in both: refuse (default); drop: not trained on; differ: other people"""

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from avemo_jax.cli import main
+from avemo_jax.config import load_config
 from avemo_jax.evaluation import extraction, paired, predicted, probing
 from avemo_jax.evaluation.cache import data_digest
 from tests.evaluation import synthetic
@@ -91,6 +92,22 @@ def test_a_byte_in_the_middle_of_a_shard_makes_other_data_and_a_copy_does_not(tm
     written[200_000] ^= 1
     shard.write_bytes(written)
     assert data_digest(str(shard.parent)) != before
+
+
+def test_what_is_missing_is_given_as_to_a_fine_tuned_network_black_and_without_sound(place):
+    config = load_config("hicmae:demo", synthetic.TINY)
+    _, found = extraction.extract_folder(
+        config, str(place / "data"), range(4), [], [], missing=extraction.MISSING, batch_size=4
+    )
+    sound = len(found[extraction.Source("log_mel", "none", 0, "as_recorded")][0])
+    both, deaf, blind = (
+        found[extraction.Source("log_mel+pixels", "none", 0, "as_recorded", lost)]
+        for lost in ("none", "audio", "video")
+    )
+    np.testing.assert_array_equal(blind[:, sound:], 0)
+    np.testing.assert_array_equal(blind[:, :sound], both[:, :sound])
+    np.testing.assert_array_equal(deaf[:, sound:], both[:, sound:])
+    assert np.ptp(deaf[:, :sound], axis=0).max() == 0 and np.isfinite(deaf).all()
 
 
 _WRITE = """import sys
