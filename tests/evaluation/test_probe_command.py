@@ -112,6 +112,11 @@ def test_a_label_that_is_a_number_is_learnt_by_ridge_and_judged_by_its_agreement
     assert "confusion" not in printed and "by speaker" in printed
     assert main(words(place, tmp_path / "b", "rating", against=tmp_path)) == 2
     assert "give the predictions.csv of a probe of classes" in capsys.readouterr().err
+    assert main(words(place, tmp_path / "b", "rating", test_data=place / "data")) == 2
+    assert "--test_data needs classes, label 'rating' is a number" in capsys.readouterr().err
+    suite = ["evaluate", "--checkpoint", place / "run", "--data", place / "data", "--out", tmp_path / "c"]
+    assert main([*map(str, suite), "--suite", "robustness", "--label", "rating"]) == 2
+    assert "robustness of a probe needs a label of classes" in capsys.readouterr().err
 
 
 def test_classes_can_be_chosen_so_that_what_one_speaker_has_alone_is_left_out(place, tmp_path, capsys):
