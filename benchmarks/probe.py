@@ -73,7 +73,7 @@ def ours(grid: Grid) -> dict[str, Any]:
         figures[f"{call}_cpu_s"], figures[f"{call}_s"] = time.process_time() - cpu, time.monotonic() - wall
     predicted = np.zeros((len(grid.penalties), grid.clips), int)
     for split, one in zip(splits, scored, strict=True):
-        predicted[:, split.test] = one.chances[:, split.test].argmax(-1)
+        predicted[:, split.test] = one.predicted[:, split.test].argmax(-1)
     return {**figures, "predicted": predicted, "converged": all(one.converged for one in scored)}
 
 

@@ -75,7 +75,8 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"{args.out} holds a comparison on other data: choose another --out, or delete it")
     heads.select(args.head)
     for label in args.label:  # a label that cannot be probed is refused now, and not after hours of training
-        probing.divided(args.data, probing.ProbeOptions(label=label, protocol=args.protocol))
+        clips, *_ = probing.divided(args.data, probing.ProbeOptions(label=label, protocol=args.protocol))
+        probing.need_classes(clips, "avemo compare")
     compared = methods_lib.read_methods(args.configs, args.set, args.data, budget)
     print(methods_lib.describe(compared, budget), flush=True)
     flags = ("--protocol", args.protocol, "--head", args.head, "--loudness", args.loudness)

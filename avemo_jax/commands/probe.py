@@ -17,11 +17,13 @@ EXAMPLE = "avemo probe --checkpoint runs/first --data data/clips --label emotion
 
 _PROTOCOLS = """leave_one_speaker_out (default); speaker_folds: speakers dealt into --folds groups;
 within_speakers (default of --label speaker): each speaker's clips dealt into --folds groups;
-folds: the manifest's column 'fold'; split: train on its split 'train', test on 'test'"""
-_HEADS = """comma-separated: linear (default), ridge and knn of --features; layer_mix, a learned mean of all layers;
-attentive, a learned query over all tokens"""
+folds: the manifest's column --fold_by; split: train on its split 'train', test on --test_split"""
+_LABEL = """which label: 'emotion' is the manifest's column 'label_emotion', or speaker, gender; of votes the class with
+the most; a number, or several comma-separated, by ridge regression"""
+_HEADS = """comma-separated: linear (default), ridge (default of numbers) and knn of --features; layer_mix, a learned
+mean of all layers; attentive, a learned query over all tokens; numbers have ridge and knn alone"""
 _MISSING = """audio, video or both, comma-separated: more rows of what sees both, trained and tested on clips with that
-modality replaced by silence or by grey frames"""
+modality: no sound, or black frames, as in fine-tuning"""
 _SCORES = """further metrics, comma-separated: kappa, or Python files with score(predicted, truth)"""
 _MAP = """common names of the labels of both corpora: angry=ANG,sad=SAD, or a file with such a pair on each line"""
 _SHARED = """names of speakers in both: refuse (default); drop: not trained on; differ: other people"""
@@ -31,14 +33,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--checkpoint", required=True, help="a work directory, its checkpoints folder or one step's folder")
     add("--data", required=True, help="folder that `avemo prepare` made")
-    add(
-        "--label",
-        required=True,
-        help="which label: 'emotion' is the manifest's column 'label_emotion'; or speaker, gender",
-    )
+    add("--label", required=True, help=_LABEL)
     add("--out", required=True, help="folder for table.txt, rows.json and predictions.csv")
     add("--protocol", default="", help=_PROTOCOLS)
-    add("--head", default="linear", help=_HEADS)
+    add("--fold_by", default="fold", metavar="COLUMN", help="the manifest's column of protocol folds")
+    add("--test_split", default="test", metavar="SPLIT", help="the split that protocol split tests on")
+    add("--head", default="", help=_HEADS)
     add("--features", default="default", help="names, comma-separated, or default, layers, all")
     add(
         "--modality",
@@ -92,6 +92,8 @@ def run(args: argparse.Namespace) -> int:
     options = probing.ProbeOptions(
         label=args.label,
         protocol=args.protocol or usual,
+        fold_by=args.fold_by,
+        test_split=args.test_split,
         features=args.features,
         heads=args.head,
         modality=args.modality,

@@ -10,6 +10,7 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
@@ -87,6 +88,11 @@ def join(data: str, label: str, classes: Sequence[str], other: Other) -> Joined:
     here, left_out = read_labelled(data, label)
     there, left_out_there = read_labelled(other.data, other.label or label)
     left_out += left_out_there
+    if here.numbers or there.numbers:
+        raise UserError(
+            f"--test_data needs classes, label '{','.join(here.numbers or there.numbers)}' is a number, whose scale "
+            "may be another in each corpus"
+        )
     if data_digest(data) == data_digest(other.data):
         raise UserError(f"{other.data} holds the very clips of {data}: give --test_data another corpus")
     unknown = sorted(other.names.keys() - {*here.classes, *there.classes})
@@ -99,7 +105,7 @@ def join(data: str, label: str, classes: Sequence[str], other: Other) -> Joined:
     common = _common(data, here.classes, other, there.classes, classes)
     here, there = (_only(clips, common, left_out) for clips in (here, there))
     here, there = _apart(data, here, other, there, left_out)
-    columns = {
+    columns: dict[str, Any] = {
         name: np.concatenate([getattr(here, name), getattr(there, name)])
         for name in ("position", "clip_id", "speaker", "fold", "label")
     }

@@ -18,7 +18,7 @@ import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from avemo_jax import frontend, models
+from avemo_jax import augmentation, frontend, models
 from avemo_jax.batch import Batch
 from avemo_jax.evaluation import baselines, features
 from avemo_jax.models.encoders import Encodes
@@ -27,7 +27,6 @@ from avemo_jax.training.mesh import BATCH_RULES, make_mesh, replicated, rows_div
 from input_pipeline.loader import eval_batches
 from input_pipeline.progress import Progress
 from input_pipeline.records import Records, open_records
-from input_pipeline.video import IMAGENET_MEAN
 
 LOUDNESS = ("as_recorded", "normalised")
 MISSING = ("none", "audio", "video")
@@ -229,17 +228,9 @@ def _encode(
 
 @partial(jax.jit, static_argnames="missing")
 def _without(batch: Batch, *, missing: str) -> Batch:
-    """A modality that is missing is a window full of silence, or frames of one grey, which is 0 when normalised:
-    what a network without a way to leave a modality out can be given."""
-    if missing == "audio":
-        silence = jnp.zeros_like(batch["waveform"])
-        length = jnp.full_like(batch["waveform_length"], silence.shape[1])
-        mean = jnp.zeros_like(batch["waveform_mean"])
-        return {**batch, "waveform": silence, "waveform_length": length, "waveform_mean": mean}
-    if missing == "video":
-        grey = np.round(255 * np.asarray(IMAGENET_MEAN)).astype(np.uint8)
-        return {**batch, "video": jnp.broadcast_to(grey, batch["video"].shape)}
-    return batch
+    """The clips without a modality, as a clip that has none is given to the network (`augmentation.without`)."""
+    lost = {name: jnp.full(len(batch["video"]), missing == name) for name in MISSING[1:]}
+    return augmentation.without(batch, lost["video"], lost["audio"])
 
 
 def _says_something(source: Source) -> bool:

@@ -59,7 +59,7 @@ def gather(
       UserError: a clip cannot be read, or a network's features are not finite.
     """
     centre = _all_folders(config, folders, clips, np.arange(len(clips)), wanted, None, cache)
-    examples = centre_views(clips.label, len(clips.classes))
+    examples = centre_views(clips.truth, clips.target.outputs)
     if not augmented:
         return centre, examples
     views = [centre]

@@ -14,7 +14,8 @@ from avemo_jax.evaluation import probing
 
 Row = dict[str, Any]
 LABEL, PROTOCOL = "speaker", "within_speakers"
-_LEFT_OUT = ("confusion", "folds", "classes")  # as large as there are speakers; `avemo probe` has them
+# As large as there are speakers; `avemo probe` has them.
+_LEFT_OUT = ("confusion", "folds", "classes", "outputs")
 
 
 def rows(

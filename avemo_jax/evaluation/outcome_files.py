@@ -69,31 +69,30 @@ def predictions(target: Target, outcomes: Sequence[Any]) -> str:
     """CSV text, one line a choice of weights and test clip: truth, prediction, and every output."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    names = target.names
-    truths = ["label", "predicted"] if target.is_class else [f"true_{name}" for name in names]
-    writer.writerow(
-        [
-            "selection",
-            "modalities",
-            "test_of",
-            "clip_id",
-            "speaker",
-            *truths,
-            *(f"p_{name}" for name in names),
-        ]
-    )
+    writer.writerow(["selection", "modalities", "test_of", "clip_id", "speaker", *columns(target)])
     for one in outcomes:
         fixed = [one.row["selection"], one.row["modalities"]]
         for fold, clip, speaker, truth, output in zip(
             one.fold, one.clip_id, one.speaker, one.truth, one.predicted, strict=True
         ):
-            known = (
-                [names[truth], names[int(output.argmax())]]
-                if target.is_class
-                else [f"{value:.6g}" for value in truth]
-            )
-            writer.writerow([*fixed, fold, clip, speaker, *known, *(f"{value:.6g}" for value in output)])
+            writer.writerow([*fixed, fold, clip, speaker, *cells(target, truth, output)])
     return buffer.getvalue()
+
+
+def columns(target: Target) -> list[str]:
+    """The names of `cells`."""
+    truths = ["label", "predicted"] if target.is_class else [f"true_{name}" for name in target.names]
+    return [*truths, *(f"p_{name}" for name in target.names)]
+
+
+def cells(target: Target, truth: np.ndarray, output: np.ndarray) -> list[str]:
+    """A clip's truth, of a class also what is predicted, and every output."""
+    known = (
+        [target.names[int(truth)], target.names[int(output.argmax())]]
+        if target.is_class
+        else [f"{value:.6g}" for value in truth]
+    )
+    return [*known, *(f"{value:.6g}" for value in output)]
 
 
 def write(

@@ -55,7 +55,7 @@ def scores_of(
       truth: targets, int [M] or float [M, K].
 
     Returns:
-      classes: `uar`, `war`, `wf1`, `macro_f1`, `top2`, `top3`, `auc` (one class against the rest, their mean).
+      classes: `uar`, `war`, `wf1`, `macro_f1`, `top2`, `top3`; `auc` and `map`, one class against the rest, their mean.
       distributions: mean `js` and `kl` in nats, and the scores of classes against the most voted one.
       several classes: see `metrics.multi_label_scores`.
       values: `ccc`, `pcc`, `mae`, `mse`, `rmse`, the mean over values, and `ccc_NAME` and so on of each.
@@ -88,9 +88,11 @@ def _usual_scores(target: Target, predicted: np.ndarray, truth: np.ndarray) -> d
     count = len(target.names)
     scores |= metrics.classification_scores(metrics.confusion_matrix(classes, predicted.argmax(-1), count))
     scores |= {f"top{k}": metrics.top_k(predicted, classes, k) for k in (2, 3) if k < count}
-    areas = metrics.auc(predicted, np.arange(count) == classes[:, None])
-    if not np.isnan(areas).all():
-        scores["auc"] = float(np.nanmean(areas))
+    present = np.arange(count) == classes[:, None]
+    for name, of_class in (("auc", metrics.auc), ("map", metrics.average_precision)):
+        areas = of_class(predicted, present)
+        if not np.isnan(areas).all():
+            scores[name] = float(np.nanmean(areas))
     return scores
 
 

@@ -97,7 +97,7 @@ def compare(judged: Sequence[Judged], earlier: Earlier, clips: LabelledClips) ->
         place = {key: row for row, key in enumerate(zip(there.part, there.clip_id, strict=True))}
         other = there.guess[[place[key] for key in zip(one.split, clips.clip_id[one.tested], strict=True)]]
         fixed = dict(zip(_PAIR, _pair(one.row), strict=True))
-        mine = one.probabilities.argmax(-1)
+        mine = one.predicted.argmax(-1)
         label, speaker = clips.label[one.tested], clips.speaker[one.tested]
         compared.append(fixed | paired_tests(label, mine, other, speaker, len(clips.classes)))
     return compared

@@ -7,14 +7,14 @@ tested on has a say in anything. Not here: the protocols themselves.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from ml_collections import ConfigDict
 
 from avemo_jax.errors import UserError
 from avemo_jax.evaluation.labelled import read_targets
-from avemo_jax.evaluation.protocols import LabelledClips, Split, Splits, make_splits
+from avemo_jax.evaluation.protocols import LabelledClips, Split, Splits, make_splits, testing_on
 from input_pipeline.mixtures import folders_of
 from input_pipeline.targets import Target, target_of
 
@@ -146,12 +146,8 @@ def _read(data: ConfigDict) -> tuple[Target, LabelledClips, np.ndarray, Splits, 
         )
     fold_by, tested = data.get("fold_by", "fold"), data.get("test_split", "test")
     clips, targets, left_out = read_targets(folders[0], target, fold_by)
-    if data.protocol == "split" and tested != "test":
-        if tested not in clips.part:
-            found = ", ".join(sorted(set(clips.part.tolist()) - {""})) or "none"
-            raise UserError(f"data.test_split is '{tested}': {folders[0]} has no such split (found: {found})")
-        others = np.where(clips.part == "test", "", clips.part)
-        clips = replace(clips, part=np.where(clips.part == tested, "test", others))
+    if data.protocol == "split":
+        clips = testing_on(clips, tested, f"data.test_split is '{tested}': {folders[0]}")
     try:
         splits = make_splits(
             data.protocol,
@@ -162,7 +158,6 @@ def _read(data: ConfigDict) -> tuple[Target, LabelledClips, np.ndarray, Splits, 
         )
     except UserError as error:  # it speaks of the flags of a probe
         said = str(error).replace("--protocol", "data.protocol").replace("--classes", "data.classes")
-        said = said.replace("column 'fold'", f"column '{fold_by}'")
         raise UserError(said) from error
     if splits.left_out:
         left_out["in no fold"] += splits.left_out

@@ -58,7 +58,7 @@ def read(path: Path) -> list[Predicted]:
     missing = [name for name in _NEEDED if name not in columns]
     if missing or len(classes) < 2:
         what = f"has no column {missing[0]}" if missing else "has no probabilities of classes"
-        raise UserError(f"{path} {what}: give the {NAME} of a probe or of a fine-tuned classifier")
+        raise UserError(f"{path} {what}: give the {NAME} of a probe of classes or of a fine-tuned classifier")
     model_columns = columns[: columns.index(_PART)]
     models: dict[tuple[str, ...], list[dict[str, str]]] = {}
     for line in lines:

@@ -57,6 +57,7 @@ def rows(
     wanted = features.select(feature, config.model)
     options = probing.ProbeOptions(label=label, protocol=protocol)
     clips, _, splits, _ = probing.divided(data, options)
+    probing.need_classes(clips, "robustness of a probe")
     tested = np.unique(np.concatenate([split.test for split in splits.splits]))
     extract = partial(
         extraction.extract_folder,
@@ -143,7 +144,7 @@ def predictions(
         own = np.concatenate([label, *([label[tested]] * len(some))])
         longer = [_asked_of_all(split, len(label), tested, len(some)) for split in splits]
         results = probe(matrix, centre_views(own, int(label.max()) + 1), longer, HEAD)
-        guesses = [result.probabilities.argmax(-1).reshape(1 + len(some), -1) for result in results]
+        guesses = [result.predicted.argmax(-1).reshape(1 + len(some), -1) for result in results]
         of_condition = np.concatenate(guesses, axis=1)
         if first == 0:
             yield (CLEAN, None), of_condition[0]

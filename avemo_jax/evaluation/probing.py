@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
@@ -18,7 +18,7 @@ from avemo_jax.evaluation.gathering import Folder, Wanted, check_tokens, gather
 from avemo_jax.evaluation.judging import Judged, judge
 from avemo_jax.evaluation.labelled import read_labelled
 from avemo_jax.evaluation.paired import Earlier
-from avemo_jax.evaluation.protocols import LabelledClips, Splits, make_splits
+from avemo_jax.evaluation.protocols import LabelledClips, Splits, make_splits, testing_on
 from avemo_jax.models.positions import resized, sizes_of
 from input_pipeline.progress import Progress
 
@@ -29,8 +29,11 @@ VIEWS = ("cached", "augmented")
 class ProbeOptions:
     """What to probe and how.
 
-    features: names and groups, comma-separated (`features.select`). heads: names, comma-separated (`heads.select`);
-    each takes the features of its kind. modality, missing: comma-separated, all when empty and none when empty.
+    label: one, or several that are numbers, comma-separated (`labelled.read_labelled`). fold_by: the metadata that
+    protocol `folds` goes by. test_split: the split that protocol `split` tests on.
+    features: names and groups, comma-separated (`features.select`). heads: names, comma-separated (`heads.select`),
+    when empty the usual one; each takes the features of its kind. modality, missing: comma-separated, all when empty
+    and none when empty.
     classes: all of the label's when empty. random_seeds: how many randomly initialised networks stand beside the
     checkpoint. views: `cached` trains on the centre view, `augmented` on `views_per_clip` random ones. cache: folder
     of features, none when empty. token_memory: GiB. legacy: rows whose setting is chosen on the test clips too.
@@ -40,8 +43,10 @@ class ProbeOptions:
 
     label: str
     protocol: str = "leave_one_speaker_out"
+    fold_by: str = "fold"
+    test_split: str = "test"
     features: str = "default"
-    heads: str = "linear"
+    heads: str = ""
     modality: str = ""
     missing: str = ""
     classes: tuple[str, ...] = ()
@@ -90,13 +95,15 @@ def run(
     computed, so what cannot be split is refused at once, and so is an earlier probe to compare with that was split
     otherwise. Raises UserError or DataError for bad input.
     """
-    chosen, further = heads.select(options.heads), scores.select(options.scores, "--scores")
+    chosen, further = heads.select(options.heads or heads.USUAL), scores.select(options.scores, "--scores")
     _check(options)
     config, params, step, selection = load_result(checkpoint, say=say)
     if options.sizes:
         resized(config.model, sizes_of(options.sizes), options.positions)
     wanted = _features(options, chosen, config)
     clips, left_out, splits, folders = divided(data, options)
+    if clips.numbers:
+        chosen = heads.of_numbers(chosen if options.heads else (heads.USUAL_OF_NUMBERS,))
     networks = [Network("checkpoint", config.seed, params)]
     missing = (MISSING[0], *_words(options.missing))
     if against is not None:
@@ -135,6 +142,10 @@ def run(
             progress.advance(source.feature)
     for one in judged:
         one.row.update(label=options.label, views=options.views)
+        if options.fold_by != "fold":
+            one.row.update(fold_by=options.fold_by)
+        if options.test_split != "test":
+            one.row.update(test_split=options.test_split)
         if options.other:
             one.row.update(trained_on=data, tested_on=options.other.data)
         if options.sizes:
@@ -149,14 +160,32 @@ def divided(data: str, options: ProbeOptions) -> tuple[LabelledClips, Counter, S
     if options.other:
         both = cross_corpus.join(data, options.label, options.classes, options.other)
         return both.clips, both.left_out, both.splits(options.inner_folds), both.folders
-    split_up = partial(make_splits, options.protocol, folds=options.folds, inner_folds=options.inner_folds)
-    clips, left_out = read_labelled(data, options.label, options.classes)
+    clips, left_out = read_labelled(data, options.label, options.classes, options.fold_by)
+    clips = testing_on(clips, options.test_split, f"--test_split {options.test_split}: {data}")
+    split_up = partial(
+        make_splits,
+        options.protocol,
+        folds=options.folds,
+        inner_folds=options.inner_folds,
+        need_classes=not clips.numbers,
+    )
     splits = split_up(clips)
     if splits.left_out:
         left_out["in no fold"] = splits.left_out
         clips = clips.at(splits.rows).of_found_classes()
         splits = split_up(clips)
+    if options.test_split != "test":
+        named = tuple(replace(split, name=options.test_split) for split in splits.splits)
+        splits = replace(splits, splits=named)
     return clips, left_out, splits, (Folder(data, np.arange(len(clips))),)
+
+
+def need_classes(clips: LabelledClips, asked: str) -> None:
+    """Raises a UserError where the label is a number; `asked` says what needs classes."""
+    if clips.numbers:
+        raise UserError(
+            f"{asked} needs a label of classes, '{','.join(clips.numbers)}' is a number; `avemo probe` takes it"
+        )
 
 
 def _features(options: ProbeOptions, chosen: Sequence[str], config: ConfigDict) -> list[str]:
@@ -204,6 +233,9 @@ def _words(text: str) -> tuple[str, ...]:
 
 
 def _check(options: ProbeOptions) -> None:
+    for name, usual, protocol in (("fold_by", "fold", "folds"), ("test_split", "test", "split")):
+        if getattr(options, name) != usual and (options.other or options.protocol != protocol):
+            raise UserError(f"--{name} {getattr(options, name)} is of --protocol {protocol}")
     for name in ("random_seeds", "folds", "inner_folds", "views_per_clip", "batch_size", "workers"):
         least = 0 if name in ("random_seeds", "workers") else 2 if name.endswith("folds") else 1
         if getattr(options, name) < least:

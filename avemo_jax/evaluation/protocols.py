@@ -15,6 +15,7 @@ import numpy as np
 
 from avemo_jax.errors import UserError
 from input_pipeline.dealing import deal
+from input_pipeline.targets import CLASS, VALUES, Target
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,9 @@ class LabelledClips:
     """What is known of N clips that carry the label: arrays of length N, `label` indexes `classes`.
 
     `position` is the clip's place in its folder; `speaker`, `fold` and `part` (train, test, …) are empty
-    strings where the data does not give them.
+    strings where the data does not give them. `numbers` names labels that are numbers, K of them, and `values` has
+    them, float32 [N, K]; `label` is then on which side of the first one's median a clip is. `fold_by` is the metadata
+    that `fold` is of.
     """
 
     position: np.ndarray
@@ -32,14 +35,27 @@ class LabelledClips:
     part: np.ndarray
     label: np.ndarray
     classes: tuple[str, ...]
+    numbers: tuple[str, ...] = ()
+    values: np.ndarray | None = None
+    fold_by: str = "fold"
 
     def __len__(self) -> int:
         return len(self.clip_id)
 
+    @property
+    def target(self) -> Target:
+        """What is predicted of a clip: its class, or numbers."""
+        return Target(VALUES, self.numbers) if self.numbers else Target(CLASS, ("label",), self.classes)
+
+    @property
+    def truth(self) -> np.ndarray:
+        """What predictions are judged by, int [N] or float32 [N, K]."""
+        return self.label if self.values is None else self.values
+
     def at(self, rows: np.ndarray) -> LabelledClips:
         """Only these rows (numbers or a mask)."""
-        arrays = {f.name: getattr(self, f.name)[rows] for f in fields(self) if f.name != "classes"}
-        return replace(self, **arrays)
+        columns = {field.name: getattr(self, field.name) for field in fields(self)}
+        return replace(self, **{name: of[rows] for name, of in columns.items() if isinstance(of, np.ndarray)})
 
     def of_found_classes(self) -> LabelledClips:
         """Without the classes that no clip is of."""
@@ -102,6 +118,21 @@ def make_splits(
     return Splits(protocol, tuple(splits), int((~used).sum()), disjoint, name_of_split)
 
 
+def testing_on(clips: LabelledClips, part: str, asked: str) -> LabelledClips:
+    """The same clips, of which protocol `split` tests on this split instead of "test".
+
+    Raises:
+      UserError: no clip has that split; `asked` says where it was named.
+    """
+    if part == "test":
+        return clips
+    if part not in clips.part:
+        found = ", ".join(sorted(set(clips.part.tolist()) - {""})) or "none"
+        raise UserError(f"{asked} has no such split (found: {found})")
+    others = np.where(clips.part == "test", "", clips.part)
+    return replace(clips, part=np.where(clips.part == part, "test", others))
+
+
 def split_hash(clip_ids: Sequence[str], groups: Sequence[str]) -> str:
     """SHA-256 of the lines `clip id <tab> group`, sorted: the same for any order of the clips."""
     lines = sorted(f"{clip}\t{group}\n" for clip, group in zip(clip_ids, groups, strict=True))
@@ -133,7 +164,7 @@ def _manifest_folds(clips: LabelledClips, folds: int) -> tuple[np.ndarray, tuple
     names = np.unique(clips.fold[clips.fold != ""])
     if len(names) < 2:
         raise UserError(
-            f"protocol folds: the manifest's column 'fold' gives {len(names)} fold(s) for labelled clips, "
+            f"protocol folds: the manifest's column '{clips.fold_by}' gives {len(names)} fold(s) for labelled clips, "
             "at least 2 are needed; add the column and prepare again, or use another --protocol"
         )
     return clips.fold, ()

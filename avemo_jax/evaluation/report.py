@@ -18,6 +18,8 @@ import numpy as np
 
 from avemo_jax.evaluation.aligning import aligned
 from avemo_jax.evaluation.judging import Judged
+from avemo_jax.evaluation.outcome_files import IN_OWN_UNIT, cells, columns, shown
+from avemo_jax.evaluation.outcomes import MAIN_SCORES
 from avemo_jax.evaluation.probing import ProbeResult
 from avemo_jax.evaluation.protocols import LabelledClips
 from avemo_jax.evaluation.questions import QUESTION, Row, manner, question
@@ -30,23 +32,27 @@ def summary(checkpoint: str, result: ProbeResult) -> str:
     rows, clips = result.rows, result.clips
     first = rows[0]
     heads = dict.fromkeys(row["head"] for row in rows)
+    what = f"classes: {len(clips.classes)}, chance {100 * first['chance']:.1f} %"
+    of_classes = not clips.numbers
+    by = "".join(f", by '{first[key]}'" for key in ("fold_by", "test_split") if key in first)
     lines = [
         f"label {first['label']}: {first['n']} clips tested, speakers: {first['speakers']}, "
-        f"classes: {len(clips.classes)}, chance {100 * first['chance']:.1f} %",
-        f"protocol {first['split']}, {len(result.splits.splits)} test parts, hash {first['split_hash'][:12]}",
+        + (what if of_classes else "a number"),
+        f"protocol {first['split']}{by}, {len(result.splits.splits)} test parts, hash {first['split_hash'][:12]}",
         *(
             [f"trained on {first['trained_on']}, tested on {first['tested_on']}"]
             if "tested_on" in first
             else []
         ),
         f"regularisation chosen inside the training part, by {first['inner_unit']}",
-        f"checkpoint {checkpoint}, step {result.step}; {', '.join(heads)} probe, {first['views']} views, per cent",
+        f"checkpoint {checkpoint}, step {result.step}; {', '.join(heads)} probe, {first['views']} views, "
+        + ("per cent" if of_classes else "CCC and PCC in per cent, errors in the label's unit"),
         "",
         table(rows),
         "",
-        f"confusion, {first['feature']} of the {first['weights']}:",
-        confusion_table(first),
     ]
+    if of_classes:
+        lines += [f"confusion, {first['feature']} of the {first['weights']}:", confusion_table(first)]
     return "\n".join([*lines, *("note: " + note for note in _notes(result))])
 
 
@@ -77,19 +83,17 @@ def rows_json(rows: Sequence[Row]) -> str:
 
 
 def predictions(judged: Sequence[Judged], clips: LabelledClips) -> str:
-    """CSV text, one line a source and test clip, with the probability of each class."""
+    """CSV text, one line a source and test clip, with the probability of each class, or the predicted numbers."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     source = ("feature", "weights", "seed", "loudness", "head", "split", "missing", "views", "selection")
-    columns = ("test_of", "clip_id", "speaker", "label", "predicted")
-    writer.writerow([*source, *columns, *(f"p_{name}" for name in clips.classes)])
+    target, truth = clips.target, clips.truth
+    writer.writerow([*source, "test_of", "clip_id", "speaker", *columns(target)])
     for one in judged:
         fixed = [one.row[key] for key in source]
-        best = one.probabilities.argmax(-1)
-        for row, split, guess, chances in zip(one.tested, one.split, best, one.probabilities, strict=True):
-            truth = clips.classes[clips.label[row]]
-            line = [split, clips.clip_id[row], clips.speaker[row], truth, clips.classes[guess]]
-            writer.writerow([*fixed, *line, *(f"{chance:.6g}" for chance in chances)])
+        for row, split, output in zip(one.tested, one.split, one.predicted, strict=True):
+            line = [split, clips.clip_id[row], clips.speaker[row], *cells(target, truth[row], output)]
+            writer.writerow([*fixed, *line])
     return buffer.getvalue()
 
 
@@ -99,8 +103,10 @@ def summarise(rows: Sequence[Row]) -> list[Row]:
     Keys: `feature`, `weights`, those of `QUESTION`, `seeds`, `dim`, `n`; `uar`, `war`, `wf1` with `uar_bounds` and
     so on, which are the 95 % bootstrap interval of a single row and the lowest and highest of several seeds, and the
     same of `further`, where rows have further scores (None where they are not defined);
-    `fold_uar_mean`, and `fold_uar_std` of a single row (None elsewhere). Fractions.
+    `fold_uar_mean`, and `fold_uar_std` of a single row (None elsewhere). Fractions. Of numbers the scores are
+    `main_scores` of such rows, and it is `fold_ccc_mean`.
     """
+    main, *others = main_scores(rows)
     lines = []
     for (feature, weights, *asked), group in _grouped(rows).items():
         alone = group[0] if len(group) == 1 else None
@@ -110,44 +116,62 @@ def summarise(rows: Sequence[Row]) -> list[Row]:
         further = group[0].get("further", [])
         line |= {"further": further} if further else {}
         for score, interval in (
-            ("uar", "ci95"),
-            *((name, f"{name}_ci95") for name in ("war", "wf1", *further)),
+            (main, "ci95"),
+            *((name, f"{name}_ci95") for name in (*others, *further)),
         ):
             values = [row[score] for row in group if row[score] is not None]
             line[score] = float(np.mean(values)) if values else None
             spread = [min(values), max(values)] if values else None
             line[f"{score}_bounds"] = alone[interval] if alone else spread
-        line["fold_uar_mean"] = float(np.mean([row["fold_uar_mean"] for row in group]))
-        line["fold_uar_std"] = alone["fold_uar_std"] if alone else None
+        of_folds = f"fold_{main}"
+        means = [row[f"{of_folds}_mean"] for row in group if row[f"{of_folds}_mean"] is not None]
+        line[f"{of_folds}_mean"] = float(np.mean(means)) if means else None
+        line[f"{of_folds}_std"] = alone[f"{of_folds}_std"] if alone else None
         lines.append(line)
     return lines
 
 
-def table(rows: Sequence[Row]) -> str:
-    """Aligned text, per cent: the lines of `summarise`.
+def main_scores(rows: Sequence[Row]) -> tuple[str, ...]:
+    """The scores that are shown of these rows of one probe, the first of them the one to name first."""
+    return MAIN_SCORES[rows[0].get("target", "class")]
 
-    Brackets hold the 95 % bootstrap interval of the UAR. Random seeds share one line: mean scores, and the
-    lowest and highest UAR.
+
+def table(rows: Sequence[Row]) -> str:
+    """Aligned text, per cent, errors in their own unit: the lines of `summarise`.
+
+    Brackets hold the 95 % bootstrap interval, of classes of the UAR alone. Random seeds share one line: mean scores,
+    and the lowest and highest.
     """
-    further = rows[0].get("further", [])
-    lines = [("feature", "weights", "UAR", "", "WAR", "WF1", *further, "folds' UAR", "size")]
+    main, further = main_scores(rows), rows[0].get("further", [])
+    bounded = main[:1] if "uar" in main else main
+    heads = [(name.upper(), "") if name in bounded else (name.upper(),) for name in main]
+    lines = [("feature", "weights", *sum(heads, ()), *further, f"folds' {main[0].upper()}", "size")]
     several_heads = len({question(row)["head"] for row in rows}) > 1
     for line in summarise(rows):
-        low, high = (f"{100 * bound:.0f}" for bound in line["uar_bounds"])
         weights = "-" if line["weights"] == "none" else line["weights"]
-        spread = f"[{low}, {high}]"
         if line["seeds"] > 1:
-            weights, spread = f"{weights}, {line['seeds']} seeds", f"{low} to {high}"
-        folds = f"{100 * line['fold_uar_mean']:.1f}"
-        if line["fold_uar_std"] is not None:
-            folds += f" ± {100 * line['fold_uar_std']:.1f}"
+            weights = f"{weights}, {line['seeds']} seeds"
+        cells = []
+        for score in (*main, *further):
+            cells.append("-" if line[score] is None else shown(score, line[score]))
+            if score in bounded:
+                cells.append(_between(score, line[f"{score}_bounds"], line["seeds"] > 1))
+        folds, spread = line[f"fold_{main[0]}_mean"], line[f"fold_{main[0]}_std"]
+        cells.append("-" if folds is None else shown(main[0], folds))
+        if spread is not None:
+            cells[-1] += f" ± {shown(main[0], spread)}"
         name = ", ".join([line["feature"], *manner(line, several_heads)])
-        uar, *others = (
-            "-" if line[score] is None else f"{100 * line[score]:.1f}"
-            for score in ("uar", "war", "wf1", *further)
-        )
-        lines.append((name, weights, uar, spread, *others, folds, str(line["dim"])))
-    return aligned(lines, left=(0, 1, 3))
+        lines.append((name, weights, *cells, str(line["dim"])))
+    return aligned(lines, left=(0, 1, *(place for place, head in enumerate(lines[0]) if not head)))
+
+
+def _between(score: str, bounds: Sequence[float | None] | None, of_seeds: bool) -> str:
+    """An interval, or the lowest and highest of several seeds."""
+    known = [bound for bound in bounds or () if bound is not None]
+    if not known:
+        return "-"
+    low, high = (f"{bound:.2f}" if score in IN_OWN_UNIT else f"{100 * bound:.0f}" for bound in known)
+    return f"{low} to {high}" if of_seeds else f"[{low}, {high}]"
 
 
 def confusion_table(row: Row) -> str:

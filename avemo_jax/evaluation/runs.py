@@ -29,7 +29,8 @@ Row = dict[str, Any]
 PROBE_ROWS = "rows.json"  # of fine-tuned runs too
 SUITES = "suites.json"
 _OWN_FOLDERS = (files.FOLDER, SAMPLES, "tensorboard", "wandb")  # in them nobody puts a probe
-_PROBE_KEYS = {"feature", "weights", "loudness", "uar", "ci95", "classes", "confusion"}
+_PROBE_KEYS = {"feature", "weights", "loudness", "ci95"}
+_CLASS_KEYS, _NUMBER_KEYS = _PROBE_KEYS | {"uar", "classes", "confusion"}, _PROBE_KEYS | {"target", "ccc"}
 _OUTCOME_KEYS = {"selection", "modalities", "target", "label", "fold", "n", "ci95", "outputs"}
 _SUITE_KEYS = {  # without which nothing can be shown of a suite's row
     "calibration": {"model", "n", "uar", "ece", "ece_ci95", "reliability", "risk_coverage"},
@@ -152,7 +153,8 @@ def _add_rows(run: Run, path: Path) -> bool:
     """Those of a probe or of a fine-tuning run."""
     rows = _read_json(run, path)
     name = path.parent.relative_to(run.folder).as_posix()
-    is_probe, is_outcome = _are_rows(rows, _PROBE_KEYS), _are_rows(rows, _OUTCOME_KEYS)
+    is_probe = _are_rows(rows, _CLASS_KEYS) or _are_rows(rows, _NUMBER_KEYS)
+    is_outcome = _are_rows(rows, _OUTCOME_KEYS)
     if is_probe or is_outcome:
         rows = [{key: value for key, value in row.items() if key != "folds"} for row in rows]
         run.probes += [Probe(name, rows)] if is_probe else []

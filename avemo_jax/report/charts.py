@@ -103,12 +103,16 @@ def curve(rows: Sequence[Row], key: str, runs: Sequence[str]) -> Chart:
     )
 
 
-def scores(rows: Sequence[Row], table: str, chance: float) -> Chart:
-    """UAR of each feature with its interval: the checkpoint, random weights, and plain statistics."""
+def scores(rows: Sequence[Row], table: str, chance: float, score: str = "uar") -> Chart:
+    """UAR, or another score, of each feature with its interval: the checkpoint, random weights, plain statistics."""
+    rows = [row for row in rows if row[score] is not None]
+    title, least = f"{score.upper()}, per cent", 0 if score == "uar" else -100
     kinds = ["checkpoint", "none", "random"]  # from top to bottom beside a feature's name
     order = list(dict.fromkeys(row["feature"] for row in rows))
     base = alt.Chart(alt.NamedData(table)).transform_calculate(
-        percent="100 * datum.uar", low="100 * datum.uar_bounds[0]", high="100 * datum.uar_bounds[1]"
+        percent=f"100 * datum.{score}",
+        low=f"100 * datum.{score}_bounds[0]",
+        high=f"100 * datum.{score}_bounds[1]",
     )
     offset = alt.YOffset("weights:N", scale=alt.Scale(domain=kinds))
     y = alt.Y(
@@ -117,11 +121,11 @@ def scores(rows: Sequence[Row], table: str, chance: float) -> Chart:
         title=None,
         axis=alt.Axis(labelColor="var(--ink)", labelLimit=140, grid=False),
     )
-    low = min([row["uar_bounds"][0] for row in rows] + [chance])
-    high = max(row["uar_bounds"][1] for row in rows)
-    span = alt.Scale(domain=[max(0, 100 * low - 4), min(100, 100 * high + 4)], nice=False)
+    low = min([row[f"{score}_bounds"][0] for row in rows] + [chance])
+    high = max([row[f"{score}_bounds"][1] for row in rows] + [chance])
+    span = alt.Scale(domain=[max(least, 100 * low - 4), min(100, 100 * high + 4)], nice=False)
     x_axis = alt.Axis(grid=True, tickCount=5, domain=False)
-    x = alt.X("percent:Q", title="UAR, per cent", axis=x_axis, scale=span)
+    x = alt.X("percent:Q", title=title, axis=x_axis, scale=span)
     colours = ["var(--accent)", "var(--second)", "var(--quiet)"]
     colour = alt.Color("weights:N", legend=None, scale=alt.Scale(domain=kinds, range=colours))
     shape = alt.Shape(
@@ -130,7 +134,7 @@ def scores(rows: Sequence[Row], table: str, chance: float) -> Chart:
     tips = [
         alt.Tooltip("feature:N"),
         alt.Tooltip("weights:N"),
-        alt.Tooltip("percent:Q", title="UAR, per cent", format=".1f"),
+        alt.Tooltip("percent:Q", title=title, format=".1f"),
         alt.Tooltip("low:Q", title="from", format=".1f"),
         alt.Tooltip("high:Q", title="to", format=".1f"),
     ]
@@ -146,11 +150,11 @@ def scores(rows: Sequence[Row], table: str, chance: float) -> Chart:
         .encode(x=alt.X("chance:Q", scale=span))
     )
     told = [
-        f"{row['feature']}{_KIND[row['weights']]} {numbers.percent(row['uar'])} "
-        f"{numbers.interval(row['uar_bounds'])}"
+        f"{row['feature']}{_KIND[row['weights']]} {numbers.percent(row[score])} "
+        f"{numbers.interval(row[f'{score}_bounds'])}"
         for row in rows
     ]
-    alt_text = f"UAR in per cent, chance {numbers.percent(chance)}: {'; '.join(told)}."
+    alt_text = f"{score.upper()} in per cent, chance {numbers.percent(chance)}: {'; '.join(told)}."
     height = 30 * len(order)
     return finished(alt.layer(line, bars, dots), f"scores-{table}", table, rows, 190, height, alt_text)
 

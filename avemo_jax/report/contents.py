@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from avemo_jax.evaluation.questions import manner, question
-from avemo_jax.evaluation.report import summarise
+from avemo_jax.evaluation.report import main_scores, summarise
 from avemo_jax.evaluation.runs import Probe, Run
 from avemo_jax.report import judged
 from avemo_jax.report.numbers import recall_of
@@ -209,9 +209,11 @@ def _add_probe(numbers: Numbers, run: Run, probe: Probe) -> None:
                 "step": next((row["step"] for row in of_checkpoint if row.get("step") is not None), None),
                 **{key: first.get(key) for key in kept},
                 "table": table,
+                "scores": list(main_scores(rows)),
                 "confusions": [
                     {key: row[key] for key in ("feature", "weights", "uar", "ci95", "confusion")}
                     for row in shown
+                    if "confusion" in row
                 ],
             }
         )

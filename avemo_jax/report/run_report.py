@@ -192,7 +192,9 @@ def _charts(numbers: contents.Numbers) -> dict[str, charts.Chart]:
     ]
     timed = list(dict.fromkeys(row["run"] for row in tables["time"]))
     drawn += [charts.time_bars(tables["time"], timed)] if timed else []
-    drawn += [charts.scores(tables[p["table"]], p["table"], p["chance"]) for p in numbers["probes"]]
+    drawn += [
+        charts.scores(tables[p["table"]], p["table"], p["chance"], p["scores"][0]) for p in numbers["probes"]
+    ]
     drawn += [_map_chart(numbers, entry) for entry in numbers["maps"]]
     drawn += [suite_charts.layer_bars(tables[e["table"]], e["table"], e["what"]) for e in numbers["layers"]]
     drawn += _judged_charts(numbers["judged"], tables)

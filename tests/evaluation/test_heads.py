@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
+from scipy import optimize, special
 from sklearn.linear_model import Ridge
-from sklearn.neighbors import KNeighborsClassifier
+from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
 
 from avemo_jax.evaluation import probes
 from avemo_jax.evaluation.heads import HEADS, linear, neighbours, pooled, ridge, scaling
@@ -45,7 +46,39 @@ def test_ridge_is_scikit_learn_s_with_and_without_each_inner_fold():
             oracle = Ridge(alpha=penalty * len(split.train)).fit(inputs[train], np.eye(3)[LABEL[train]])
             expected = np.maximum(oracle.predict(inputs[predicted]), 0.01)
             expected /= expected.sum(-1, keepdims=True)
-            np.testing.assert_allclose(scored.chances[number, predicted], expected, atol=1e-5)
+            np.testing.assert_allclose(scored.predicted[number, predicted], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("head", ["ridge", "knn"])
+def test_numbers_are_predicted_as_scikit_learn_does_and_the_setting_has_the_best_ccc(head):
+    features, split = _features(20, signal=0.5), _split()
+    rng = np.random.default_rng(1)
+    numbers = (features[:, :2] @ rng.normal(size=(2, 2)) + rng.normal(size=(CLIPS, 2)) + 3).astype(np.float32)
+    examples = centre_views(numbers, 2)
+    (scored,) = HEADS[head].fit(features, examples, [split])
+    inputs = scaling.standardise(features, split.train).astype(np.float64)
+    for number, value in enumerate(scored.values):
+        for train, predicted in _parts(split):
+            model = Ridge(alpha=value * len(split.train))
+            if head == "knn":
+                model = KNeighborsRegressor(min(value, len(train)), metric="cosine")
+            expected = model.fit(inputs[train], numbers[train]).predict(inputs[predicted])
+            np.testing.assert_allclose(scored.predicted[number, predicted], expected, atol=1e-4)
+    chosen = probes.choose(scored, examples, split)
+    agreement = [_ccc(one[split.train], numbers[split.train]) for one in scored.predicted]
+    assert chosen.value == scored.values[np.argmax(agreement)]
+    assert chosen.inner["ccc"] == pytest.approx(max(agreement), abs=1e-5)
+    on_test = probes.choose(scored, examples, split, on_test=True).predicted
+    assert _ccc(on_test, numbers[split.test]) >= _ccc(chosen.predicted, numbers[split.test])
+
+
+def _ccc(predicted, truth):
+    """Lin's, the mean over columns."""
+    found = []
+    for x, y in zip(predicted.T.astype(float), truth.T.astype(float), strict=True):
+        spread = np.cov(x, y)
+        found.append(2 * spread[0, 1] / (spread[0, 0] + spread[1, 1] + (x.mean() - y.mean()) ** 2))
+    return np.mean(found)
 
 
 def test_neighbours_are_scikit_learn_s_by_cosine():
@@ -56,7 +89,7 @@ def test_neighbours_are_scikit_learn_s_by_cosine():
         for train, predicted in _parts(split):
             oracle = KNeighborsClassifier(count, metric="cosine").fit(inputs[train], LABEL[train])
             votes = oracle.predict_proba(inputs[predicted]) * count
-            found = scored.chances[number, predicted] * (count + 1) - 1 / 3
+            found = scored.predicted[number, predicted] * (count + 1) - 1 / 3
             np.testing.assert_allclose(found, votes, atol=0.02)  # ties are decided by a thousandth of a vote
 
 
@@ -67,13 +100,61 @@ def test_a_pooled_head_with_nothing_to_pool_is_the_linear_head():
     for attentive in (True, False):
         (found,) = pooled.fit(features[:, None, None], examples, [split], grid, attentive=attentive)
         assert found.values == expected.values
-        np.testing.assert_allclose(found.chances, expected.chances, atol=0.03)
+        np.testing.assert_allclose(found.predicted, expected.predicted, atol=0.03)
+
+
+def _marked(items, signal):
+    """Tokens that tell the class where a channel, not without noise, says so."""
+    rng = np.random.default_rng(0)
+    tokens = rng.standard_normal((CLIPS, 1, items, 3))
+    telling = rng.random((CLIPS, 1, items)) < 0.5
+    tokens[..., 0] += telling
+    of_class = signal * rng.standard_normal((CLASSES, 2))
+    tokens[..., 1:] += np.where(telling[..., None], of_class[LABEL][:, None, None], 0)
+    return tokens.astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    "attentive, features", [(True, _marked(24, 1.2)), (False, _features(1, 3, 4, signal=0.6))]
+)
+def test_a_pooled_head_finds_the_optimum_that_scipy_finds_of_the_same_loss(monkeypatch, attentive, features):
+    """Softmax regression on a weighted mean of items, of tokens by a query, of layers by a number each; both from the
+    plain mean on, on the training part as it is standardised there."""
+    monkeypatch.setattr(pooled, "STEPS", 5000)
+    split, inverse_penalty, (items, width) = _split(), 0.02, features.shape[2:]
+    (scored,) = pooled.fit(
+        features, centre_views(LABEL, CLASSES), [split], (inverse_penalty,), attentive=attentive
+    )
+    rows, x = split.train, features[:, 0].astype(np.float64)
+    of_items = x[rows].std((0, 1))
+    mean, deviation = x[rows].mean((0, 1)), np.maximum(x[rows].mean(1).std(0), of_items / np.sqrt(items))
+    sharp = 1 / (of_items * np.sqrt(width))
+    one_hot, count = np.eye(CLASSES)[LABEL[rows]], width if attentive else items
+
+    def logits(values, clips):
+        query, weights, bias = np.split(values, [count, count + width * CLASSES])
+        scores = x[clips] @ (query * sharp) if attentive else np.broadcast_to(query, (len(clips), items))
+        vector = (special.softmax(scores, -1)[..., None] * x[clips]).sum(1)
+        return (vector - mean) / deviation @ weights.reshape(width, CLASSES) + bias
+
+    def loss(values):
+        surprise = -(one_hot * special.log_softmax(logits(values, rows), -1)).sum(-1).mean()
+        weights = values[count : count + width * CLASSES]
+        return surprise + np.square(weights).sum() / (2 * inverse_penalty * len(rows))
+
+    start = np.zeros(count + (width + 1) * CLASSES)
+    start[count:] = 1e-3 * np.random.default_rng(0).standard_normal(len(start) - count)
+    best = optimize.minimize(loss, start, method="BFGS", options={"maxiter": 500})
+    expected = special.softmax(logits(best.x, split.test), -1)
+    np.testing.assert_allclose(scored.predicted[0, split.test], expected, atol=0.01)
+    plain = np.concatenate([np.zeros(count), best.x[count:]])  # it is not the plain mean
+    assert np.abs(special.softmax(logits(plain, split.test), -1) - expected).max() > 0.1
 
 
 def _accuracy(head, features):
     split = _split()
     (result,) = probes.probe(features, centre_views(LABEL, CLASSES), [split], head)
-    return (result.probabilities.argmax(-1) == LABEL[split.test]).mean()
+    return (result.predicted.argmax(-1) == LABEL[split.test]).mean()
 
 
 def test_layer_mix_finds_the_layer_that_tells_where_the_plain_mean_does_not():
@@ -106,4 +187,4 @@ def test_views_are_trained_on_and_centre_views_are_predicted(head):
     clip, trains = np.tile(np.arange(CLIPS), 2), np.repeat([False, True], CLIPS)
     split = _split()
     (result,) = probes.probe(both, Examples(clip, trains, LABEL, CLASSES), [split], head)
-    assert (result.probabilities.argmax(-1) == LABEL[split.test]).mean() > 0.8
+    assert (result.predicted.argmax(-1) == LABEL[split.test]).mean() > 0.8

@@ -87,6 +87,36 @@ def test_folds_and_split_of_the_manifest_are_used(place, tmp_path, capsys):
     assert "left out: 12 in no fold" in capsys.readouterr().out
     split = probe_rows(place, tmp_path / "split", "tone", protocol="split")[0]
     assert split["n"] == 12 and split["ci_unit"] == "clip" and split["fold_uar_std"] is None
+    assert 0.5 <= split["auc"] <= 1 and 0 < split["map"] <= 1 and split["top2"] >= split["war"]
+
+
+def test_a_label_that_is_a_number_is_learnt_by_ridge_and_judged_by_its_agreement(place, tmp_path, capsys):
+    rows = probe_rows(place, tmp_path, "rating", random_seeds=1)
+    by = {(row["feature"], row["weights"]): row for row in rows}
+    assert by.keys() >= {("cat4", "checkpoint"), ("cat4", "random"), ("log_mel", "none")}
+    with open(tmp_path / "predictions.csv", newline="") as file:
+        lines = [line for line in csv.DictReader(file) if line["feature"] == "log_mel"]
+    truth, predicted = (np.array([float(line[key]) for line in lines]) for key in ("true_rating", "p_rating"))
+    row = by["log_mel", "none"]
+    assert row["head"] == "ridge" and row["target"] == "values" and len(truth) == row["n"] == 48
+    assert row["pcc"] == pytest.approx(np.corrcoef(truth, predicted)[0, 1], abs=1e-4) and row["pcc"] > 0.2
+    assert row["mae"] == pytest.approx(np.abs(truth - predicted).mean(), abs=1e-4)
+    for score, interval in (("ccc", "ci95"), ("pcc", "pcc_ci95"), ("mae", "mae_ci95")):
+        low, high = row[interval]
+        assert low <= row[score] <= high and row["ci_unit"] == "speaker"
+        folds = [fold[score] for fold in row["folds"]]
+        assert row[f"fold_{score}_mean"] == pytest.approx(np.mean(folds)) and len(folds) == 4
+        assert row[f"fold_{score}_std"] == pytest.approx(np.std(folds, ddof=1))
+    printed = capsys.readouterr().out
+    assert "48 clips tested, speakers: 4, a number" in printed and "folds' CCC" in printed
+    assert "confusion" not in printed and "by speaker" in printed
+    assert main(words(place, tmp_path / "b", "rating", against=tmp_path)) == 2
+    assert "give the predictions.csv of a probe of classes" in capsys.readouterr().err
+    assert main(words(place, tmp_path / "b", "rating", test_data=place / "data")) == 2
+    assert "--test_data needs classes, label 'rating' is a number" in capsys.readouterr().err
+    suite = ["evaluate", "--checkpoint", place / "run", "--data", place / "data", "--out", tmp_path / "c"]
+    assert main([*map(str, suite), "--suite", "robustness", "--label", "rating"]) == 2
+    assert "robustness of a probe needs a label of classes" in capsys.readouterr().err
 
 
 def test_classes_can_be_chosen_so_that_what_one_speaker_has_alone_is_left_out(place, tmp_path, capsys):
@@ -100,7 +130,23 @@ def test_classes_can_be_chosen_so_that_what_one_speaker_has_alone_is_left_out(pl
     ("label", "flags", "message"),
     [
         ("emotion", {}, "no clip has the label 'emotion'; it has: constant (48 clips), half (24 clips)"),
-        ("rating", {}, "a probe needs classes"),
+        (
+            "rating",
+            {"head": "ridge,linear"},
+            "--head: linear tells classes apart, the label is a number; there are ",
+        ),
+        (
+            "rating",
+            {"classes": "1,2"},
+            "label 'rating' is a number, so there is nothing to choose by --classes",
+        ),
+        ("tone", {"fold_by": "session"}, "--fold_by session is of --protocol folds"),
+        (
+            "tone",
+            {"fold_by": "session", "protocol": "folds"},
+            "the manifest's column 'session' gives 0 fold(s)",
+        ),
+        ("tone", {"test_split": "noise", "protocol": "split"}, "data has no such split (found: test, train)"),
         ("constant", {}, "has one class, 'same'"),
         ("tone", {"classes": "low,shrill"}, "--classes shrill: label 'tone' has only high, low, middle"),
         ("tone", {"features": "cat5"}, "no feature 'cat5'"),

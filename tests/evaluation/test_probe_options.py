@@ -1,6 +1,7 @@
 """`avemo probe`: heads, missing modalities, the cache, augmented views, comparing, and the labelled legacy rows."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -8,7 +9,9 @@ import numpy as np
 import pytest
 
 from avemo_jax.cli import main
+from avemo_jax.config import load_config
 from avemo_jax.evaluation import extraction, paired, predicted, probing
+from avemo_jax.evaluation.cache import data_digest
 from tests.evaluation import synthetic
 from tests.evaluation.synthetic import probe_rows, words
 
@@ -76,6 +79,35 @@ def test_cached_features_are_used_by_a_copy_of_the_checkpoint_and_not_for_other_
     kept[0].write_bytes(kept[0].read_bytes()[:-40])  # a damaged file is not there, and is written again
     assert probe_rows(place, tmp_path / "d", "tone", cache=cache) == first
     assert sorted(cache.iterdir()) == kept and not list(cache.glob(".*"))
+
+
+def test_a_byte_in_the_middle_of_a_shard_makes_other_data_and_a_copy_does_not(tmp_path):
+    shard = tmp_path / "data" / "clips-clips.array_record-00000-of-00001"
+    shard.parent.mkdir()
+    written = bytearray(np.random.default_rng(0).bytes(400_000))
+    shard.write_bytes(written)
+    before = data_digest(str(shard.parent))
+    shutil.copytree(shard.parent, tmp_path / "copy")
+    assert data_digest(str(tmp_path / "copy")) == before == data_digest(str(shard.parent))
+    written[200_000] ^= 1
+    shard.write_bytes(written)
+    assert data_digest(str(shard.parent)) != before
+
+
+def test_what_is_missing_is_given_as_to_a_fine_tuned_network_black_and_without_sound(place):
+    config = load_config("hicmae:demo", synthetic.TINY)
+    _, found = extraction.extract_folder(
+        config, str(place / "data"), range(4), [], [], missing=extraction.MISSING, batch_size=4
+    )
+    sound = len(found[extraction.Source("log_mel", "none", 0, "as_recorded")][0])
+    both, deaf, blind = (
+        found[extraction.Source("log_mel+pixels", "none", 0, "as_recorded", lost)]
+        for lost in ("none", "audio", "video")
+    )
+    np.testing.assert_array_equal(blind[:, sound:], 0)
+    np.testing.assert_array_equal(blind[:, :sound], both[:, :sound])
+    np.testing.assert_array_equal(deaf[:, sound:], both[:, sound:])
+    assert np.ptp(deaf[:, :sound], axis=0).max() == 0 and np.isfinite(deaf).all()
 
 
 _WRITE = """import sys

@@ -30,7 +30,7 @@ def _probe(features, labels, plan, head="linear"):
 def _uar(features, clips, plan):
     confusion = np.zeros((3, 3), int)
     for split, result in zip(plan.splits, _probe(features, clips.label, plan), strict=True):
-        confusion += metrics.confusion_matrix(clips.label[split.test], result.probabilities.argmax(-1), 3)
+        confusion += metrics.confusion_matrix(clips.label[split.test], result.predicted.argmax(-1), 3)
     return metrics.uar(confusion)
 
 
@@ -49,15 +49,15 @@ def test_what_is_chosen_does_not_depend_on_the_test_clips_at_all():
     (clean,) = _probe(features, clips.label, one)
     (spoilt,) = _probe(spoilt_features, spoilt_labels, one)
     assert clean.value == spoilt.value
-    assert clean.inner_uar == spoilt.inner_uar
+    assert clean.inner == spoilt.inner
     assert clean.converged and spoilt.converged
 
 
 def test_probabilities_of_each_test_clip_add_up_to_one():
     features, clips, plan = _case()
     for split, result in zip(plan.splits, _probe(features, clips.label, plan), strict=True):
-        assert result.probabilities.shape == (len(split.test), 3)
-        np.testing.assert_allclose(result.probabilities.sum(-1), 1, atol=1e-5)
+        assert result.predicted.shape == (len(split.test), 3)
+        np.testing.assert_allclose(result.predicted.sum(-1), 1, atol=1e-5)
         assert result.setting == "inverse_penalty" and result.value in linear.INVERSE_PENALTIES
 
 
@@ -91,8 +91,8 @@ def test_splits_solved_together_and_one_by_one_give_the_same_predictions(monkeyp
     monkeypatch.setattr(linear, "_MOST_RATIO", 0)  # each split on its own axes
     alone = _probe(features, clips.label, plan)
     for one, two, three in zip(together, parts, alone, strict=True):
-        np.testing.assert_allclose(one.probabilities, two.probabilities, atol=3e-3)
-        np.testing.assert_allclose(one.probabilities, three.probabilities, atol=3e-3)
+        np.testing.assert_allclose(one.predicted, two.predicted, atol=3e-3)
+        np.testing.assert_allclose(one.predicted, three.predicted, atol=3e-3)
         assert one.value == two.value == three.value
 
 
@@ -102,4 +102,4 @@ def test_a_clip_far_from_all_others_does_not_blur_the_splits_that_test_it():
     far = features.copy()
     far[plan.splits[0].test[0]] *= 1e6
     found = _probe(far, clips.label, plan)
-    np.testing.assert_allclose(found[0].probabilities[1:], expected[0].probabilities[1:], atol=3e-3)
+    np.testing.assert_allclose(found[0].predicted[1:], expected[0].predicted[1:], atol=3e-3)

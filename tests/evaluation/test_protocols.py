@@ -6,11 +6,14 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sklearn.model_selection import GroupKFold, LeaveOneGroupOut, StratifiedKFold
 
 from avemo_jax.errors import UserError
-from avemo_jax.evaluation import protocols
+from avemo_jax.evaluation import probing, protocols
 from avemo_jax.evaluation.heads.examples import centre_views
+from avemo_jax.evaluation.labelled import read_labelled
 from avemo_jax.evaluation.probes import probe
+from tests.evaluation import synthetic
 
 
 def _clips(speakers=4, per_speaker=6, classes=3, **changes):
@@ -39,6 +42,58 @@ def test_leave_one_speaker_out_tests_each_speaker_once_and_never_trains_on_them(
     assert sorted(np.concatenate([split.test for split in plan.splits])) == list(range(len(clips)))
 
 
+@given(st.integers(3, 9), st.integers(2, 6), st.integers(0, 99))
+def test_folds_are_as_even_as_scikit_learn_s_and_test_each_clip_once(speakers, folds, seed):
+    folds = min(folds, speakers)
+    rng = np.random.default_rng(seed)
+    per_speaker = rng.integers(1, 12, speakers)
+    speaker = rng.permutation(np.repeat([f"p{i}" for i in range(speakers)], per_speaker))
+    count = len(speaker)
+    clips = replace(_clips(1, count), speaker=speaker, fold=speaker)
+    nothing = np.zeros((count, 1))
+    for protocol, oracle in (
+        ("speaker_folds", GroupKFold(folds)),
+        ("leave_one_speaker_out", LeaveOneGroupOut()),
+        ("folds", LeaveOneGroupOut()),
+    ):
+        plan = protocols.make_splits(protocol, clips, folds=folds, need_classes=False)
+        expected = list(oracle.split(nothing, groups=speaker))
+        assert sorted(len(s.test) for s in plan.splits) == sorted(len(test) for _, test in expected)
+        if protocol != "speaker_folds":  # where there is one way to do it
+            parts = {tuple(test): tuple(train) for train, test in expected}
+            assert {tuple(s.test): tuple(s.train) for s in plan.splits} == parts
+        np.testing.assert_array_equal(
+            np.sort(np.concatenate([s.test for s in plan.splits])), np.arange(count)
+        )
+        for split in plan.splits:
+            sides = [set(speaker[split.train]), set(speaker[split.test])]
+            assert not sides[0] & sides[1] and len(split.train) + len(split.test) == count
+            if len(sides[0]) > 1:
+                own = split.inner[split.train]
+                inner = GroupKFold(min(5, len(sides[0]))).split(split.train, groups=speaker[split.train])
+                assert sorted(np.bincount(own)) == sorted(len(test) for _, test in inner)
+
+
+@given(st.integers(2, 5), st.integers(2, 5), st.integers(0, 99))
+def test_speakers_clips_are_dealt_as_evenly_as_scikit_learn_s_stratified_folds_are(speakers, folds, seed):
+    rng = np.random.default_rng(seed)
+    speaker = np.repeat([f"p{i}" for i in range(speakers)], rng.integers(folds, 12, speakers))
+    clips = replace(
+        _clips(1, len(speaker)), speaker=rng.permutation(speaker), label=np.zeros(len(speaker), int)
+    )
+    plan = protocols.make_splits("within_speakers", clips, folds=folds, need_classes=False)
+    oracle = StratifiedKFold(folds).split(np.zeros((len(clips), 1)), clips.speaker)
+
+    def each(tests):
+        """How many clips of each speaker are tested, from the part with the fewest to that with the most."""
+        counts = [
+            [int((clips.speaker[test] == name).sum()) for test in tests] for name in sorted(set(speaker))
+        ]
+        return [sorted(of_speaker) for of_speaker in counts]
+
+    assert each([split.test for split in plan.splits]) == each([test for _, test in oracle])
+
+
 def test_the_regularisation_is_chosen_among_training_speakers_only():
     clips = _clips()
     for split in protocols.make_splits("leave_one_speaker_out", clips).splits:
@@ -63,7 +118,7 @@ def test_one_clip_of_each_class_is_enough_to_train_on(head):
     assert sorted(split.inner[:3]) == [0, 1, 2] and split.inner_unit == "clip"
     features = np.eye(3, dtype=np.float32)[clips.label]
     (found,) = probe(features, centre_views(clips.label, 3), [split], head)
-    assert np.isfinite(found.probabilities).all()
+    assert np.isfinite(found.predicted).all()
 
 
 def test_folds_that_share_speakers_are_reported_and_choose_their_penalty_by_speaker_all_the_same():
@@ -125,6 +180,38 @@ def test_split_trains_on_train_tests_on_test_and_leaves_other_parts_out():
     (split,) = plan.splits
     assert set(clips.part[split.train]) == {"train"} and set(clips.part[split.test]) == {"test"}
     assert plan.left_out == 8
+
+
+def test_another_split_or_column_than_the_usual_one_is_tested_on(tmp_path):
+    synthetic.write_folder(tmp_path / "data")
+    number = iter(range(48))
+
+    def change(record):
+        place = next(number)
+        record.metadata["session"] = str(place % 4 // 2)
+        record.split = "noise" if place >= 40 else record.split
+        record.labels["votes"] = {
+            "glad": place % 3,
+            "sad": 1,
+            "none": 0,
+        }  # of every third clip none has the most
+        record.labels["other"] = 1.5 if place else "none"
+        return record
+
+    synthetic.write_changed(tmp_path / "more", tmp_path / "data", change)
+    options = probing.ProbeOptions("tone", "folds", fold_by="session")
+    clips, _, plan, _ = probing.divided(str(tmp_path / "more"), options)
+    assert [len(split.test) for split in plan.splits] == [24, 24] and plan.left_out == 0
+    options = probing.ProbeOptions("tone", "split", test_split="noise")
+    clips, left_out, plan, _ = probing.divided(str(tmp_path / "more"), options)
+    (split,) = plan.splits
+    assert split.name == "noise" and len(split.test) == 8 and left_out == {"in no fold": 12}
+    assert len(split.train) == 28
+    clips, left_out = read_labelled(str(tmp_path / "more"), "votes")
+    assert clips.classes == ("glad", "sad") and left_out == {"no class with the most votes": 16}
+    assert np.bincount(clips.label).tolist() == [16, 16]
+    with pytest.raises(UserError, match="label 'other' is 1.5 for every clip"):
+        read_labelled(str(tmp_path / "more"), "other")
 
 
 def test_speaker_folds_keep_each_speaker_in_one_fold():

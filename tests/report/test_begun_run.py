@@ -3,9 +3,13 @@
 import json
 import re
 
+import numpy as np
 import pytest
 
 from avemo_jax.cli import main
+from avemo_jax.evaluation.extraction import Source
+from avemo_jax.evaluation.judging import judge
+from avemo_jax.evaluation.protocols import LabelledClips, make_splits
 
 
 @pytest.fixture
@@ -79,3 +83,30 @@ def test_a_place_that_cannot_be_written_to_is_named_before_any_work(run, tmp_pat
     (tmp_path / "file").touch()
     assert main(["report", str(run), "--out", str(tmp_path / "file" / "page.html")]) == 2
     assert "cannot be written" in capsys.readouterr().err
+
+
+def test_a_probe_of_a_number_is_shown_with_its_own_scores(run):
+    rng = np.random.default_rng(0)
+    number, empty = np.arange(24), np.full(24, "")
+    values = rng.uniform(1, 5, (24, 1)).astype(np.float32)
+    speaker = np.array([f"p{i // 6}" for i in number])
+    ids, above = np.array([f"c{i:02d}" for i in number]), (values[:, 0] > np.median(values)).astype(int)
+    clips = LabelledClips(number, ids, speaker, empty, empty, above, ("low", "high"), ("valence",), values)
+    splits = make_splits("leave_one_speaker_out", clips, need_classes=False)
+    features = np.hstack([values, rng.normal(size=(24, 3))]).astype(np.float32)
+    rows = []
+    for weights, seed in (("checkpoint", 0), ("random", 0), ("random", 1), ("none", 0)):
+        source = Source("pixels" if weights == "none" else "cat4", weights, seed, "as_recorded")
+        (one,) = judge(source, features, clips, splits, "ridge")
+        rows.append(one.row | {"label": "valence", "views": "cached", "step": 7})
+    (run / "probe").mkdir()
+    (run / "probe" / "rows.json").write_text(json.dumps(rows, allow_nan=False))
+    assert main(["report", str(run), "--json", str(run / "numbers.json")]) == 0
+    (probe,) = json.loads((run / "numbers.json").read_text())["probes"]
+    assert probe["scores"] == ["ccc", "pcc", "mae", "rmse"] and not probe["confusions"]
+    page = sections((run / "report.html").read_text())
+    ccc = f"{100 * rows[0]['ccc']:.1f}"
+    assert "24 clips tested, a number;" in page["probes"] and "Confusions" not in page["probes"]
+    assert f"CCC in per cent, chance 0.0: cat4 {ccc} [" in page["probes"]
+    assert f'<td class="number">{rows[0]["mae"]:.4g}</td>' in page["probes"]
+    assert f"CCC of valence, per cent</dt><dd>{ccc} <span" in page["glance"]

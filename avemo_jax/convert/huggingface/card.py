@@ -287,11 +287,15 @@ def _probe(rows: ProbeRows) -> str:
         "none": "`-` are plain statistics of pixels and log-mel",
     }
     beside = [text for weights, text in baselines.items() if any(row["weights"] == weights for row in rows)]
+    head, facts, which = "regression", "a number. CCC and PCC in per cent", ""
+    if "classes" in first:
+        facts = f"{len(first['classes'])} classes, chance {100 * first['chance']:.1f} %. Per cent"
+        head, which = "classifier", "of the UAR "
     return f"""## Linear probe: `{first["label"]}`
 
-A linear classifier on frozen features, tested on {others} it was not fitted on (protocol {first["split"]}): \
-{first["n"]:,} clips, {speakers}, {len(first["classes"])} classes, chance {100 * first["chance"]:.1f} %. Per cent; \
-brackets hold the 95 % interval of the UAR from resampling {first["ci_unit"]}s. {"; ".join(beside)}.
+A linear {head} on frozen features, tested on {others} it was not fitted on (protocol {first["split"]}): \
+{first["n"]:,} clips, {speakers}, {facts}; \
+brackets hold the 95 % interval {which}from resampling {first["ci_unit"]}s. {"; ".join(beside)}.
 
 ```
 {report.table(rows)}

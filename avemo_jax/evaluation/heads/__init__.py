@@ -1,8 +1,8 @@
 """Heads over frozen features: each fits every split of a protocol under every setting of its own grid.
 
   linear        logistic regression, all fits as one program                    vectors
-  ridge         least squares on one-hot labels, in closed form                 vectors
-  knn           the nearest training clips by cosine                            vectors
+  ridge         least squares, in closed form; of numbers too                   vectors
+  knn           the nearest training clips by cosine; of numbers too            vectors
   layer_mix     a learned mean of layers, then linear                           layers
   attentive     a learned query attends to tokens, then linear                  tokens
 
@@ -24,19 +24,23 @@ from avemo_jax.evaluation.protocols import Split
 
 
 class Head(NamedTuple):
-    """How a head is fitted, and the kind of features that it takes (see `features.kind`)."""
+    """How a head is fitted, the kind of features that it takes (see `features.kind`), and whether it can predict
+    numbers."""
 
     fit: Callable[[np.ndarray, Examples, Sequence[Split]], list[Scored]]
     takes: str
+    numbers: bool = False
 
 
 HEADS = {
     "linear": Head(linear.fit, "vector"),
-    "ridge": Head(ridge.fit, "vector"),
-    "knn": Head(neighbours.fit, "vector"),
+    "ridge": Head(ridge.fit, "vector", numbers=True),
+    "knn": Head(neighbours.fit, "vector", numbers=True),
     "layer_mix": Head(partial(pooled.fit, attentive=False), "layers"),
     "attentive": Head(partial(pooled.fit, attentive=True), "tokens"),
 }
+
+USUAL, USUAL_OF_NUMBERS = "linear", "ridge"
 
 
 def select(text: str) -> tuple[str, ...]:
@@ -50,4 +54,17 @@ def select(text: str) -> tuple[str, ...]:
     if unknown or not chosen:
         what = f"no head '{unknown[0]}'" if unknown else "it is empty"
         raise UserError(f"--head: {what}; there are {', '.join(HEADS)}")
+    return chosen
+
+
+def of_numbers(chosen: tuple[str, ...]) -> tuple[str, ...]:
+    """The same heads.
+
+    Raises:
+      UserError: one of them only tells classes apart.
+    """
+    unfit = [name for name in chosen if not HEADS[name].numbers]
+    if unfit:
+        fit = ", ".join(name for name, head in HEADS.items() if head.numbers)
+        raise UserError(f"--head: {unfit[0]} tells classes apart, the label is a number; there are {fit}")
     return chosen

@@ -15,7 +15,7 @@ class Examples:
     """R rows of a feature matrix, views of N clips; the first N rows are the clips' centre views, in order.
 
     clip: int [R], whose view a row is. trains: bool [R], rows that may be trained on; the centre views are
-    always what is predicted. label: int [N] in [0, classes).
+    always what is predicted. label: int [N] in [0, classes); or numbers, float [N, K].
     """
 
     clip: np.ndarray
@@ -25,12 +25,21 @@ class Examples:
 
     @property
     def row_label(self) -> np.ndarray:
-        """int [R]."""
+        """int [R], or float [R, K]."""
         return self.label[self.clip]
+
+    @property
+    def are_numbers(self) -> bool:
+        return self.label.ndim == 2
+
+    @property
+    def row_target(self) -> np.ndarray:
+        """The classes as one-hot vectors, or the numbers: float [R, K]."""
+        return self.row_label if self.are_numbers else np.eye(self.classes)[self.row_label]
 
 
 def centre_views(label: np.ndarray, classes: int) -> Examples:
-    """One view a clip: label int [N]."""
+    """One view a clip: label int [N], or numbers float [N, classes]."""
     return Examples(np.arange(len(label)), np.ones(len(label), bool), np.asarray(label), classes)
 
 
@@ -38,15 +47,15 @@ def centre_views(label: np.ndarray, classes: int) -> Examples:
 class Scored:
     """One split under every setting of a head's grid.
 
-    chances: float32 [settings, N, K]. A training clip has those of the fit on the training part without its
-    inner fold, a test clip those of the fit on the whole training part; other rows mean nothing. `converged` is
-    None where there is nothing to reach. shares: of a head that mixes layers, each layer's share in the fit on the
-    whole training part, float32 [settings, G, T], summing to 1 over T.
+    predicted: chances of classes, or numbers, float32 [settings, N, K]. A training clip has those of the fit on the
+    training part without its inner fold, a test clip those of the fit on the whole training part; other rows mean
+    nothing. `converged` is None where there is nothing to reach. shares: of a head that mixes layers, each layer's
+    share in the fit on the whole training part, float32 [settings, G, T], summing to 1 over T.
     """
 
     setting: str
     values: tuple[float, ...]
-    chances: np.ndarray
+    predicted: np.ndarray
     converged: bool | None = None
     shares: np.ndarray | None = None
 
@@ -58,16 +67,16 @@ def inner_folds(splits: Sequence[Split]) -> int:
 
 def each_split(
     setting: str,
-    chances_of: Callable[..., np.ndarray],
+    predicted_of: Callable[..., np.ndarray],
     features: np.ndarray,
     examples: Examples,
     splits: Sequence[Split],
     values: Sequence[float],
 ) -> list[Scored]:
-    """Of a head that takes one split after the other: `chances_of(features, examples, split, inner folds, values)`."""
+    """Of a head that takes one split after the other: `predicted_of(features, examples, split, folds, values)`."""
     folds = inner_folds(splits)
     return [
-        Scored(setting, tuple(values), chances_of(features, examples, split, folds, values))
+        Scored(setting, tuple(values), predicted_of(features, examples, split, folds, values))
         for split in splits
     ]
 

@@ -23,30 +23,34 @@ def fit(
     features: np.ndarray, examples: Examples, splits: Sequence[Split], values: Sequence[int] = COUNTS
 ) -> list[Scored]:
     """Every split with every number of neighbours; features float32 [R, D], finite."""
-    return each_split(SETTING, _chances, features, examples, splits, values)
+    return each_split(SETTING, _predicted, features, examples, splits, values)
 
 
-def _chances(features, examples, split, folds, values):
-    """(votes + 1 / K) / (k + 1): a class without a vote is unlikely and not impossible."""
+def _predicted(features, examples, split, folds, values):
+    """(votes + 1 / K) / (k + 1): a class without a vote is unlikely and not impossible. Of numbers the mean."""
     sets = row_sets(examples, split, folds)
     inputs = scaling.standardise(features, sets[-1])
     inputs /= np.maximum(np.linalg.norm(inputs, axis=-1, keepdims=True), 1e-12)
-    by, label = predicted_by(split, folds), examples.row_label
-    chances = np.empty((len(values), len(by), examples.classes), np.float32)
+    by, target = predicted_by(split, folds), examples.row_target
+    predicted = np.empty((len(values), len(by), examples.classes), np.float32)
     for fold, rows in enumerate(sets):
         known, asked = np.flatnonzero(rows), np.flatnonzero(by == fold)
         most = min(max(values), len(known))
         for first in range(0, len(asked), _ROWS):
             some = asked[first : first + _ROWS]
             near = _nearest(inputs[some], inputs[known], most)
-            votes = np.eye(examples.classes)[label[known[near]]]
-            votes *= 1 + _TIE / (1 + np.arange(most)[:, None])
+            votes = target[known[near]]
+            if not examples.are_numbers:
+                votes *= 1 + _TIE / (1 + np.arange(most)[:, None])
             totals = np.cumsum(votes, axis=1)
             for number, value in enumerate(values):
                 count = min(value, most)
+                if examples.are_numbers:
+                    predicted[number, some] = totals[:, count - 1] / count
+                    continue
                 smooth = totals[:, count - 1] + 1 / examples.classes
-                chances[number, some] = smooth / smooth.sum(-1, keepdims=True)
-    return chances
+                predicted[number, some] = smooth / smooth.sum(-1, keepdims=True)
+    return predicted
 
 
 def _nearest(asked, known, count):

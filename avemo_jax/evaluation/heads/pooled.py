@@ -4,8 +4,9 @@
   attentive   one learned query attends to all tokens (V-JEPA's attentive probe without its projections and MLP)
 
 Both begin as the linear head on the plain mean, standardised by each split's training rows, and are trained with it
-by Adam for a fixed number of steps. All splits, inner folds and penalties are trained side by side on the same
-batches of rows, where a row counts for those it is a training row of.
+by Adam for a fixed number of steps, which often ends before the loss's optimum: an early stop. All splits, inner folds
+and penalties are trained side by side on the same batches of rows, where a row counts for those it is a training row
+of.
 """
 
 from __future__ import annotations
