@@ -1,6 +1,6 @@
 """Evaluation beyond one number: can it be believed, is it fair, which modality does it follow, what breaks it.
 
-Suites of predictions (calibration, fairness, conflict) take the predictions.csv of a fine-tuned run or of a probe;
+Suites of predictions (calibration, fairness, conflict, paired) take the predictions.csv of a fine-tuned run or probe;
 retrieval takes a pretrained run, robustness a fine-tuned one or a label to probe for, the others either; zero_shot,
 text_retrieval and statements one that was aligned with texts, or any with --texts. Scores have 95 % intervals from
 resampling speakers.
@@ -29,12 +29,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         required=True,
         nargs="+",
         metavar="NAME",
-        help="calibration, fairness, conflict, retrieval, robustness, identity, neighbours, rollout, zero_shot, "
-        "text_retrieval, statements",
+        help="calibration, fairness, conflict, paired, retrieval, robustness, identity, neighbours, rollout, "
+        "zero_shot, text_retrieval, statements",
     )
     add("--checkpoint", help="a run: its predictions.csv, or for suites of networks its weights")
     add("--predictions", help="a predictions.csv, or the folder of a probe that has one")
-    add("--data", metavar="DIR", help="prepared folder of the clips (not needed for calibration)")
+    add("--data", metavar="DIR", help="prepared folder of the clips (not of calibration and paired)")
     add("--out", required=True, type=to_path, help="folder for table.txt and suites.json")
     add(
         "--models",
@@ -44,7 +44,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add(
         "--traits",
         default="",
-        help="columns to group speakers by, comma-separated (gender,age,race,ethnicity)",
+        help="columns to group speakers by, comma-separated (speaker,gender,age,race,ethnicity)",
     )
     add(
         "--random_seeds",
@@ -75,7 +75,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "--against",
         default="",
         metavar="RUN",
-        help="of suites of texts: another run, such as the first stage",
+        help="of paired: another run, probe or predictions.csv of the same clips; of suites of texts: another run, "
+        "such as the first stage",
     )
     add("--batch_size", type=int, default=32, help="clips in one forward pass")
     add("--workers", type=int, default=0, help="processes that decode (0: none beside this one)")
@@ -95,7 +96,7 @@ def run(args: argparse.Namespace) -> int:
     chosen = tuple(dict.fromkeys(args.suite))
     if unknown := [name for name in chosen if name not in suites.SUITES]:
         raise UserError(f"--suite: no '{unknown[0]}'; there are {', '.join(suites.SUITES)}")
-    if not args.data and (needing := [name for name in chosen if name != "calibration"]):
+    if not args.data and (needing := [name for name in chosen if name not in ("calibration", "paired")]):
         raise UserError(f"suite {needing[0]} needs the clips: give --data the prepared folder")
     for name, kind in (("retrieval", "pretrained"), ("robustness", "fine-tuned"), *_OF_ANY):
         if name in chosen and not args.checkpoint:
@@ -109,6 +110,10 @@ def run(args: argparse.Namespace) -> int:
         **{name: getattr(args, name) for name in text_suites.FLAGS}, seeds=args.random_seeds
     )
     asking.check(of_texts)
+    if "paired" in chosen and not args.against:
+        raise UserError("suite paired compares two: give --against another run, or its predictions.csv")
+    if args.against and not (of_texts or "paired" in chosen):
+        raise UserError("--against is of suite paired and of suites of texts: name one of them too")
     for place in (args.out, *([Path(args.json).parent] if args.json else [])):
         files.check_place(place)
 
@@ -116,15 +121,19 @@ def run(args: argparse.Namespace) -> int:
         _check_network(args, chosen)
     results = {}
     if of_predictions := [name for name in chosen if name in suites.OF_PREDICTIONS]:
-        models, split_hash = _models(args)
+        models, split_hash = _models(args.predictions or args.checkpoint, args.models)
+        suites.check_kinds(models, of_predictions)
+        others = _others(args.against, split_hash) if "paired" in chosen else []
         clips = {clip for one in models for clip in one.clip_id.tolist()}
-        known = suites.facts_of(args.data, clips) if of_predictions != ["calibration"] else {}
+        needs_clips = {"fairness", "conflict"} & set(chosen)
+        known = suites.facts_of(args.data, clips) if needs_clips else {}
         traits = tuple(filter(None, args.traits.split(","))) or suites.TRAITS
         for name in of_predictions:
             results[name] = {
                 "calibration": lambda: suites.calibration_rows(models),
                 "fairness": lambda: suites.fairness_rows(models, known, traits),
                 "conflict": lambda: suites.conflict_rows(models, known),
+                "paired": lambda: suites.paired_rows(models, others),
             }[name]()
             for row in results[name]:
                 row["split_hash"] = split_hash
@@ -179,24 +188,36 @@ def _check_network(args: argparse.Namespace, chosen: tuple[str, ...]) -> None:
         rollout.check_model(config)
 
 
-def _models(args: argparse.Namespace):
+def _models(where: str, chosen: str):
     """The chosen models, and the hash of the split that they were tested on: None where no rows lie beside them."""
     from avemo_jax.errors import UserError
     from avemo_jax.evaluation import predicted
     from avemo_jax.evaluation.outcome_files import split_hash_of
 
-    where = args.predictions or args.checkpoint
     if not where:
         raise UserError(
             "suites of predictions need some: give --predictions a probe's folder, or --checkpoint a run"
         )
     path = to_path(where)
     path = path / predicted.NAME if path.is_dir() else path
-    words = [word for word in args.models.split(",") if word]
+    words = [word for word in chosen.split(",") if word]
     models = [one for one in predicted.read(path) if all(word in one.model.values() for word in words)]
     if not models:
-        raise UserError(f"{path}: no model has all of --models {args.models}")
+        raise UserError(f"{path}: no model has all of --models {chosen}")
     return models, split_hash_of(path.parent) or None
+
+
+def _others(against: str, split_hash: str | None):
+    """The models of --against."""
+    from avemo_jax.errors import UserError
+
+    others, other_hash = _models(against, "")
+    if split_hash and other_hash and split_hash != other_hash:
+        raise UserError(
+            f"--against {against} was split otherwise (hash {other_hash[:12]}, here {split_hash[:12]}): only the same "
+            "clips and folds can be compared"
+        )
+    return others
 
 
 def _robustness(args: argparse.Namespace):

@@ -112,9 +112,14 @@ def write(
 def split_hash_of(folder: str | os.PathLike) -> str:
     """Of the clips and folds that a run, or a probe, was tested on, by the rows in its folder; empty where there are
     none."""
+    return fact_of(folder, "split_hash")
+
+
+def fact_of(folder: str | os.PathLike, name: str) -> str:
+    """What the first of the rows in a folder says of this; empty where there are none."""
     path = paths.to_path(folder) / ROWS
     with contextlib.suppress(OSError, ValueError, LookupError, TypeError), paths.plain_errors(path):
-        return str(json.loads(path.read_text(encoding="utf-8"))[0]["split_hash"])
+        return str(json.loads(path.read_text(encoding="utf-8"))[0][name])
     return ""
 
 

@@ -83,7 +83,7 @@ class Options:
                 raise UserError(f"suite {name} needs descriptions: give --texts the folder of avemo describe")
         if "zero_shot" in suites and not self.label:
             raise UserError("suite zero_shot needs --label, whose classes are told apart")
-        if self.against and not self.texts:
+        if suites and self.against and not self.texts:
             raise UserError("--against compares maps that are fitted to descriptions: give --texts")
         filled(self.template, "", words_of(self.words))
 
