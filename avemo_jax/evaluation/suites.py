@@ -33,6 +33,7 @@ from avemo_jax.evaluation.intervals import bootstrap_scores
 from avemo_jax.evaluation.metrics import confusion_matrix, uar
 from avemo_jax.evaluation.paired import paired_scores, paired_tests
 from avemo_jax.evaluation.predicted import Predicted, pairs
+from avemo_jax.evaluation.protocols import clips_hash
 from avemo_jax.models.params import Params
 from avemo_jax.models.streams import layer_count
 from input_pipeline.errors import DataError
@@ -183,8 +184,9 @@ def retrieval_rows(
     """Sound ↔ picture at each layer that HiCMAE contrasts (of other methods the last), and all of them together, of
     whole clips' centre views; of the checkpoint and of networks with random weights.
 
-    Keys: `weights`, `seed`, `layer` (a number, or "all"), `n`; `video_to_audio` and `audio_to_video`, each `r1`, `r5`,
-    `r10`, `median_rank` with `r1_ci95` and so on from resampling speakers; `chance`, what R@1, R@5, R@10 are by chance.
+    Keys: `weights`, `seed`, `layer` (a number, or "all"), `n`, `split_hash` of the clips; `video_to_audio` and
+    `audio_to_video`, each `r1`, `r5`, `r10`, `median_rank` with `r1_ci95` and so on from resampling speakers; `chance`,
+    what R@1, R@5, R@10 are by chance.
     """
     if len(frontend.token_grids(config.model)) < 2:
         raise UserError(
@@ -200,6 +202,8 @@ def retrieval_rows(
     )
     speakers = [speaker for speaker, _ in records.known()]
     speaker = np.array([speakers[place] for place in places])
+    ids = records.clip_ids
+    judged = clips_hash([ids[place] for place in places])
     rows = []
     for network in networks:
 
@@ -218,6 +222,7 @@ def retrieval_rows(
             )
             count = len(video)
             row = {"weights": network.weights, "seed": network.seed, "layer": layer, "n": count}
+            row["split_hash"] = judged
             row["chance"] = {f"r{k}": min(1.0, k / count) for k in retrieval.RECALLS}
             for way, asked, among in (("video_to_audio", video, audio), ("audio_to_video", audio, video)):
                 row[way] = _recalls(retrieval.match_ranks(asked, among), speaker)

@@ -8,7 +8,9 @@ import pytest
 
 from avemo_jax.cli import main
 from avemo_jax.evaluation import calibration, identity, outcome_files, outcomes, predicted, suites
+from avemo_jax.evaluation.protocols import clips_hash
 from avemo_jax.tasks.finetuning import Outcome
+from input_pipeline.records import open_records
 from input_pipeline.targets import Target
 from tests.evaluation import synthetic
 
@@ -246,6 +248,7 @@ def test_retrieval_has_a_row_for_each_layer_and_for_random_weights(place, tmp_pa
     ]
     for row in rows:
         assert row["n"] == 48 and row["chance"]["r1"] == pytest.approx(1 / 48)
+        assert row["split_hash"] == clips_hash(open_records(place / "data").clip_ids)
         for way in ("video_to_audio", "audio_to_video"):
             assert row[way]["r1"] <= row[way]["r5"] <= row[way]["r10"]
             low, high = row[way]["r10_ci95"]
