@@ -19,6 +19,7 @@ _OF_ANY = tuple(
     (name, "trained")
     for name in ("identity", "neighbours", "rollout", "zero_shot", "text_retrieval", "statements")
 )
+_OF_TUNED = (("robustness", "fine-tuned"), ("cross_corpus", "fine-tuned"))
 EXAMPLE = "avemo evaluate --predictions runs/first/probe --suite calibration fairness --data data/clips --out judged"
 
 
@@ -29,8 +30,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         required=True,
         nargs="+",
         metavar="NAME",
-        help="calibration, fairness, conflict, paired, retrieval, robustness, identity, neighbours, rollout, "
-        "zero_shot, text_retrieval, statements",
+        help="calibration, fairness, conflict, paired, retrieval, robustness, cross_corpus, identity, neighbours, "
+        "rollout, zero_shot, text_retrieval, statements",
     )
     add("--checkpoint", help="a run: its predictions.csv, or for suites of networks its weights")
     add("--predictions", help="a predictions.csv, or the folder of a probe that has one")
@@ -55,7 +56,15 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add(
         "--label",
         default="",
-        help="of zero_shot; of robustness: not of a fine-tuned run but of a probe of features for this label",
+        help="of zero_shot; of robustness: not of a fine-tuned run but of a probe of features for this label; of "
+        "cross_corpus: that of --data (the run's own)",
+    )
+    add("--map", default="", metavar="PAIRS", help="of cross_corpus: common names, as in avemo probe")
+    add("--drop_unmapped", action="store_true", help="of cross_corpus: only classes that both have")
+    add(
+        "--shared_speakers",
+        default="refuse",
+        help="of cross_corpus, names that were trained on too: refuse, drop (not tested), differ (other people)",
     )
     add("--protocol", default="leave_one_speaker_out", help="how that probe splits clips, as in avemo probe")
     add("--feature", default="cat4", help="of neighbours, and of robustness with --label (cat4)")
@@ -98,7 +107,7 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"--suite: no '{unknown[0]}'; there are {', '.join(suites.SUITES)}")
     if not args.data and (needing := [name for name in chosen if name not in ("calibration", "paired")]):
         raise UserError(f"suite {needing[0]} needs the clips: give --data the prepared folder")
-    for name, kind in (("retrieval", "pretrained"), ("robustness", "fine-tuned"), *_OF_ANY):
+    for name, kind in (("retrieval", "pretrained"), *_OF_TUNED, *_OF_ANY):
         if name in chosen and not args.checkpoint:
             raise UserError(f"suite {name} needs a {kind} network: give --checkpoint a run")
     if args.clips < 1:
@@ -141,6 +150,9 @@ def run(args: argparse.Namespace) -> int:
         results["retrieval"] = _retrieval(args)
     if "robustness" in chosen:
         results["robustness"] = _robustness(args)
+    written = []
+    if "cross_corpus" in chosen:
+        results["cross_corpus"], written = _cross_corpus(args)
     if "identity" in chosen:
         results["identity"] = _identity(args)
     if of_texts:
@@ -152,9 +164,9 @@ def run(args: argparse.Namespace) -> int:
     text = suite_tables.text(results)
     print(text)
     rows = json.dumps(plain(results), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    written = [args.out / "table.txt", args.out / "suites.json"]
-    for path, content in zip(written, (text + "\n", rows), strict=True):
-        files.write_file(path, content)
+    for name, content in (("table.txt", text + "\n"), ("suites.json", rows)):
+        written.append(args.out / name)
+        files.write_file(written[-1], content)
     for name, html in pages.items():
         written.append(args.out / f"{name}.html")
         files.write_file(written[-1], html)
@@ -180,6 +192,11 @@ def _check_network(args: argparse.Namespace, chosen: tuple[str, ...]) -> None:
         features.select(args.feature, config.model)
     elif "robustness" in chosen:
         robustness.check(config, args.checkpoint)
+    if "cross_corpus" in chosen:
+        from avemo_jax.tasks import transfer
+
+        transfer.check(config, args.checkpoint)
+        _other(args)
     if "neighbours" in chosen:
         from avemo_jax.report import neighbours
 
@@ -238,6 +255,29 @@ def _robustness(args: argparse.Namespace):
 
     mesh = make_mesh({"replica": 1, "data": -1, "fsdp": 1, "tensor": 1})
     return robustness.rows(to_path(args.checkpoint), args.data, mesh)
+
+
+def _other(args: argparse.Namespace):
+    from avemo_jax.evaluation import cross_corpus
+
+    names = cross_corpus.read_names(args.map)
+    return cross_corpus.Other(args.data, args.label, names, args.drop_unmapped, args.shared_speakers)
+
+
+def _cross_corpus(args: argparse.Namespace):
+    """Rows, and the files that other suites can be asked of."""
+    from avemo_jax import files
+    from avemo_jax.evaluation import outcome_files
+    from avemo_jax.tasks import transfer
+    from avemo_jax.training.mesh import make_mesh
+
+    mesh = make_mesh({"replica": 1, "data": -1, "fsdp": 1, "tensor": 1})
+    target, outcomes = transfer.test(to_path(args.checkpoint), _other(args), mesh)
+    rows = [outcome_files.plain(one.row) for one in outcomes]
+    written = [args.out / outcome_files.PREDICTIONS, args.out / outcome_files.ROWS]
+    files.write_file(written[0], outcome_files.predictions(target, outcomes))
+    files.write_file(written[1], json.dumps(rows, indent=1, allow_nan=False) + "\n")
+    return rows, written
 
 
 def _neighbours(args: argparse.Namespace):

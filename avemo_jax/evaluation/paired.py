@@ -122,10 +122,13 @@ def paired_tests(
 
 
 def paired_scores(here: Summed, there: Summed, speaker: np.ndarray, seed: int = 0) -> Row:
-    """Two predictions of the same N clips. Keys: `n`; `groups`, how many speakers (or clips, see `intervals.units`) are
-    drawn and swapped; `score`, the name of the first one; each score, as `uar`, with `uar_against`, `uar_difference`
-    (here minus there) and `uar_difference_ci95`; `p_permutation` of the first."""
-    _, group = units(speaker)
+    """Two predictions of the same N clips.
+
+    Keys: `n`; `groups` and `ci_unit`, how many speakers, or clips, are drawn and swapped (see `intervals.units`);
+    `score`, the name of the first one; each score, as `uar`, with `uar_against`, `uar_difference` (here minus there)
+    and `uar_difference_ci95`; `p_permutation` of the first.
+    """
+    unit, group = units(speaker)
     every = np.arange(len(speaker))
     sides = [one.of(every, group) for one in (here, there)]
     groups = len(sides[0])
@@ -135,14 +138,15 @@ def paired_scores(here: Summed, there: Summed, speaker: np.ndarray, seed: int = 
     swap = rng.integers(0, 2, (_DRAWS, groups)).astype(np.float64)
     swapped = [(1 - swap) @ sides[0] + swap @ sides[1], swap @ sides[0] + (1 - swap) @ sides[1]]
     first = next(iter(here.scores))
-    result: Row = {"n": len(speaker), "groups": groups, "score": first}
+    result: Row = {"n": len(speaker), "groups": groups, "ci_unit": unit, "score": first}
     for name, score in here.scores.items():
         both = [float(score(side.sum(0))) for side in sides]
         result |= {name: both[0], f"{name}_against": both[1], f"{name}_difference": both[0] - both[1]}
         bounds = quantiles(score(resampled[0]) - score(resampled[1]), (0.025, 0.975))
         result[f"{name}_difference_ci95"] = list(bounds)
     as_far = np.abs(here.scores[first](swapped[0]) - here.scores[first](swapped[1]))
-    count = (as_far >= abs(result[f"{first}_difference"]) - 1e-12).sum()
+    apart = abs(result[f"{first}_difference"])
+    count = (as_far >= apart - 1e-12).sum() if np.isfinite(apart) else np.nan
     return result | {"p_permutation": float((1 + count) / (1 + _DRAWS))}
 
 

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from avemo_jax.evaluation.aligning import aligned
-from avemo_jax.evaluation.outcome_files import IN_OWN_UNIT, shown
+from avemo_jax.evaluation.outcome_files import IN_OWN_UNIT, shown, table
+from input_pipeline.targets import Target
 
 Row = dict[str, Any]
 _NONE = "–"  # a number that there is not
@@ -113,7 +114,7 @@ def _paired(rows: Sequence[Row]) -> str:
         if row["model"] != row["against"]
     ]
     first = rows[0]
-    known = f"{first['n']} clips, {first['groups']} speakers or clips drawn and swapped; difference: here minus there"
+    known = f"{first['n']} clips, {first['groups']} {first['ci_unit']}s drawn and swapped; difference: here minus there"
     return f"{aligned(lines, left=(0, 1))}\n{'; '.join([known, *said])}"
 
 
@@ -177,6 +178,13 @@ def _robustness_of(model: str, rows: Sequence[Row]) -> str:
     if relied:
         known += f"; reliance, the share of the {score.upper()} lost with another clip's: {', '.join(relied)}"
     return f"{aligned(lines)}\n{known}"
+
+
+def _cross_corpus(rows: Sequence[Row]) -> str:
+    first = rows[0]
+    target = Target(first["target"], (first["label"],), tuple(first["outputs"]))
+    told = table(target, rows, first["left_out"])
+    return f"cross-corpus, trained on {', '.join(first['trained_on'])}\n{told}"
 
 
 def _identity(rows: Sequence[Row]) -> str:
@@ -271,6 +279,7 @@ _TABLES = {
     "paired": _paired,
     "retrieval": _retrieval,
     "robustness": _robustness,
+    "cross_corpus": _cross_corpus,
     "identity": _identity,
     "neighbours": _neighbours,
     "rollout": _rollout,

@@ -6,13 +6,15 @@
   paired        is it better than another model of the same clips?                      two of predictions
   retrieval     does a clip's sound find its own picture among all clips?               checkpoint, data
   robustness    what is left in noise, in bad light, without a modality?                checkpoint, data
+  cross_corpus  what is left on another corpus?                                         checkpoint, data
   identity      how well do its features tell speakers apart?                           checkpoint, data
   neighbours    which clips are near each other, and do they share labels?              checkpoint, data
   rollout       where does it look?                                                     checkpoint, data
   zero_shot, text_retrieval, statements   what does it know of texts?                   checkpoint, data, texts
 
-Robustness is in `tasks/robustness.py`, that of probes in `probe_robustness.py`, identity in `identity.py`, those of
-texts in `text_suites.py`; neighbours and rollout, which make pages, are in `report`.
+Robustness is in `tasks/robustness.py`, cross_corpus in `tasks/transfer.py`, robustness of probes in
+`probe_robustness.py`, identity in `identity.py`, those of texts in `text_suites.py`; neighbours and rollout, which make
+pages, are in `report`.
 Each gives rows of JSON values, one a model (and trait, or layer); `text` is how people read them.
 """
 
@@ -46,6 +48,7 @@ SUITES = (
     *OF_PREDICTIONS,
     "retrieval",
     "robustness",
+    "cross_corpus",
     "identity",
     "neighbours",
     "rollout",
