@@ -134,11 +134,10 @@ def _units(speakers: np.ndarray, group: np.ndarray) -> tuple[np.ndarray, np.ndar
 
 def _spread(sums: np.ndarray, count: int, score: Callable[[np.ndarray], np.ndarray]) -> Callable:
     """A function of each unit's group → every group's score, and the largest less the smallest."""
+    columns = np.ascontiguousarray(sums.T)
 
     def scored(groups: np.ndarray) -> tuple[np.ndarray, float]:
-        together = np.zeros((count, sums.shape[1]))
-        np.add.at(together, groups, sums)
-        values = score(together)
+        values = score(np.stack([np.bincount(groups, column, count) for column in columns], 1))
         known = values[np.isfinite(values)]
         return values, float(known.max() - known.min()) if len(known) else np.nan
 
