@@ -35,6 +35,10 @@ class Other:
     drop: bool = False
     shared: str = SHARED[0]
 
+    def __post_init__(self):
+        if self.shared not in SHARED:
+            raise UserError(f"--shared_speakers: no '{self.shared}'; there are {', '.join(SHARED)}")
+
 
 @dataclass(frozen=True)
 class Joined:
@@ -82,8 +86,6 @@ def join(data: str, label: str, classes: Sequence[str], other: Other) -> Joined:
       UserError: the folders hold the same clips, share speakers, or have labels without a counterpart; or the map names
         a value that neither has.
     """
-    if other.shared not in SHARED:
-        raise UserError(f"--shared_speakers: no '{other.shared}'; there are {', '.join(SHARED)}")
     here, left_out = read_labelled(data, label)
     there, left_out_there = read_labelled(other.data, other.label or label)
     left_out += left_out_there

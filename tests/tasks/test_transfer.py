@@ -81,8 +81,10 @@ def test_all_of_another_corpus_is_tested_under_common_names(place, tmp_path, cap
     [
         (("--label", "pitch"), "labels without a counterpart in the other folder"),
         (("--label", "pitch", "--map", "loud=deep"), "--map: no clip has the value 'loud'"),
+        (("--shared_speakers", "keep"), "--shared_speakers: no 'keep'"),
         (("--label", "mood"), "no clip has the label 'mood'"),
         (("--data", "{data}"), "holds the very clips of"),
+        (("--data", "{data}", "--shared_speakers", "differ"), "holds the very clips of"),
     ],
 )
 def test_a_corpus_that_cannot_be_asked_is_refused_in_one_line(place, tmp_path, capsys, words, says):
