@@ -93,7 +93,7 @@ class Target:
     @property
     def kind(self) -> str:
         """What is predicted of a clip: `class`, `distribution`, `multi_label` or `values`."""
-        return _KINDS.get(self.rule, self.rule)
+        return kind_of(self.rule)
 
     @property
     def is_class(self) -> bool:
@@ -161,6 +161,11 @@ class Target:
         counts = np.array([float(votes.get(name) or 0) for name in self.classes])
         total = counts.sum()
         return counts / total if np.isfinite(total) and total > 0 else None
+
+
+def kind_of(rule: str) -> str:
+    """`Target.kind` of this rule."""
+    return _KINDS.get(rule, rule)
 
 
 def target_of(data: Any) -> Target | None:

@@ -1,6 +1,6 @@
 """Evaluation beyond one number: can it be believed, is it fair, which modality does it follow, what breaks it.
 
-Suites of predictions (calibration, fairness, conflict) take the predictions.csv of a fine-tuned run or of a probe;
+Suites of predictions (calibration, fairness, conflict, paired) take the predictions.csv of a fine-tuned run or probe;
 retrieval takes a pretrained run, robustness a fine-tuned one or a label to probe for, the others either; zero_shot,
 text_retrieval and statements one that was aligned with texts, or any with --texts. Scores have 95 % intervals from
 resampling speakers.
@@ -19,6 +19,7 @@ _OF_ANY = tuple(
     (name, "trained")
     for name in ("identity", "neighbours", "rollout", "zero_shot", "text_retrieval", "statements")
 )
+_OF_TUNED = (("robustness", "fine-tuned"), ("cross_corpus", "fine-tuned"))
 EXAMPLE = "avemo evaluate --predictions runs/first/probe --suite calibration fairness --data data/clips --out judged"
 
 
@@ -29,12 +30,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         required=True,
         nargs="+",
         metavar="NAME",
-        help="calibration, fairness, conflict, retrieval, robustness, identity, neighbours, rollout, zero_shot, "
-        "text_retrieval, statements",
+        help="calibration, fairness, conflict, paired, retrieval, robustness, cross_corpus, identity, neighbours, "
+        "rollout, zero_shot, text_retrieval, statements",
     )
     add("--checkpoint", help="a run: its predictions.csv, or for suites of networks its weights")
     add("--predictions", help="a predictions.csv, or the folder of a probe that has one")
-    add("--data", metavar="DIR", help="prepared folder of the clips (not needed for calibration)")
+    add("--data", metavar="DIR", help="prepared folder of the clips (not of calibration and paired)")
     add("--out", required=True, type=to_path, help="folder for table.txt and suites.json")
     add(
         "--models",
@@ -44,7 +45,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add(
         "--traits",
         default="",
-        help="columns to group speakers by, comma-separated (gender,age,race,ethnicity)",
+        help="columns to group speakers by, comma-separated (speaker,gender,age,race,ethnicity)",
     )
     add(
         "--random_seeds",
@@ -55,7 +56,15 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add(
         "--label",
         default="",
-        help="of zero_shot; of robustness: not of a fine-tuned run but of a probe of features for this label",
+        help="of zero_shot; of robustness: not of a fine-tuned run but of a probe of features for this label; of "
+        "cross_corpus: that of --data (the run's own)",
+    )
+    add("--map", default="", metavar="PAIRS", help="of cross_corpus: common names, as in avemo probe")
+    add("--drop_unmapped", action="store_true", help="of cross_corpus: only classes that both have")
+    add(
+        "--shared_speakers",
+        default="refuse",
+        help="of cross_corpus, names that were trained on too: refuse, drop (not tested), differ (other people)",
     )
     add("--protocol", default="leave_one_speaker_out", help="how that probe splits clips, as in avemo probe")
     add("--feature", default="cat4", help="of neighbours, and of robustness with --label (cat4)")
@@ -87,7 +96,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "--against",
         default="",
         metavar="RUN",
-        help="of suites of texts: another run, such as the first stage",
+        help="of paired: another run, probe or predictions.csv of the same clips; of suites of texts: another run, "
+        "such as the first stage",
     )
     add("--batch_size", type=int, default=32, help="clips in one forward pass")
     add("--workers", type=int, default=0, help="processes that decode (0: none beside this one)")
@@ -107,9 +117,9 @@ def run(args: argparse.Namespace) -> int:
     chosen = tuple(dict.fromkeys(args.suite))
     if unknown := [name for name in chosen if name not in suites.SUITES]:
         raise UserError(f"--suite: no '{unknown[0]}'; there are {', '.join(suites.SUITES)}")
-    if not args.data and (needing := [name for name in chosen if name != "calibration"]):
+    if not args.data and (needing := [name for name in chosen if name not in ("calibration", "paired")]):
         raise UserError(f"suite {needing[0]} needs the clips: give --data the prepared folder")
-    for name, kind in (("retrieval", "pretrained"), ("robustness", "fine-tuned"), *_OF_ANY):
+    for name, kind in (("retrieval", "pretrained"), *_OF_TUNED, *_OF_ANY):
         if name in chosen and not args.checkpoint:
             raise UserError(f"suite {name} needs a {kind} network: give --checkpoint a run")
     if args.clips < 1:
@@ -121,6 +131,10 @@ def run(args: argparse.Namespace) -> int:
         **{name: getattr(args, name) for name in text_suites.FLAGS}, seeds=args.random_seeds
     )
     asking.check(of_texts)
+    if "paired" in chosen and not args.against:
+        raise UserError("suite paired compares two: give --against another run, or its predictions.csv")
+    if args.against and not (of_texts or "paired" in chosen):
+        raise UserError("--against is of suite paired and of suites of texts: name one of them too")
     for place in (args.out, *([Path(args.json).parent] if args.json else [])):
         files.check_place(place)
 
@@ -128,15 +142,19 @@ def run(args: argparse.Namespace) -> int:
         _check_network(args, chosen)
     results = {}
     if of_predictions := [name for name in chosen if name in suites.OF_PREDICTIONS]:
-        models, folder = _models(args)
+        models, folder = _models(args.predictions or args.checkpoint, args.models)
+        suites.check_kinds(models, of_predictions)
+        others = _others(args.against, split_hash_of(folder)) if "paired" in chosen else []
         clips = {clip for one in models for clip in one.clip_id.tolist()}
-        known = suites.facts_of(args.data, clips) if of_predictions != ["calibration"] else {}
+        needs_clips = {"fairness", "conflict"} & set(chosen)
+        known = suites.facts_of(args.data, clips) if needs_clips else {}
         traits = tuple(filter(None, args.traits.split(","))) or suites.TRAITS
         for name in of_predictions:
             results[name] = {
                 "calibration": lambda: suites.calibration_rows(models),
                 "fairness": lambda: suites.fairness_rows(models, known, traits),
                 "conflict": lambda: suites.conflict_rows(models, known),
+                "paired": lambda: suites.paired_rows(models, others),
             }[name]()
             for row in results[name]:
                 row["split_hash"] = split_hash_of(folder) or None
@@ -145,6 +163,9 @@ def run(args: argparse.Namespace) -> int:
         results["retrieval"] = _retrieval(args)
     if "robustness" in chosen:
         results["robustness"] = _robustness(args)
+    written = []
+    if "cross_corpus" in chosen:
+        results["cross_corpus"], written = _cross_corpus(args)
     if "identity" in chosen:
         results["identity"] = _identity(args)
     if of_texts:
@@ -156,9 +177,9 @@ def run(args: argparse.Namespace) -> int:
     text = suite_tables.text(results)
     print(text)
     rows = json.dumps(plain(results), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    written = [args.out / "table.txt", args.out / "suites.json"]
-    for path, content in zip(written, (text + "\n", rows), strict=True):
-        files.write_file(path, content)
+    for name, content in (("table.txt", text + "\n"), ("suites.json", rows)):
+        written.append(args.out / name)
+        files.write_file(written[-1], content)
     for name, html in pages.items():
         written.append(args.out / f"{name}.html")
         files.write_file(written[-1], html)
@@ -184,6 +205,11 @@ def _check_network(args: argparse.Namespace, chosen: tuple[str, ...]) -> None:
         features.select(args.feature, config.model)
     elif "robustness" in chosen:
         robustness.check(config, args.checkpoint)
+    if "cross_corpus" in chosen:
+        from avemo_jax.tasks import transfer
+
+        transfer.check(config, args.checkpoint)
+        _other(args)
     if "neighbours" in chosen:
         from avemo_jax.report import neighbours
 
@@ -193,23 +219,37 @@ def _check_network(args: argparse.Namespace, chosen: tuple[str, ...]) -> None:
         rollout.check_model(config)
 
 
-def _models(args: argparse.Namespace):
+def _models(where: str, chosen: str):
     """The chosen models, and the folder of their predictions."""
     from avemo_jax.errors import UserError
     from avemo_jax.evaluation import predicted
 
-    where = args.predictions or args.checkpoint
     if not where:
         raise UserError(
             "suites of predictions need some: give --predictions a probe's folder, or --checkpoint a run"
         )
     path = to_path(where)
     path = path / predicted.NAME if path.is_dir() else path
-    words = [word for word in args.models.split(",") if word]
+    words = [word for word in chosen.split(",") if word]
     models = [one for one in predicted.read(path) if all(word in one.model.values() for word in words)]
     if not models:
-        raise UserError(f"{path}: no model has all of --models {args.models}")
+        raise UserError(f"{path}: no model has all of --models {chosen}")
     return models, path.parent
+
+
+def _others(against: str, split_hash: str):
+    """The models of --against."""
+    from avemo_jax.errors import UserError
+    from avemo_jax.evaluation.outcome_files import split_hash_of
+
+    others, folder = _models(against, "")
+    other_hash = split_hash_of(folder)
+    if split_hash and other_hash and split_hash != other_hash:
+        raise UserError(
+            f"--against {against} was split otherwise (hash {other_hash[:12]}, here {split_hash[:12]}): only the same "
+            "clips and folds can be compared"
+        )
+    return others
 
 
 def _robustness(args: argparse.Namespace):
@@ -230,6 +270,29 @@ def _robustness(args: argparse.Namespace):
 
     mesh = make_mesh({"replica": 1, "data": -1, "fsdp": 1, "tensor": 1})
     return robustness.rows(to_path(args.checkpoint), args.data, mesh)
+
+
+def _other(args: argparse.Namespace):
+    from avemo_jax.evaluation import cross_corpus
+
+    names = cross_corpus.read_names(args.map)
+    return cross_corpus.Other(args.data, args.label, names, args.drop_unmapped, args.shared_speakers)
+
+
+def _cross_corpus(args: argparse.Namespace):
+    """Rows, and the files that other suites can be asked of."""
+    from avemo_jax import files
+    from avemo_jax.evaluation import outcome_files
+    from avemo_jax.tasks import transfer
+    from avemo_jax.training.mesh import make_mesh
+
+    mesh = make_mesh({"replica": 1, "data": -1, "fsdp": 1, "tensor": 1})
+    target, outcomes = transfer.test(to_path(args.checkpoint), _other(args), mesh)
+    rows = [outcome_files.plain(one.row) for one in outcomes]
+    written = [args.out / outcome_files.PREDICTIONS, args.out / outcome_files.ROWS]
+    files.write_file(written[0], outcome_files.predictions(target, outcomes))
+    files.write_file(written[1], json.dumps(rows, indent=1, allow_nan=False) + "\n")
+    return rows, written
 
 
 def _neighbours(args: argparse.Namespace):

@@ -133,7 +133,7 @@ def _against(here: predicted.Predicted, there: predicted.Predicted | None) -> Ro
         return dict.fromkeys(keys)
     place = {key: row for row, key in enumerate(zip(there.part, there.clip_id, strict=True))}
     order = [place[key] for key in zip(here.part, here.clip_id, strict=True)]
-    tested = paired_tests(here.label, here.guess, there.guess[order], here.speaker, len(here.classes))
+    tested = paired_tests(here.label, here.guess, there.guess[order], here.speaker, len(here.names))
     return {key: tested[key] for key in keys}
 
 

@@ -58,8 +58,13 @@ def calibration_error(
 
 def brier(probabilities: np.ndarray, labels: np.ndarray) -> float:
     """Mean squared distance to the truth over all classes, 0 to 2 (Brier 1950)."""
+    return float(squared_distances(probabilities, labels).mean())
+
+
+def squared_distances(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Of each clip [N], see `brier`."""
     truth = np.arange(probabilities.shape[1]) == np.asarray(labels)[:, None]
-    return float(np.square(probabilities - truth).sum(1).mean())
+    return np.square(probabilities - truth).sum(1)
 
 
 def cross_entropy(probabilities: np.ndarray, labels: np.ndarray) -> float:

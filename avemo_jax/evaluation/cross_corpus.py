@@ -36,6 +36,10 @@ class Other:
     drop: bool = False
     shared: str = SHARED[0]
 
+    def __post_init__(self):
+        if self.shared not in SHARED:
+            raise UserError(f"--shared_speakers: no '{self.shared}'; there are {', '.join(SHARED)}")
+
 
 @dataclass(frozen=True)
 class Joined:
@@ -83,8 +87,6 @@ def join(data: str, label: str, classes: Sequence[str], other: Other) -> Joined:
       UserError: the folders hold the same clips, share speakers, or have labels without a counterpart; or the map names
         a value that neither has.
     """
-    if other.shared not in SHARED:
-        raise UserError(f"--shared_speakers: no '{other.shared}'; there are {', '.join(SHARED)}")
     here, left_out = read_labelled(data, label)
     there, left_out_there = read_labelled(other.data, other.label or label)
     left_out += left_out_there
@@ -95,15 +97,10 @@ def join(data: str, label: str, classes: Sequence[str], other: Other) -> Joined:
         )
     if data_digest(data) == data_digest(other.data):
         raise UserError(f"{other.data} holds the very clips of {data}: give --test_data another corpus")
-    unknown = sorted(other.names.keys() - {*here.classes, *there.classes})
-    if unknown:
-        raise UserError(
-            f"--map: no clip has the value '{unknown[0]}'; {data} has {', '.join(here.classes)}, {other.data} has "
-            f"{', '.join(there.classes)}"
-        )
-    here, there = (_renamed(clips, other.names) for clips in (here, there))
-    common = _common(data, here.classes, other, there.classes, classes)
-    here, there = (_only(clips, common, left_out) for clips in (here, there))
+    check_map(data, here.classes, other, there.classes)
+    here, there = (renamed(clips, other.names) for clips in (here, there))
+    common = common_classes(data, here.classes, other, there.classes, classes)
+    here, there = (only(clips, common, left_out) for clips in (here, there))
     here, there = _apart(data, here, other, there, left_out)
     columns: dict[str, Any] = {
         name: np.concatenate([getattr(here, name), getattr(there, name)])
@@ -127,7 +124,18 @@ def _pairs(words: Sequence[str], where: str) -> dict[str, str]:
     return names
 
 
-def _renamed(clips: LabelledClips, names: Mapping[str, str]) -> LabelledClips:
+def check_map(data: str, here: Sequence[str], other: Other, there: Sequence[str]) -> None:
+    """Raises a UserError where the map names a value that is not among the classes here, of `data`, and there."""
+    unknown = sorted(other.names.keys() - {*here, *there})
+    if unknown:
+        raise UserError(
+            f"--map: no clip has the value '{unknown[0]}'; {data} has {', '.join(here)}, {other.data} has "
+            f"{', '.join(there)}"
+        )
+
+
+def renamed(clips: LabelledClips, names: Mapping[str, str]) -> LabelledClips:
+    """Classes by their common names."""
     common = [names.get(name, name) for name in clips.classes]
     classes = sorted(set(common))
     return replace(
@@ -135,8 +143,14 @@ def _renamed(clips: LabelledClips, names: Mapping[str, str]) -> LabelledClips:
     )
 
 
-def _common(data, here, other, there, wanted) -> tuple[str, ...]:
-    """The classes that both folders have, in the order of `wanted`."""
+def common_classes(
+    data: str, here: Sequence[str], other: Other, there: Sequence[str], wanted: Sequence[str]
+) -> tuple[str, ...]:
+    """The classes that both have, here and there, in the order of `wanted`, else of the alphabet.
+
+    Raises:
+      UserError: one that only one of them has, unless those are dropped, or less than two in common.
+    """
     unknown = [name for name in wanted if name not in {*here, *there}]
     if unknown:
         raise UserError(
@@ -162,7 +176,8 @@ def _common(data, here, other, there, wanted) -> tuple[str, ...]:
     return common
 
 
-def _only(clips: LabelledClips, classes: tuple[str, ...], left_out: Counter) -> LabelledClips:
+def only(clips: LabelledClips, classes: tuple[str, ...], left_out: Counter) -> LabelledClips:
+    """The clips of these classes; `left_out` counts the others."""
     number = np.array([classes.index(name) if name in classes else -1 for name in clips.classes])[clips.label]
     left_out["no counterpart"] += int((number < 0).sum())
     return replace(clips, label=number, classes=classes).at(number >= 0)

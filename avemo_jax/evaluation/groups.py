@@ -11,11 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from avemo_jax.evaluation import metrics
-from avemo_jax.evaluation.intervals import SCORES, bootstrap, drawn_scores
+from avemo_jax.evaluation.intervals import drawn_scores, quantiles, units
+from avemo_jax.evaluation.outcomes import lower_is_better
+from avemo_jax.evaluation.sums import Summed
 
 AGE_BANDS = (30, 45, 60)  # years: below the first, from one to the next, from the last on
-_PERMUTATIONS = 2000
+_DRAWS = 2000
+_LEVEL = (0.025, 0.975)
 Row = dict[str, Any]
 
 
@@ -37,79 +39,81 @@ def bands(ages: Sequence[str], edges: Sequence[int] = AGE_BANDS) -> list[str]:
     return found
 
 
-def by_group(
-    labels: np.ndarray, predicted: np.ndarray, speakers: np.ndarray, groups: np.ndarray, classes: int
-) -> list[Row]:
+def by_group(predicted: Summed, speakers: np.ndarray, groups: np.ndarray) -> list[Row]:
     """One row a group, in alphabetical order; clips with an empty group have none.
 
-    Keys: `group`, `n`, `speakers`, `uar`, `war`, `wf1` with `uar_ci95` and so on from resampling its speakers
-    (`ci_unit` says whether there was more than one), `recall` of each class (None without a clip).
+    Keys: `group`, `n`, `speakers`; each score that the predictions have, as `uar`, with `uar_ci95` from resampling its
+    speakers (`ci_unit` says whether there was more than one); `recall` of each class (None without a clip), empty for
+    values.
     """
     rows = []
     for name in sorted(set(groups.tolist()) - {""}):
-        own = groups == name
-        confusion = metrics.confusion_matrix(labels[own], predicted[own], classes)
-        intervals = bootstrap(labels[own], predicted[own], speakers[own], classes)
-        truth = confusion.sum(1)
-        recall = [float(confusion[k, k] / truth[k]) if truth[k] else None for k in range(classes)]
-        row: Row = {"group": name, "n": int(own.sum()), "speakers": len(np.unique(speakers[own]))}
-        for score, function in SCORES.items():
-            row[score] = float(function(confusion))
-            row[f"{score}_ci95"] = list(intervals.bounds[score])
-        rows.append({**row, "ci_unit": intervals.unit, "recall": recall})
+        own = np.flatnonzero(groups == name)
+        sums = predicted.of(own, np.zeros(len(own), np.int64))[0]
+        drawn, unit, _ = drawn_scores(predicted, own, speakers[own], draws=_DRAWS, seed=0)
+        hits, truth = np.split(sums[: 2 * predicted.classes], 2)
+        row: Row = {"group": name, "n": len(own), "speakers": len(np.unique(speakers[own]))}
+        for score, function in predicted.scores.items():
+            row[score] = float(function(sums))
+            row[f"{score}_ci95"] = list(quantiles(drawn[score], _LEVEL))
+        recall = [float(hit / of) if of else None for hit, of in zip(hits, truth, strict=True)]
+        rows.append({**row, "ci_unit": unit, "recall": recall})
     return rows
 
 
 def gap(
-    labels: np.ndarray,
-    predicted: np.ndarray,
+    predicted: Summed,
     speakers: np.ndarray,
     groups: np.ndarray,
-    classes: int,
     *,
-    score: str = "uar",
-    draws: int = _PERMUTATIONS,
+    score: str = "",
+    draws: int = _DRAWS,
     seed: int = 0,
 ) -> Row:
-    """The best group's score less the worst one's, with how often chance makes as large a gap.
+    """How far the best group's score is from the worst one's, with how often chance makes as large a gap.
 
     The p-value is that of a permutation test: groups are dealt anew to whole speakers where each speaker has one group,
     else to clips. Some gap there always is: `expected` is its mean under permutation. The interval is that of the best
     and the worst group as they are, from resampling the speakers of each.
 
-    Keys: `score`, `gap`, `gap_ci95`, `ci_unit` ("clip" where either has one speaker), `best`, `worst`, `expected`, `p`,
-    `permuted` ("speaker" or "clip"), `draws`; all but `score` are None when there are fewer than two groups.
+    Args:
+      score: the first of the predictions' scores where it is empty.
+
+    Returns:
+      `score`, `gap`, never below 0, `gap_ci95`, `ci_unit` ("clip" where either has one speaker), `best`, `worst`,
+      `expected`, `p`, `permuted` ("speaker" or "clip"), `draws`; all but `score` are None when there are fewer than two
+      groups that have the score.
     """
-    known = groups != ""
-    labels, predicted, speakers, groups = (x[known] for x in (labels, predicted, speakers, groups))
-    names, group = np.unique(groups, return_inverse=True)
+    score = score or next(iter(predicted.scores))
+    clips = np.flatnonzero(groups != "")
+    names, group = np.unique(groups[clips], return_inverse=True)
     keys = ("gap", "gap_ci95", "ci_unit", "best", "worst", "expected", "p", "permuted", "draws")
-    nothing = dict.fromkeys(keys)
+    nothing = {"score": score, **dict.fromkeys(keys)}
     if len(names) < 2:
-        return {"score": score, **nothing}
-    units, unit_of, permuted = _units(speakers, group)
-    cells = np.zeros((len(units), classes * classes), np.int64)
-    np.add.at(cells, (unit_of, labels * classes + predicted), 1)
-    scored = _spread(cells, len(names), classes, SCORES[score])
-    values, observed = scored(units)
+        return nothing
+    of_units, unit_of, permuted = _units(speakers[clips], group)
+    scored = _spread(predicted.of(clips, unit_of), len(names), predicted.scores[score])
+    values, observed = scored(of_units)
+    if np.isfinite(values).sum() < 2:
+        return nothing
     rng = np.random.default_rng(seed)
-    chance = np.array([scored(rng.permutation(units))[1] for _ in range(draws)])
+    chance = np.array([scored(rng.permutation(of_units))[1] for _ in range(draws)])
+    sign = -1 if lower_is_better(score) else 1
     drawn: list[np.ndarray] = []
     ci_units = set()
-    for place in (np.nanargmax(values), np.nanargmin(values)):
-        own = group == place
-        clips = (labels[own], predicted[own], speakers[own])
-        scores, unit, _ = drawn_scores(*clips, classes, draws=draws, seed=seed + len(drawn))
+    ends = (np.nanargmax(sign * values), np.nanargmin(sign * values))
+    for place in ends:
+        own = clips[group == place]
+        scores, unit, _ = drawn_scores(predicted, own, speakers[own], draws=draws, seed=seed + len(drawn))
         drawn.append(scores[score])
         ci_units.add(unit)
-    low, high = np.nanquantile(drawn[0] - drawn[1], [0.025, 0.975])
     return {
         "score": score,
         "gap": float(observed),
-        "gap_ci95": [float(low), float(high)],
+        "gap_ci95": list(quantiles(sign * (drawn[0] - drawn[1]), _LEVEL)),
         "ci_unit": "clip" if "clip" in ci_units else "speaker",
-        "best": str(names[np.nanargmax(values)]),
-        "worst": str(names[np.nanargmin(values)]),
+        "best": str(names[ends[0]]),
+        "worst": str(names[ends[1]]),
         "expected": float(np.nanmean(chance)),
         "p": float((1 + np.sum(chance >= observed - 1e-12)) / (1 + draws)),
         "permuted": permuted,
@@ -119,21 +123,22 @@ def gap(
 
 def _units(speakers: np.ndarray, group: np.ndarray) -> tuple[np.ndarray, np.ndarray, str]:
     """Group of each unit that is permuted, each clip's unit, and what a unit is."""
-    names, speaker = np.unique(speakers, return_inverse=True)
-    first = np.full(len(names), -1)
+    _, speaker = units(speakers)
+    count = int(speaker.max()) + 1
+    first = np.full(count, -1)
     first[speaker] = group  # of each speaker's last clip
-    if len(names) < len(group) and (first[speaker] == group).all() and len(names) > len(np.unique(group)):
+    if count < len(group) and (first[speaker] == group).all() and count > len(np.unique(group)):
         return first, speaker, "speaker"
     return group, np.arange(len(group)), "clip"
 
 
-def _spread(cells: np.ndarray, count: int, classes: int, score: Callable) -> Callable:
+def _spread(sums: np.ndarray, count: int, score: Callable[[np.ndarray], np.ndarray]) -> Callable:
     """A function of each unit's group → every group's score, and the largest less the smallest."""
+    columns = np.ascontiguousarray(sums.T)
 
     def scored(groups: np.ndarray) -> tuple[np.ndarray, float]:
-        confusions = np.zeros((count, classes * classes), np.int64)
-        np.add.at(confusions, groups, cells)
-        values = score(confusions.reshape(count, classes, classes))
-        return values, float(np.nanmax(values) - np.nanmin(values))
+        values = score(np.stack([np.bincount(groups, column, count) for column in columns], 1))
+        known = values[np.isfinite(values)]
+        return values, float(known.max() - known.min()) if len(known) else np.nan
 
     return scored

@@ -1,23 +1,18 @@
 """Bootstrap intervals of scores, resampled by speaker.
 
-Clips of one speaker resemble each other, so the speaker is drawn, with all its clips, not the clip. With one
-speaker only there is nothing to draw but clips; the result says which it was.
+Clips of one speaker resemble each other, so the speaker is drawn, with all its clips, not the clip. Clips whose speaker
+has no name are drawn one by one. With one speaker only there is nothing to draw but clips; the result says which it
+was.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from avemo_jax.evaluation import metrics
-
-SCORES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-    "uar": metrics.uar,
-    "war": metrics.war,
-    "wf1": metrics.weighted_f1,
-}
+from avemo_jax.evaluation.sums import Summed, of_classes
 
 
 @dataclass(frozen=True)
@@ -46,47 +41,46 @@ def bootstrap(
     Where each class has one speaker only, as where speakers are what is predicted, one drawn twice counts twice in the
     UAR.
     """
-    values, unit, groups = drawn_scores(labels, predicted, speakers, classes, draws=draws, seed=seed)
+    return bootstrap_sums(
+        of_classes(labels, predicted, classes), speakers, draws=draws, level=level, seed=seed
+    )
+
+
+def bootstrap_sums(
+    predicted: Summed, speakers: np.ndarray, *, draws: int = 2000, level: float = 0.95, seed: int = 0
+) -> Intervals:
+    """As `bootstrap`, of all scores that these predictions have; (NaN, NaN) where no draw has one."""
+    values, unit, groups = drawn_scores(predicted, np.arange(len(speakers)), speakers, draws=draws, seed=seed)
     tail = (1 - level) / 2
-    bounds = {}
-    for name in SCORES:
-        low, high = np.nanquantile(values[name], [tail, 1 - tail])
-        bounds[name] = (float(low), float(high))
+    bounds = {name: quantiles(drawn, [tail, 1 - tail]) for name, drawn in values.items()}
     return Intervals(bounds, unit, groups)
 
 
+def quantiles(drawn: np.ndarray, at: Sequence[float]) -> tuple[float, float]:
+    """Of the draws that are numbers; NaN where none is."""
+    known = drawn[np.isfinite(drawn)]
+    low, high = np.quantile(known, at) if len(known) else (np.nan, np.nan)
+    return float(low), float(high)
+
+
 def drawn_scores(
-    labels: np.ndarray, predicted: np.ndarray, speakers: np.ndarray, classes: int, *, draws: int, seed: int
+    predicted: Summed, clips: np.ndarray, speakers: np.ndarray, *, draws: int, seed: int
 ) -> tuple[dict[str, np.ndarray], str, int]:
-    """(score → float [draws], what was drawn, how many of them there are) of `bootstrap`."""
-    unit, group = _units(speakers)
-    groups = int(group.max()) + 1
-    hits, truth, guessed = counts_of_groups(labels, predicted, group, classes)
+    """(score → float [draws], what was drawn, how many of them there are) of `bootstrap_sums`, of these clips int [M]
+    with their speakers [M]."""
+    unit, group = units(speakers)
+    sums = predicted.of(clips, group)
+    groups = len(sums)
 
     rng = np.random.default_rng(seed)
     times_drawn = rng.multinomial(groups, np.full(groups, 1 / groups), size=draws)
-    drawn = [times_drawn.astype(np.float64) @ counts for counts in (hits, truth, guessed)]
-    values = {
-        "uar": metrics.uar_of(*drawn[:2]),
-        "war": metrics.war_of(*drawn[:2]),
-        "wf1": metrics.weighted_f1_of(*drawn),
-    }
-    if unit == "speaker" and ((truth > 0).sum(0) <= 1).all():
-        values["uar"] = _of_own_classes(times_drawn, hits.sum(0), truth)
+    drawn = times_drawn.astype(np.float64) @ sums
+    values = {name: score(drawn) for name, score in predicted.scores.items()}
+    if unit == "speaker" and "uar" in values:
+        hits, truth = np.split(sums[:, : 2 * predicted.classes], 2, axis=1)
+        if ((truth > 0).sum(0) <= 1).all():
+            values["uar"] = _of_own_classes(times_drawn, hits.sum(0), truth)
     return values, unit, groups
-
-
-def counts_of_groups(
-    labels: np.ndarray, predicted: np.ndarray, group: np.ndarray, classes: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """`metrics.counts` of each group's clips, float64 [groups, K]; group: numbers int [N]."""
-    shape = (int(group.max()) + 1, classes)
-    found = []
-    for clips, classes_of in ((labels == predicted, labels), (slice(None), labels), (slice(None), predicted)):
-        counts = np.zeros(shape)
-        np.add.at(counts, (group[clips], classes_of[clips]), 1)
-        found.append(counts)
-    return found[0], found[1], found[2]
 
 
 def bootstrap_scores(
@@ -101,7 +95,7 @@ def bootstrap_scores(
 
     A draw for which a score is not a number is left out of that score's interval; (NaN, NaN) when all are.
     """
-    unit, group = _units(speakers)
+    unit, group = units(speakers)
     order = np.argsort(group, kind="stable")
     members = np.split(order, np.cumsum(np.bincount(group))[:-1])
     rng = np.random.default_rng(seed)
@@ -113,9 +107,7 @@ def bootstrap_scores(
     tail = (1 - level) / 2
     bounds = {}
     for name, values in found.items():
-        known = np.array(values)[np.isfinite(values)]
-        low, high = np.quantile(known, [tail, 1 - tail]) if len(known) else (np.nan, np.nan)
-        bounds[name] = (float(low), float(high))
+        bounds[name] = quantiles(np.array(values), [tail, 1 - tail])
     return Intervals(bounds, unit, len(members))
 
 
@@ -126,7 +118,13 @@ def _of_own_classes(times_drawn: np.ndarray, hits: np.ndarray, truth: np.ndarray
     return drawn @ (hits / np.maximum(clips, 1)) / drawn.sum(1)
 
 
-def _units(speakers: np.ndarray) -> tuple[str, np.ndarray]:
-    """What is resampled, and the number of each clip's: its speaker, or itself where one speaker is all."""
+def units(speakers: np.ndarray) -> tuple[str, np.ndarray]:
+    """What is resampled, and the number of each clip's: its speaker, or itself where its speaker has no name or one
+    speaker is all."""
     names, group = np.unique(speakers, return_inverse=True)
-    return ("speaker", group) if len(names) > 1 else ("clip", np.arange(len(speakers)))
+    if len(names) < 2:
+        return "clip", np.arange(len(speakers))
+    nameless = np.asarray(speakers).astype(str) == ""
+    return "speaker", np.unique(
+        np.where(nameless, len(names) + np.arange(len(group)), group), return_inverse=True
+    )[1]

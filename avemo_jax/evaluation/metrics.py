@@ -57,7 +57,12 @@ def war_of(hits: np.ndarray, truth: np.ndarray) -> np.ndarray:
 def f1_per_class(confusion: np.ndarray) -> np.ndarray:
     """F1 of each class [..., K]; 0 for a class that is never hit, as in scikit-learn."""
     hits, truth, guessed = counts(confusion)
-    return _f1(hits, truth + guessed)
+    return f1_of(hits, truth + guessed)
+
+
+def f1_of(hits: np.ndarray, total: np.ndarray) -> np.ndarray:
+    """F1 by hits and `total`, clips that are of the class and clips that were guessed to be; 0 where there is none."""
+    return np.divide(2.0 * hits, total, out=np.zeros(np.shape(hits)), where=total > 0)
 
 
 def weighted_f1(confusion: np.ndarray) -> np.ndarray:
@@ -68,7 +73,7 @@ def weighted_f1(confusion: np.ndarray) -> np.ndarray:
 def weighted_f1_of(hits: np.ndarray, truth: np.ndarray, guessed: np.ndarray) -> np.ndarray:
     """The same of `counts`."""
     with np.errstate(invalid="ignore"):
-        return (_f1(hits, truth + guessed) * truth).sum(-1) / truth.sum(-1)
+        return (f1_of(hits, truth + guessed) * truth).sum(-1) / truth.sum(-1)
 
 
 def macro_f1(confusion: np.ndarray) -> np.ndarray:
@@ -125,7 +130,7 @@ def multi_label_scores(probabilities: np.ndarray, present: np.ndarray) -> dict[s
     predicted = np.asarray(probabilities) >= 0.5
     hits, truth, guessed = ((x.sum(0).astype(np.float64)) for x in (predicted & present, present, predicted))
     total = truth + guessed
-    f1 = _f1(hits, total)
+    f1 = f1_of(hits, total)
     return {
         "macro_f1": float(f1.mean()),
         "micro_f1": float(2 * hits.sum() / total.sum()) if total.sum() else 0.0,
@@ -173,11 +178,6 @@ def regression_scores(predicted: np.ndarray, target: np.ndarray) -> dict[str, np
         scores["pcc"] = covariance / np.sqrt(variance_p * variance_t)
         scores["ccc"] = 2 * covariance / (variance_p + variance_t + np.square(shift))
     return scores
-
-
-def _f1(hits: np.ndarray, total: np.ndarray) -> np.ndarray:
-    """`total`: clips that are of the class and clips that were guessed to be."""
-    return np.divide(2.0 * hits, total, out=np.zeros(hits.shape), where=total > 0)
 
 
 def _over_classes(scores, present, one) -> np.ndarray:

@@ -111,7 +111,12 @@ def write(
 def split_hash_of(folder: str | os.PathLike) -> str:
     """Of the clips and folds that a run, or a probe, was tested on, by the rows in its folder; empty where there are
     none."""
-    return next((str(row["split_hash"]) for row in _rows_in(folder) if "split_hash" in row), "")
+    return fact_of(folder, "split_hash")
+
+
+def fact_of(folder: str | os.PathLike, name: str) -> str:
+    """What the first of the rows in a folder that has this says of it; empty where none has."""
+    return next((str(row[name]) for row in _rows_in(folder) if name in row), "")
 
 
 def step_of(folder: str | os.PathLike, model: Mapping[str, str]) -> int | None:

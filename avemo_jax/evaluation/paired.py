@@ -1,4 +1,4 @@
-"""Two probes of the same clips and splits, compared clip by clip: is one checkpoint better than the other?
+"""Two models of the same clips and splits, compared clip by clip: is one checkpoint better than the other?
 
 Three answers to each pair of rows: the difference with a bootstrap interval over speakers, a permutation test that
 swaps the two for whole speakers, and McNemar's exact test, which takes clips as independent and so is too sure of
@@ -17,13 +17,14 @@ from scipy.stats import binomtest
 
 from avemo_jax import paths
 from avemo_jax.errors import UserError
-from avemo_jax.evaluation import metrics, predicted
-from avemo_jax.evaluation.intervals import counts_of_groups
+from avemo_jax.evaluation import predicted
+from avemo_jax.evaluation.intervals import quantiles, units
 from avemo_jax.evaluation.judging import Judged
 from avemo_jax.evaluation.predicted import Predicted
 from avemo_jax.evaluation.protocols import LabelledClips, Splits
 from avemo_jax.evaluation.questions import QUESTION, Row, manner
 from avemo_jax.evaluation.runs import PROBE_ROWS
+from avemo_jax.evaluation.sums import Summed, of_classes
 
 _DRAWS = 2000
 # What makes two rows a pair, beside that both are of a checkpoint.
@@ -61,7 +62,7 @@ class Earlier:
         }
         for there in paired:
             told = set(zip(there.part.tolist(), there.clip_id.tolist(), strict=True))
-            if there.classes != clips.classes or not tested <= told:
+            if there.names != clips.classes or not tested <= told:
                 raise UserError(
                     f"--against {self.folder}: its {predicted.NAME} lacks clips or has other classes"
                 )
@@ -108,40 +109,45 @@ def paired_tests(
 ) -> Row:
     """The numbers of `compare`; all int [N] but the speakers, which are any names. With one speaker, clips are drawn
     and swapped."""
-    names, group = np.unique(speaker, return_inverse=True)
-    if len(names) < 2:
-        group = np.arange(len(label))
-    groups = int(group.max()) + 1
-    sides = [counts_of_groups(label, guess, group, classes)[:2] for guess in (here, there)]
-
-    def scores(weights):  # of each side [..., groups] → UAR and WAR [...]
-        hits, truth = (
-            weights[0].astype(np.float64) @ one + weights[1].astype(np.float64) @ other
-            for one, other in zip(*sides, strict=True)
-        )
-        return np.stack([metrics.uar_of(hits, truth), metrics.war_of(hits, truth)])
-
-    rng = np.random.default_rng(seed)
-    one, none = np.ones((1, groups)), np.zeros((1, groups))
-    both = [scores((one, none))[:, 0], scores((none, one))[:, 0]]
-    drawn = rng.multinomial(groups, np.full(groups, 1 / groups), size=_DRAWS)
-    resampled = scores((drawn, 0 * drawn)) - scores((0 * drawn, drawn))
-    swap = rng.integers(0, 2, (_DRAWS, groups))
-    swapped = scores((1 - swap, swap))[0] - scores((swap, 1 - swap))[0]
-    difference = both[0] - both[1]
+    sides = [of_classes(label, guess, classes) for guess in (here, there)]
     right, other = here == label, there == label
     only_here, only_there = int((right & ~other).sum()), int((other & ~right).sum())
     count = only_here + only_there
-    result: Row = {"n": len(label), "groups": groups, "only_here": only_here, "only_there": only_there}
-    for index, score in enumerate(("uar", "war")):
-        low, high = np.nanquantile(resampled[index], [0.025, 0.975])
-        result |= {score: float(both[0][index]), f"{score}_against": float(both[1][index])}
-        result[f"{score}_difference"] = float(difference[index])
-        result[f"{score}_difference_ci95"] = [float(low), float(high)]
-    as_far = np.abs(swapped) >= abs(difference[0]) - 1e-12
-    result["p_permutation"] = float((1 + as_far.sum()) / (1 + _DRAWS))
-    result["p_mcnemar"] = float(binomtest(only_here, count).pvalue) if count else 1.0
-    return result
+    return {
+        "only_here": only_here,
+        "only_there": only_there,
+        "p_mcnemar": float(binomtest(only_here, count).pvalue) if count else 1.0,
+        **paired_scores(sides[0], sides[1], speaker, seed),
+    }
+
+
+def paired_scores(here: Summed, there: Summed, speaker: np.ndarray, seed: int = 0) -> Row:
+    """Two predictions of the same N clips.
+
+    Keys: `n`; `groups` and `ci_unit`, how many speakers, or clips, are drawn and swapped (see `intervals.units`);
+    `score`, the name of the first one; each score, as `uar`, with `uar_against`, `uar_difference` (here minus there)
+    and `uar_difference_ci95`; `p_permutation` of the first.
+    """
+    unit, group = units(speaker)
+    every = np.arange(len(speaker))
+    sides = [one.of(every, group) for one in (here, there)]
+    groups = len(sides[0])
+    rng = np.random.default_rng(seed)
+    drawn = rng.multinomial(groups, np.full(groups, 1 / groups), size=_DRAWS).astype(np.float64)
+    resampled = [drawn @ side for side in sides]
+    swap = rng.integers(0, 2, (_DRAWS, groups)).astype(np.float64)
+    swapped = [(1 - swap) @ sides[0] + swap @ sides[1], swap @ sides[0] + (1 - swap) @ sides[1]]
+    first = next(iter(here.scores))
+    result: Row = {"n": len(speaker), "groups": groups, "ci_unit": unit, "score": first}
+    for name, score in here.scores.items():
+        both = [float(score(side.sum(0))) for side in sides]
+        result |= {name: both[0], f"{name}_against": both[1], f"{name}_difference": both[0] - both[1]}
+        bounds = quantiles(score(resampled[0]) - score(resampled[1]), (0.025, 0.975))
+        result[f"{name}_difference_ci95"] = list(bounds)
+    as_far = np.abs(here.scores[first](swapped[0]) - here.scores[first](swapped[1]))
+    apart = abs(result[f"{first}_difference"])
+    count = (as_far >= apart - 1e-12).sum() if np.isfinite(apart) else np.nan
+    return result | {"p_permutation": float((1 + count) / (1 + _DRAWS))}
 
 
 def table(rows: Sequence[Row], folder: str) -> str:

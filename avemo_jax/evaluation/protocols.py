@@ -139,6 +139,11 @@ def split_hash(clip_ids: Sequence[str], groups: Sequence[str]) -> str:
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
+def clips_hash(clip_ids: Sequence[str]) -> str:
+    """`split_hash` of clips that are all judged, and split by nothing."""
+    return split_hash(clip_ids, [""] * len(clip_ids))
+
+
 def _leave_one_speaker_out(clips: LabelledClips, folds: int) -> tuple[np.ndarray, tuple[str, ...]]:
     _need_speakers("leave_one_speaker_out", clips)
     return clips.speaker, ()

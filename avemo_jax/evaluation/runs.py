@@ -36,8 +36,10 @@ _SUITE_KEYS = {  # without which nothing can be shown of a suite's row
     "calibration": {"model", "n", "uar", "ece", "ece_ci95", "reliability", "risk_coverage"},
     "fairness": {"model", "trait", "groups", "gap"},
     "conflict": {"model", "n", "face", "voice", "other", "face_share", "ci95", "raters"},
+    "paired": {"model", "against", "score", "n", "p_permutation"},
     "retrieval": {"weights", "seed", "layer", "n", "video_to_audio", "audio_to_video", "chance"},
     "robustness": {"corruption", "level", "unit", "score", "change", "change_ci95"},
+    "cross_corpus": {"selection", "label", "n", "ci95"},  # shown by the `rows.json` beside it
     "identity": {"feature", "weights", "seed", "uar", "ci95", "war", "wf1", "chance", "n", "speakers", "dim"},
     "neighbours": {"feature", "weights", "seed", "label", "k", "n", "precision", "precision_ci95", "chance"},
     "rollout": {"clip_id", "video", "audio"},

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Any
 
 from avemo_jax.evaluation.aligning import aligned
 from avemo_jax.evaluation.corruptions import SWAPPED
+from avemo_jax.evaluation.outcome_files import IN_OWN_UNIT, shown, table
+from input_pipeline.targets import Target
 
 Row = dict[str, Any]
 _NONE = "–"  # a number that there is not
+_MOST_GROUPS = 12  # that a table of fairness shows, the lowest and the highest of more
 
 
 def text(results: dict[str, list[Row]]) -> str:
@@ -29,7 +33,10 @@ def _calibration(rows: Sequence[Row]) -> str:
             "",
             "ACE",
             "Brier",
+            "",
             "CE",
+            "AURC",
+            "",
             "errors of surest 80 %",
             "T",
             "ECE at T",
@@ -39,41 +46,77 @@ def _calibration(rows: Sequence[Row]) -> str:
         lines.append(
             (
                 _name(row), str(row["n"]), _cent(row["uar"]), _cent(row["confidence"]), _cent(row["ece"]),
-                _bounds(row["ece_ci95"]), _cent(row["ace"]), f"{row['brier']:.3f}", f"{row['cross_entropy']:.3f}",
+                _bounds(row["ece_ci95"]), _cent(row["ace"]), f"{row['brier']:.3f}", _bounds(row["brier_ci95"], "brier"),
+                f"{row['cross_entropy']:.3f}", _cent(row["aurc"]), _bounds(row["aurc_ci95"]),
                 _cent(row["risk_at_80"]), f"{row['temperature']:.2f}",
                 _cent(row["tempered"]["ece"]) if row["tempered"] else _NONE,
             )
         )  # fmt: skip
+    tied = max(row["tied"] for row in rows)
     return (
-        f"calibration\n{aligned(lines)}\nsure: mean confidence; CE: cross-entropy in nats; ECE at T: with temperatures "
-        "that are fitted on other speakers' clips"
+        f"calibration\n{aligned(lines)}\nsure: mean confidence; CE: cross-entropy in nats; AURC: area under the "
+        "risk-coverage curve; ECE at T: with temperatures that are fitted on other speakers' clips"
+        + (f"; {tied} clips without one class that has the most votes are left out" if tied else "")
     )
 
 
 def _fairness(rows: Sequence[Row]) -> str:
     parts = ["fairness"]
     for row in rows:
-        lines = [(row["trait"], "n", "speakers", "UAR", "", "WAR")]
+        gap = row["gap"]
+        scores = scores_of_groups(row["groups"][0])
+        lines = [(row["trait"], "n", "speakers", *(word for name in scores for word in (name.upper(), "")))]
         for one in row["groups"]:
+            values = ((_shown(name, one[name]), _bounds(one[f"{name}_ci95"], name)) for name in scores)
+            lines.append((one["group"], str(one["n"]), str(one["speakers"]), *itertools.chain(*values)))
+        if len(lines) > _MOST_GROUPS + 1:
+            first = scores[0]
+            order = sorted(zip(row["groups"], lines[1:], strict=True), key=lambda pair: _low(pair[0][first]))
+            half, left = [line for _, line in order], len(order) - _MOST_GROUPS
+            between = (f"… {left} between", *[""] * (len(lines[0]) - 1))
+            lines = [lines[0], *half[: _MOST_GROUPS // 2], between, *half[-_MOST_GROUPS // 2 :]]
+        said = f"{_name(row)}\n{aligned(lines)}"
+        if gap["gap"] is not None:
+            score = gap["score"]
+            unit = "" if score in IN_OWN_UNIT else " points"
+            said += (
+                f"\ngap of {score.upper()} {_shown(score, gap['gap'])}{unit} {_bounds(gap['gap_ci95'], score)}, "
+                f"{gap['best']} over {gap['worst']}; {_shown(score, gap['expected'])} by chance, p = {gap['p']:.3f} "
+                f"(groups dealt anew to {gap['permuted']}s {gap['draws']} times)"
+            )
+        parts.append(said + (f"; {row['unknown']} clips of unknown group" if row["unknown"] else ""))
+    return "\n\n".join(parts)
+
+
+def scores_of_groups(group: Row) -> list[str]:
+    """The scores that have intervals in a row of `groups.by_group`, in order."""
+    return [name.removesuffix("_ci95") for name in group if name.endswith("_ci95")]
+
+
+def _paired(rows: Sequence[Row]) -> str:
+    lines: list[tuple[str, ...]] = [
+        ("paired", "score", "here", "there", "difference", "", "p permutation", "McNemar")
+    ]
+    for row in rows:
+        for name in (key.removesuffix("_against") for key in row if key.endswith("_against")):
+            first = name == row["score"]
+            both = (_shown(name, row[name]), _shown(name, row[f"{name}_against"]))
+            apart = row[f"{name}_difference"]
+            chance = (f"{row['p_permutation']:.3f}", f"{row['p_mcnemar']:.3f}" if "p_mcnemar" in row else "")
             lines.append(
                 (
-                    one["group"],
-                    str(one["n"]),
-                    str(one["speakers"]),
-                    _cent(one["uar"]),
-                    _bounds(one["uar_ci95"]),
-                    _cent(one["war"]),
+                    _name(row) if first else "", name.upper(), *both, f"{'+' * (apart >= 0)}{_shown(name, apart)}",
+                    _bounds(row[f"{name}_difference_ci95"], name), *(chance if first else ("", "")),
                 )
-            )
-        gap = row["gap"]
-        parts.append(
-            f"{_name(row)}\n{aligned(lines)}\ngap {_cent(gap['gap'])} points {_bounds(gap['gap_ci95'])}, {gap['best']} "
-            f"over {gap['worst']}; "
-            f"{_cent(gap['expected'])} by chance, p = {gap['p']:.3f} (groups dealt anew to {gap['permuted']}s "
-            f"{gap['draws']} times)"
-            + (f"; {row['unknown']} clips of unknown group" if row["unknown"] else "")
-        )
-    return "\n\n".join(parts)
+            )  # fmt: skip
+    said = [
+        f"{_name(row)} is compared with {_name({'model': row['against']})}"
+        for row in rows
+        if row["model"] != row["against"]
+    ]
+    first = rows[0]
+    known = f"{first['n']} clips, {first['groups']} {first['ci_unit']}s drawn and swapped; difference: here minus there"
+    return f"{aligned(lines, left=(0, 1))}\n{'; '.join([known, *said])}"
 
 
 def _conflict(rows: Sequence[Row]) -> str:
@@ -145,6 +188,13 @@ def _robustness_of(model: str, rows: Sequence[Row]) -> str:
         known += "; follows the donor, the share of clips that get the class of the clip whose it is, where "
         known += f"that is another: {'; '.join(followed)}"
     return f"{aligned(lines)}\n{known}"
+
+
+def _cross_corpus(rows: Sequence[Row]) -> str:
+    first = rows[0]
+    target = Target(first["target"], (first["label"],), tuple(first["outputs"]))
+    told = table(target, rows, first["left_out"])
+    return f"cross-corpus, trained on {', '.join(first['trained_on'])}\n{told}"
 
 
 def _identity(rows: Sequence[Row]) -> str:
@@ -236,8 +286,10 @@ _TABLES = {
     "calibration": _calibration,
     "fairness": _fairness,
     "conflict": _conflict,
+    "paired": _paired,
     "retrieval": _retrieval,
     "robustness": _robustness,
+    "cross_corpus": _cross_corpus,
     "identity": _identity,
     "neighbours": _neighbours,
     "rollout": _rollout,
@@ -255,8 +307,22 @@ def _cent(share: float | None) -> str:
     return _NONE if share is None or math.isnan(share) else f"{100 * share:.1f}"
 
 
-def _bounds(bounds: Sequence[float | None] | None) -> str:
+def _shown(score: str, value: float | None) -> str:
+    return _NONE if value is None or math.isnan(value) else shown(score, value)
+
+
+def _low(value: float) -> float:
+    """To sort by, what is no number first."""
+    return -math.inf if math.isnan(value) else value
+
+
+def _bounds(bounds: Sequence[float | None] | None, score: str = "") -> str:
+    """In whole per cent; of a score in its own unit, as it is."""
     if bounds is None or any(bound is None or math.isnan(bound) for bound in bounds):
         return _NONE
-    low, high = (f"{100 * bound:.0f}" for bound in bounds if bound is not None)
+    low, high = (
+        f"{bound:.3f}" if score in (*IN_OWN_UNIT, "brier") else f"{100 * bound:.0f}"
+        for bound in bounds
+        if bound is not None
+    )
     return f"[{low}, {high}]"

@@ -3,22 +3,25 @@
   calibration   can the probabilities be believed, and what does abstaining buy?         predictions
   fairness      are speakers of one group understood better than those of another?      predictions, data
   conflict      whom does it follow where voice and face say different things?          predictions, data
+  paired        is it better than another model of the same clips?                      two of predictions
   retrieval     does a clip's sound find its own picture among all clips?               checkpoint, data
   robustness    what is left in noise, in bad light, without a modality?                checkpoint, data
+  cross_corpus  what is left on another corpus?                                         checkpoint, data
   identity      how well do its features tell speakers apart?                           checkpoint, data
   neighbours    which clips are near each other, and do they share labels?              checkpoint, data
   rollout       where does it look?                                                     checkpoint, data
   zero_shot, text_retrieval, statements   what does it know of texts?                   checkpoint, data, texts
 
-Robustness is in `tasks/robustness.py`, that of probes in `probe_robustness.py`, identity in `identity.py`, those of
-texts in `text_suites.py`; neighbours and rollout, which make pages, are in `report`.
+Robustness is in `tasks/robustness.py`, cross_corpus in `tasks/transfer.py`, robustness of probes in
+`probe_robustness.py`, identity in `identity.py`, those of texts in `text_suites.py`; neighbours and rollout, which make
+pages, are in `report`.
 Each gives rows of JSON values, one a model (and trait, or layer); `text` is how people read them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -30,38 +33,64 @@ from avemo_jax.evaluation import calibration, extraction, groups, retrieval, tex
 from avemo_jax.evaluation.conflict import conflict
 from avemo_jax.evaluation.intervals import bootstrap_scores
 from avemo_jax.evaluation.metrics import confusion_matrix, uar
-from avemo_jax.evaluation.predicted import Predicted
+from avemo_jax.evaluation.paired import paired_scores, paired_tests
+from avemo_jax.evaluation.predicted import Predicted, pairs
+from avemo_jax.evaluation.protocols import clips_hash
 from avemo_jax.models.params import Params
 from avemo_jax.models.streams import layer_count
 from input_pipeline.errors import DataError
 from input_pipeline.records import open_records
+from input_pipeline.targets import CLASS, DISTRIBUTION, MULTI_LABEL, VALUES
 
 Row = dict[str, Any]
-OF_PREDICTIONS = ("calibration", "fairness", "conflict")
+OF_PREDICTIONS = ("calibration", "fairness", "conflict", "paired")
 SUITES = (
     *OF_PREDICTIONS,
     "retrieval",
     "robustness",
+    "cross_corpus",
     "identity",
     "neighbours",
     "rollout",
     *text_suites.SUITES,
 )
-TRAITS = ("gender", "age", "race", "ethnicity")  # that corpora give; `age` is put into bands
+TRAITS = ("speaker", "gender", "age", "race", "ethnicity")  # that corpora give; `age` is put into bands
+
+
+def check_kinds(models: Sequence[Predicted], chosen: Sequence[str]) -> None:
+    """Raises a UserError where one of these suites cannot be asked of what is predicted."""
+    of_values = [one for one in models if one.kind == VALUES]
+    wanted = [name for name in chosen if name in ("calibration", "conflict")]
+    if of_values and wanted:
+        raise UserError(
+            f"suite {wanted[0]} is asked of classes, and these are values ({', '.join(of_values[0].names)}): "
+            "fairness and paired take them"
+        )
 
 
 def calibration_rows(models: Sequence[Predicted]) -> list[Row]:
     """Keys: `model`, `n`, `uar`; the scores of `calibration.scores`, of what the model says and as `tempered` with a
     temperature that is fitted on other speakers' clips (`by`: what clips are held apart by); `temperature`, fitted on
-    all; `ece_ci95`; `reliability` and `risk_coverage`, to be drawn."""
+    all; `ece_ci95`, `brier_ci95`, `aurc_ci95`; `reliability` and `risk_coverage`, to be drawn.
+
+    Shares of votes are judged by the class with most of them; clips where several have are left out (`tied`, so many).
+    Of several classes a clip each has a row, as `class` of its `model`: whether clips have it or not.
+    """
     rows = []
-    for one in models:
-        chances, labels = one.probabilities, one.label
+    for one in (each for model in models for each in _decisions_of(model)):
+        apart = np.ones(len(one.guess), bool)
+        if one.kind == DISTRIBUTION:
+            apart = (one.truth == one.truth.max(1, keepdims=True)).sum(1) == 1
+            one = one.at(apart)
+        if not len(one.guess):
+            raise UserError("suite calibration: no clip has a class with the most votes")
+        chances, labels = one.outputs, one.label
         parts, by = (one.speaker, "speaker") if len(set(one.speaker)) > 1 else (one.part, "part")
         row: Row = {
             "model": one.model,
             "n": len(labels),
-            "uar": float(uar(confusion_matrix(labels, one.guess, len(one.classes)))),
+            "tied": int((~apart).sum()),
+            "uar": float(uar(confusion_matrix(labels, one.guess, len(one.names)))),
             **calibration.scores(chances, labels),
             "temperature": calibration.fit_temperature(chances, labels),
         }
@@ -70,8 +99,9 @@ def calibration_rows(models: Sequence[Predicted]) -> list[Row]:
             row |= {"tempered": dict(calibration.scores(scaled, labels)), "by": by}
         else:
             row |= {"tempered": None, "by": None}
-        intervals = bootstrap_scores(partial(_ece, one), one.speaker)
-        row |= {"ece_ci95": list(intervals.bounds["ece"]), "ci_unit": intervals.unit}
+        intervals = bootstrap_scores(_trust(chances, labels), one.speaker)
+        row |= {f"{name}_ci95": list(bounds) for name, bounds in intervals.bounds.items()}
+        row["ci_unit"] = intervals.unit
         bins = calibration.reliability(chances, labels)
         row["reliability"] = {name: values.tolist() for name, values in bins._asdict().items()}
         coverage, risk = calibration.risk_coverage(chances, labels)
@@ -83,7 +113,8 @@ def calibration_rows(models: Sequence[Predicted]) -> list[Row]:
 
 def fairness_rows(models: Sequence[Predicted], known: Mapping[str, Row], traits: Sequence[str]) -> list[Row]:
     """One row a model and trait that at least two groups are known of. Keys: `model`, `trait`, `groups` (see
-    `groups.by_group`), `gap` (see `groups.gap`), `unknown`, clips whose group is not known.
+    `groups.by_group`), `gap` (see `groups.gap`) of the first main score of what is predicted, `unknown`, clips whose
+    group is not known.
 
     Raises:
       UserError: nothing is known of any trait.
@@ -95,7 +126,7 @@ def fairness_rows(models: Sequence[Predicted], known: Mapping[str, Row], traits:
             group = np.array(groups.bands(values) if trait == "age" else values)
             if len(set(group.tolist()) - {""}) < 2:
                 continue
-            of = (one.label, one.guess, one.speaker, group, len(one.classes))
+            of = (one.summed, one.speaker, group)
             rows.append(
                 {
                     "model": one.model,
@@ -114,14 +145,14 @@ def fairness_rows(models: Sequence[Predicted], known: Mapping[str, Row], traits:
 
 
 def conflict_rows(models: Sequence[Predicted], known: Mapping[str, Row]) -> list[Row]:
-    """One row a model: see `conflict.conflict`.
+    """One row a model: see `conflict.conflict`. Of shares and of several classes a clip the likeliest one counts.
 
     Raises:
       UserError: no clip has votes for voice and face that differ.
     """
     rows = []
     for one in models:
-        names = [one.classes[guess] for guess in one.guess.tolist()]
+        names = [one.names[guess] for guess in one.guess.tolist()]
         found = conflict([known[clip] for clip in one.clip_id.tolist()], names, one.speaker)
         if found:
             rows.append({"model": one.model, **found})
@@ -133,14 +164,32 @@ def conflict_rows(models: Sequence[Predicted], known: Mapping[str, Row]) -> list
     return rows
 
 
+def paired_rows(models: Sequence[Predicted], others: Sequence[Predicted]) -> list[Row]:
+    """One row a pair of models of two files (see `predicted.pairs`). Keys: `model`, `against`, the other one's; those
+    of `paired.paired_scores`, and of classes `only_here`, `only_there` and `p_mcnemar` too.
+
+    Raises:
+      UserError: see `predicted.pairs`.
+    """
+    rows = []
+    for one, other in pairs(models, others):
+        if one.kind == CLASS:
+            tested = paired_tests(one.label, one.guess, other.guess, one.speaker, len(one.names))
+        else:
+            tested = paired_scores(one.summed, other.summed, one.speaker)
+        rows.append({"model": one.model, "against": other.model, **tested})
+    return rows
+
+
 def retrieval_rows(
     config: ConfigDict, params: Params, data: str, *, seeds: int = 1, batch_size: int = 32, workers: int = 0
 ) -> list[Row]:
     """Sound ↔ picture at each layer that HiCMAE contrasts (of other methods the last), and all of them together, of
     whole clips' centre views; of the checkpoint and of networks with random weights.
 
-    Keys: `weights`, `seed`, `layer` (a number, or "all"), `n`; `video_to_audio` and `audio_to_video`, each `r1`, `r5`,
-    `r10`, `median_rank` with `r1_ci95` and so on from resampling speakers; `chance`, what R@1, R@5, R@10 are by chance.
+    Keys: `weights`, `seed`, `layer` (a number, or "all"), `n`, `split_hash` of the clips; `video_to_audio` and
+    `audio_to_video`, each `r1`, `r5`, `r10`, `median_rank` with `r1_ci95` and so on from resampling speakers; `chance`,
+    what R@1, R@5, R@10 are by chance.
     """
     if len(frontend.token_grids(config.model)) < 2:
         raise UserError(
@@ -156,6 +205,8 @@ def retrieval_rows(
     )
     speakers = [speaker for speaker, _ in records.known()]
     speaker = np.array([speakers[place] for place in places])
+    ids = records.clip_ids
+    judged = clips_hash([ids[place] for place in places])
     rows = []
     for network in networks:
 
@@ -174,6 +225,7 @@ def retrieval_rows(
             )
             count = len(video)
             row = {"weights": network.weights, "seed": network.seed, "layer": layer, "n": count}
+            row["split_hash"] = judged
             row["chance"] = {f"r{k}": min(1.0, k / count) for k in retrieval.RECALLS}
             for way, asked, among in (("video_to_audio", video, audio), ("audio_to_video", audio, video)):
                 row[way] = _recalls(retrieval.match_ranks(asked, among), speaker)
@@ -207,8 +259,40 @@ def facts_of(data: str, clip_ids: set[str]) -> dict[str, Row]:
     return found
 
 
-def _ece(one: Predicted, rows: np.ndarray) -> dict[str, float]:
-    return {"ece": calibration.calibration_error(one.probabilities[rows], one.label[rows])}
+def _decisions_of(one: Predicted) -> list[Predicted]:
+    """Models that choose one class a clip: itself, or one for each of several classes, to be there or not."""
+    if one.kind != MULTI_LABEL:
+        return [one]
+    return [
+        replace(
+            one,
+            model={**one.model, "class": name},
+            names=(f"not {name}", name),
+            truth=(one.truth[:, k] > 0.5).astype(np.int64),
+            outputs=np.stack([1 - one.outputs[:, k], one.outputs[:, k]], 1),
+            guess=(one.outputs[:, k] >= 0.5).astype(np.int64),
+            kind=CLASS,
+        )
+        for k, name in enumerate(one.names)
+    ]
+
+
+def _trust(chances: np.ndarray, labels: np.ndarray) -> Callable[[np.ndarray], dict[str, float]]:
+    """ECE, Brier score and the area under the risk-coverage curve of drawn clips."""
+    sure, wrong = (
+        chances.max(1)[:, None],
+        (chances.argmax(1) != labels).astype(np.int64),
+    )  # all that two of them need
+    apart = calibration.squared_distances(chances, labels)
+
+    def measure(rows: np.ndarray) -> dict[str, float]:
+        return {
+            "ece": calibration.calibration_error(sure[rows], wrong[rows]),
+            "brier": float(apart[rows].mean()),
+            "aurc": float(calibration.risk_coverage(sure[rows], wrong[rows])[1].mean()),
+        }
+
+    return measure
 
 
 def _recalls(ranks: np.ndarray, speakers: np.ndarray) -> Row:

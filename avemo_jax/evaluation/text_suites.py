@@ -6,8 +6,7 @@
 
 A row is a space of `text_space`: the checkpoint's heads by each view, and maps fitted to descriptions of the
 checkpoint, of random networks and of another run (`against`), from whose map all rows of the checkpoint tell their
-difference.
-Every score has a 95 % interval from resampling speakers.
+difference. Every score has a 95 % interval from resampling speakers; `split_hash` is that of the list of judged clips.
 """
 
 from __future__ import annotations
@@ -27,6 +26,7 @@ from avemo_jax.evaluation import metrics, retrieval
 from avemo_jax.evaluation.choosing import load_result
 from avemo_jax.evaluation.intervals import bootstrap_scores
 from avemo_jax.evaluation.prompts import TEMPLATE, class_prompts, filled, words_of
+from avemo_jax.evaluation.protocols import clips_hash
 from avemo_jax.evaluation.text_space import FITTED, Judged, Model, Space, mean_vector, spaces
 from avemo_jax.models.params import Params
 from input_pipeline.texts import Described, TextTable, read_table, read_texts
@@ -84,7 +84,7 @@ class Options:
                 raise UserError(f"suite {name} needs descriptions: give --texts the folder of avemo describe")
         if "zero_shot" in suites and not self.label:
             raise UserError("suite zero_shot needs --label, whose classes are told apart")
-        if self.against and not self.texts:
+        if suites and self.against and not self.texts:
             raise UserError("--against compares maps that are fitted to descriptions: give --texts")
         filled(self.template, "", words_of(self.words))
 
@@ -194,7 +194,7 @@ def zero_shot_rows(
         facts = {"label": label, "classes": classes, "chance": 1 / count}
         return scores, {**facts, "recalls": recalls, "precisions": precisions}
 
-    return _rows(spaces, measured, judged.speaker[kept])
+    return _rows(spaces, measured, judged, kept)
 
 
 def text_retrieval_rows(judged: Judged, spaces: Sequence[Space], table: TextTable) -> list[Row]:
@@ -247,7 +247,7 @@ def text_retrieval_rows(judged: Judged, spaces: Sequence[Space], table: TextTabl
 
         return scores, {"texts": len(first), "chance": chance}
 
-    return _rows(spaces, measured, judged.speaker[kept])
+    return _rows(spaces, measured, judged, kept)
 
 
 def statement_rows(
@@ -284,13 +284,19 @@ def statement_rows(
 
         return scores, {"clips": len(set(clip.tolist())), "true_share": float(true.mean())}
 
-    return _rows(spaces, measured, judged.speaker[clip])
+    return _rows(spaces, measured, judged, clip)
 
 
 def _rows(
-    spaces: Sequence[Space], measured: Callable[[Space], tuple[Measure, Row]], speakers: np.ndarray
+    spaces: Sequence[Space],
+    measured: Callable[[Space], tuple[Measure, Row]],
+    judged: Judged,
+    clips: np.ndarray,
 ) -> list[Row]:
-    """A row a space; those of the first network with their difference from the fitted map of `against`."""
+    """A row a space, of these clips, by their numbers, some of them more than once; those of the first network with
+    their difference from the fitted map of `against`."""
+    speakers = judged.speaker[clips]
+    hashed = clips_hash([judged.clip_id[clip] for clip in np.unique(clips).tolist()])
     everything, rows = np.arange(len(speakers)), []
     measures = [measured(space) for space in spaces]
     other = next(
@@ -302,7 +308,7 @@ def _rows(
         None,
     )
     for space, (measure, facts) in zip(spaces, measures, strict=True):
-        row: Row = {**space.name, "n": len(speakers), **facts, **measure(everything)}
+        row: Row = {**space.name, "n": len(speakers), "split_hash": hashed, **facts, **measure(everything)}
         intervals = bootstrap_scores(measure, speakers)
         row |= {f"{name}_ci95": list(bounds) for name, bounds in intervals.bounds.items()}
         row["ci_unit"] = intervals.unit

@@ -108,11 +108,11 @@ def _calibration(found: Sequence[Found], tables: dict[str, list[Row]]) -> Number
 
 
 def _fairness(found: Sequence[Found], tables: dict[str, list[Row]]) -> Numbers:
-    traits: dict[str, list[tuple[str, Row]]] = {}
+    traits: dict[tuple[str, str], list[tuple[str, Row]]] = {}
     for series, row in _of_models(found):
-        traits.setdefault(row["trait"], []).append((series, row))
+        traits.setdefault((row["trait"], row["gap"]["score"]), []).append((series, row))
     entries = []
-    for number, (trait, rows) in enumerate(traits.items()):
+    for number, ((trait, score), rows) in enumerate(traits.items()):
         table = f"groups-{number}"
         tables[table] = [
             {
@@ -120,15 +120,14 @@ def _fairness(found: Sequence[Found], tables: dict[str, list[Row]]) -> Numbers:
                 "group": one["group"],
                 "n": one["n"],
                 "speakers": one["speakers"],
-                "uar": one["uar"],
-                "uar_bounds": one["uar_ci95"],
-                "war": one["war"],
+                "value": one[score],
+                "bounds": one[f"{score}_ci95"],
             }
             for series, row in rows
             for one in row["groups"]
         ]
         gaps = [{"series": series, **row["gap"], "unknown": row.get("unknown", 0)} for series, row in rows]
-        entries.append({"trait": trait, "table": table, "gaps": gaps})
+        entries.append({"trait": trait, "score": score, "table": table, "gaps": gaps})
     return {"traits": entries, "series": list(dict.fromkeys(series for series, _ in _of_models(found)))}
 
 
@@ -153,6 +152,25 @@ def _conflict(found: Sequence[Found], tables: dict[str, list[Row]]) -> Numbers:
         for place, name in enumerate(_FOLLOWED)
     ]
     return {"models": models}
+
+
+def _paired(found: Sequence[Found], tables: dict[str, list[Row]]) -> Numbers:
+    """A line a pair and score; of the permutation test in the first one's."""
+    tables["paired"] = [
+        {
+            "series": series,
+            "n": row["n"],
+            "score": score,
+            "here": row[score],
+            "there": row[f"{score}_against"],
+            "difference": row[f"{score}_difference"],
+            "bounds": row[f"{score}_difference_ci95"],
+            "p": row["p_permutation"] if score == row["score"] else None,
+        }
+        for series, row in _of_models(found)
+        for score in (key.removesuffix("_against") for key in row if key.endswith("_against"))
+    ]
+    return {"n": len(tables["paired"])}
 
 
 def _retrieval(found: Sequence[Found], tables: dict[str, list[Row]]) -> Numbers:
@@ -315,6 +333,7 @@ _SUITES = {
     "calibration": _calibration,
     "fairness": _fairness,
     "conflict": _conflict,
+    "paired": _paired,
     "retrieval": _retrieval,
     "robustness": _robustness,
     "identity": _identity,

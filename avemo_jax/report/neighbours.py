@@ -18,6 +18,7 @@ from avemo_jax.evaluation import extraction, features, nearest
 from avemo_jax.evaluation.choosing import load_result
 from avemo_jax.evaluation.extraction import Network, Source
 from avemo_jax.evaluation.heads import scaling
+from avemo_jax.evaluation.protocols import clips_hash
 from avemo_jax.report import page
 from avemo_jax.report.clips import draw, read_cards
 from input_pipeline.errors import DataError
@@ -46,8 +47,9 @@ def make(
     """The HTML text, and a row a network and label.
 
     Keys: `feature`, `weights`, `seed` (see `extraction.Source`; plain statistics too), of the checkpoint `step` and
-    `selection`, how its weights were chosen; `label`, `k` neighbours a clip, `index`, and those of `nearest.agreement`.
-    Neighbours are clips of other speakers, by cosine of features that are standardised over all clips.
+    `selection`, how its weights were chosen; `label`, `k` neighbours a clip, `index`, `split_hash` of all clips, and
+    those of `nearest.agreement`. Neighbours are clips of other speakers, by cosine of features that are standardised
+    over all clips.
 
     Args:
       feature: a vector of `features.names`.
@@ -78,6 +80,8 @@ def make(
     }
     labels = {name: values for name, values in labels.items() if len(set(values) - {""}) > 1}
     queries = np.array(draw(len(positions), MOST_QUERIES, 0))
+    fixed = {"k": nearest.NEIGHBOURS, "index": index}
+    fixed["split_hash"] = clips_hash([known[position]["clip_id"] for position in positions.tolist()])
 
     def of(source: Source) -> Row:
         return {"step": step, "selection": selection} if source.weights == "checkpoint" else {}
@@ -92,7 +96,7 @@ def make(
     for source in matrices:
         found, _ = near(source, queries)
         rows += [
-            {**_named(source), **of(source), "label": name, "k": nearest.NEIGHBOURS, "index": index}
+            {**_named(source), **of(source), "label": name, **fixed}
             | nearest.agreement(found, queries, values, speaker)
             for name, values in labels.items()
         ]
@@ -145,14 +149,18 @@ def check_queries(data: str, asked: Sequence[str]) -> dict[str, int]:
 
 
 def _known(data: str) -> dict[int, Row]:
-    """position → speaker and classes of the clips that can be read."""
+    """position → name, speaker and classes of the clips that can be read."""
     records, known = open_records(data), {}
     for position in range(records.count):
         try:
             record = records[position]
         except DataError:
             continue
-        known[position] = {"speaker": record.speaker, "labels": classes_of(record.labels)}
+        known[position] = {
+            "clip_id": record.clip_id,
+            "speaker": record.speaker,
+            "labels": classes_of(record.labels),
+        }
     return known
 
 

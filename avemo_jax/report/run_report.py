@@ -206,11 +206,8 @@ def _judged_charts(judged: Row, tables: dict[str, list[Row]]) -> list[charts.Cha
     if "calibration" in judged:
         drawn += [suite_charts.reliability(tables["reliability"]), suite_charts.risk(tables["risk"])]
     for one in judged.get("fairness", {}).get("traits", ()):
-        drawn.append(
-            suite_charts.group_scores(
-                tables[one["table"]], one["table"], one["trait"], judged["fairness"]["series"]
-            )
-        )
+        named = (one["table"], one["trait"], judged["fairness"]["series"], one["score"])
+        drawn.append(suite_charts.group_scores(tables[one["table"]], *named, one["score"] not in IN_OWN_UNIT))
     if "conflict" in judged:
         drawn.append(suite_charts.conflict(tables["conflict"]))
     if "robustness" in judged:

@@ -82,23 +82,37 @@ def risk(rows: Sequence[Row]) -> Chart:
     return finished(alt.layer(line, touch), "risk", "risk", rows, 260, 240, words)
 
 
-def group_scores(rows: Sequence[Row], table: str, trait: str, names: Sequence[str]) -> Chart:
-    """UAR of each group of speakers with its interval, side by side for each series; `names` are those of all charts
-    that share a legend."""
-    base = alt.Chart(alt.NamedData(table)).transform_calculate(
-        percent="100 * datum.uar", low="100 * datum.uar_bounds[0]", high="100 * datum.uar_bounds[1]"
+def group_scores(
+    rows: Sequence[Row], table: str, trait: str, names: Sequence[str], score: str, in_percent: bool
+) -> Chart:
+    """A score of each group of speakers with its interval, side by side for each series; `names` are those of all
+    charts that share a legend."""
+    factor = 100 if in_percent else 1
+    base = (
+        alt.Chart(alt.NamedData(table))
+        .transform_filter("isValid(datum.value) && isValid(datum.bounds[0])")
+        .transform_calculate(
+            percent=f"{factor} * datum.value",
+            low=f"{factor} * datum.bounds[0]",
+            high=f"{factor} * datum.bounds[1]",
+        )
     )
-    title = "UAR, per cent"
-    tips = [alt.Tooltip("group:N"), *_tips(names), _tip("percent:Q", title), _tip("low:Q", "from")]
-    tips += [_tip("high:Q", "to"), alt.Tooltip("n:Q", title="clips"), alt.Tooltip("speakers:Q")]
-    drawn = _dots(base, "group:N", title, names, tips)
-    told = [
-        f"{row['group']}, {row['series']}: {numbers.percent(row['uar'])} {numbers.interval(row['uar_bounds'])}"
-        for row in rows
+    title = f"{score.upper()}{', per cent' if in_percent else ''}"
+    shape = ".1f" if in_percent else ".3f"
+    tips = [
+        alt.Tooltip("group:N"),
+        *_tips(names),
+        _tip("percent:Q", title, shape),
+        _tip("low:Q", "from", shape),
     ]
+    tips += [_tip("high:Q", "to", shape), alt.Tooltip("n:Q", title="clips"), alt.Tooltip("speakers:Q")]
+    drawn = _dots(base, "group:N", title, names, tips)
+    told = [f"{row['group']}, {row['series']}: {_said(row, in_percent)}" for row in rows]
     groups = len(dict.fromkeys(row["group"] for row in rows))
-    words = f"UAR in per cent by {trait}. {'; '.join(told)}."
-    return finished(drawn, table, table, rows, 230, groups * max(26, 14 * len(names)), words)
+    words = f"{title} by {trait}. {'; '.join(told)}."
+    return finished(
+        drawn, table, table, rows, 230, groups * max(26 if groups <= 12 else 13, 14 * len(names)), words
+    )
 
 
 def conflict(rows: Sequence[Row]) -> Chart:
@@ -293,5 +307,11 @@ def _tips(names: Sequence[str]) -> list[alt.Tooltip]:
     return [alt.Tooltip("series:N", title="model")] if len(names) > 1 else []
 
 
-def _tip(field: str, title: str) -> alt.Tooltip:
-    return alt.Tooltip(field, title=title, format=".1f")
+def _tip(field: str, title: str, shape: str = ".1f") -> alt.Tooltip:
+    return alt.Tooltip(field, title=title, format=shape)
+
+
+def _said(row: Row, in_percent: bool) -> str:
+    if in_percent:
+        return f"{numbers.percent(row['value'])} {numbers.interval(row['bounds'])}"
+    return numbers.value(row["value"])

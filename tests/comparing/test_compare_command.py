@@ -153,7 +153,7 @@ def test_methods_are_trained_probed_and_searched_alike_and_stand_in_one_table(da
             for name, feature in (("both", "cat4"), ("sound", "audio"))
         )
         assert (both.clip_id == sound.clip_id).all()
-        tested = paired_tests(sound.label, sound.guess, both.guess, sound.speaker, len(sound.classes))
+        tested = paired_tests(sound.label, sound.guess, both.guess, sound.speaker, len(sound.names))
         assert other["p_permutation"] == tested["p_permutation"]
     text = (out / "comparison.html").read_text()
     assert "2 methods compared" in text and "training FLOPs" in text

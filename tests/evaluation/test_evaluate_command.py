@@ -7,7 +7,11 @@ import numpy as np
 import pytest
 
 from avemo_jax.cli import main
-from avemo_jax.evaluation import calibration, identity, predicted, suites
+from avemo_jax.evaluation import calibration, identity, outcome_files, outcomes, predicted, suites
+from avemo_jax.evaluation.protocols import clips_hash
+from avemo_jax.tasks.finetuning import Outcome
+from input_pipeline.records import open_records
+from input_pipeline.targets import Target
 from tests.evaluation import synthetic
 
 CLASSES = ("ANG", "HAP", "SAD")
@@ -55,6 +59,25 @@ def place(tmp_path_factory):
     return place
 
 
+def write_run(folder, rule, noise, split="f00d", clips=160, names=("ANG", "HAP", "SAD"), seed=0):
+    """A run's folder as `avemo finetune` leaves it: the same truth for any noise; what is predicted by it."""
+    rng = np.random.default_rng(seed)
+    speaker = np.array([f"p{clip % 16:02d}" for clip in range(clips)])
+    if rule == "values":
+        target, truth, other = Target(rule, names), *rng.normal(size=(2, clips, 3))
+    else:
+        target, truth, other = Target(rule, ("votes",), names), *rng.dirichlet(np.ones(3), (2, clips))
+        truth = truth if rule == "distribution" else (truth > 0.3).astype(float)
+        truth = truth.argmax(1) if rule == "class" else truth
+    guess = (1 - noise) * (np.eye(3)[truth] if rule == "class" else truth) + noise * other
+    row = {"target": rule, "split_hash": split, "selection": "last", "modalities": "audio_video"}
+    ids = np.array([f"clip{clip:03d}" for clip in range(clips)])
+    one = Outcome(row, np.full(clips, "1"), ids, speaker, truth, guess)
+    folder.mkdir()
+    outcome_files.write(folder, target, [one], "")
+    return target, one
+
+
 def evaluate(out, *words):
     code = main([str(word) for word in ("evaluate", "--out", out, *words)])
     return json.loads((out / "suites.json").read_text()) if code == 0 else code
@@ -74,6 +97,115 @@ def test_calibration_tells_a_model_that_is_too_sure_from_one_that_is_right(tmp_p
     printed = capsys.readouterr().out
     assert "best on the development clips" in printed and "results: " in printed
     assert (tmp_path / "out" / "table.txt").read_text() in printed
+
+
+KINDS = ("class", "distribution", "multi_label", "values")
+
+
+@pytest.mark.parametrize("rule", KINDS)
+def test_fairness_is_told_in_the_scores_of_what_is_predicted(tmp_path, capsys, monkeypatch, rule):
+    target, one = write_run(tmp_path / "run", rule, 0.7)
+    gender = {f"clip{clip:03d}": {"gender": "fm"[clip % 2]} for clip in range(160)}
+    monkeypatch.setattr(suites, "facts_of", lambda data, clips: gender)
+    words = ("--suite", "fairness", "--checkpoint", tmp_path / "run", "--data", tmp_path)
+    (row,) = evaluate(tmp_path / "out", *words)["fairness"]
+    score = outcomes.main_scores(target)[0]
+    assert row["gap"]["score"] == score and row["split_hash"] == "f00d" and row["trait"] == "gender"
+    values = {}
+    for group in row["groups"]:
+        own = np.arange(160) % 2 == "fm".index(group["group"])
+        known = outcomes.scores_of(target, one.predicted[own], one.truth[own])
+        assert {name: group[name] for name in known.keys() & group.keys()} == pytest.approx(
+            {name: known[name] for name in known.keys() & group.keys()}, abs=1e-4
+        )
+        low, high = group[f"{score}_ci95"]
+        assert low < group[score] < high and group["n"] == 80 and group["speakers"] == 8
+        values[group["group"]] = group[score]
+    best = (min if rule == "distribution" else max)(values, key=values.get)
+    assert row["gap"]["best"] == best and row["gap"]["permuted"] == "speaker"
+    assert (
+        row["gap"]["gap"] == pytest.approx(abs(values["f"] - values["m"])) and row["gap"]["gap_ci95"][1] > 0
+    )
+    assert f"gap of {score.upper()}" in capsys.readouterr().out
+
+
+def test_shares_of_votes_and_several_classes_are_asked_what_classes_are(tmp_path, capsys, monkeypatch):
+    for rule in KINDS:
+        _, one = write_run(tmp_path / rule, rule, 0.7)
+        likeliest = one.predicted.argmax(1)
+        votes = {"majority_voice": "ANG", "majority_face": "HAP", "majority_both": "HAP"}
+        monkeypatch.setattr(suites, "facts_of", lambda data, clips, votes=votes: dict.fromkeys(clips, votes))
+        words = ("--checkpoint", tmp_path / rule, "--data", tmp_path)
+        found = evaluate(tmp_path / "out", "--suite", "calibration", "conflict", *words)
+        if rule == "values":
+            assert (
+                found == 2 and "asked of classes, and these are values (ANG, HAP" in capsys.readouterr().err
+            )
+            continue
+        (row,) = found["conflict"]
+        assert (row["voice"], row["face"]) == ((likeliest == 0).sum(), (likeliest == 1).sum())
+        rows = found["calibration"]
+        classes = [row["model"].get("class") for row in rows]
+        assert classes == (["ANG", "HAP", "SAD"] if rule == "multi_label" else [None])
+        for k, row in enumerate(rows):
+            known = one.predicted, one.truth
+            if rule == "distribution":
+                known = one.predicted, one.truth.argmax(1)
+            elif rule == "multi_label":
+                known = (
+                    np.stack([1 - one.predicted[:, k], one.predicted[:, k]], 1),
+                    one.truth[:, k].astype(int),
+                )
+            for name in ("ece", "brier", "aurc"):
+                assert row[name] == pytest.approx(calibration.scores(*known)[name], abs=1e-4)
+                low, high = row[f"{name}_ci95"]
+                assert low < high and low - 0.02 <= row[name] <= high
+
+
+def test_clips_whose_votes_are_tied_are_not_asked_for_calibration():
+    truth = np.array([[0.5, 0.5], [0.4, 0.6], [0.9, 0.1]] * 4)
+    names = [np.array([f"{kind}{number}" for number in range(12)]) for kind in "cs"]
+    rest = (truth, truth[:, ::-1], truth[:, ::-1].argmax(1), "distribution")
+    one = predicted.Predicted({}, ("a", "b"), *names, np.full(12, "1"), *rest)
+    (row,) = suites.calibration_rows([one])
+    assert (row["n"], row["tied"], row["uar"]) == (8, 4, 0.0)
+
+
+@pytest.mark.parametrize("rule", KINDS)
+def test_two_runs_of_the_same_clips_are_compared_clip_by_clip(tmp_path, capsys, rule):
+    target, one = write_run(tmp_path / "good", rule, 0.3)
+    _, other = write_run(tmp_path / "poor", rule, 0.9)
+    words = ("--suite", "paired", "--checkpoint", tmp_path / "good", "--against")
+    (row,) = evaluate(tmp_path / "out", *words, tmp_path / "poor")["paired"]
+    score = outcomes.main_scores(target)[0]
+    here, there = (outcomes.scores_of(target, each.predicted, each.truth)[score] for each in (one, other))
+    assert (row["score"], row["n"], row["groups"]) == (score, 160, 16)
+    assert (row[score], row[f"{score}_against"]) == pytest.approx((here, there), abs=1e-4)
+    assert row[f"{score}_difference"] == pytest.approx(here - there, abs=2e-4) and row["p_permutation"] < 0.01
+    low, high = sorted(abs(bound) for bound in row[f"{score}_difference_ci95"])
+    assert 0 < low < abs(here - there) < high and ("p_mcnemar" in row) == (rule == "class")
+    assert score.upper() in capsys.readouterr().out
+    (same,) = evaluate(tmp_path / "out", *words, tmp_path / "good")["paired"]
+    assert same[f"{score}_difference"] == 0 and same["p_permutation"] == 1
+
+
+@pytest.mark.parametrize(
+    ("run", "says"),
+    [
+        ({"split": "beef"}, "was split otherwise (hash beef, here f00d)"),
+        ({"clips": 159}, "1 of these are not there"),
+        ({"names": ("ANG", "HAP", "NEU")}, "it predicts ANG, HAP, NEU (class), not ANG, HAP, SAD (class)"),
+        ({"rule": "distribution"}, "(distribution), not"),
+        ({"seed": 1}, "have other labels there"),
+    ],
+)
+def test_runs_that_cannot_be_compared_are_refused_in_one_line(tmp_path, capsys, run, says):
+    write_run(tmp_path / "a", "class", 0.3)
+    write_run(tmp_path / "b", **({"rule": "class", "noise": 0.3} | run))
+    words = ("--suite", "paired", "--checkpoint", tmp_path / "a", "--against", tmp_path / "b")
+    assert evaluate(tmp_path / "out", *words) == 2
+    error = capsys.readouterr().err
+    assert says in error and error.count("\n") == 1
 
 
 def test_a_share_that_there_is_not_is_null_in_the_file_and_a_dash_in_the_table(tmp_path, monkeypatch):
@@ -118,6 +250,7 @@ def test_retrieval_has_a_row_for_each_layer_and_for_random_weights(place, tmp_pa
     ]
     for row in rows:
         assert row["n"] == 48 and row["chance"]["r1"] == pytest.approx(1 / 48)
+        assert row["split_hash"] == clips_hash(open_records(place / "data").clip_ids)
         for way in ("video_to_audio", "audio_to_video"):
             assert row[way]["r1"] <= row[way]["r5"] <= row[way]["r10"]
             low, high = row[way]["r10_ci95"]
@@ -181,7 +314,12 @@ def test_a_suite_that_cannot_be_asked_is_refused_before_another_has_done_its_wor
             ("--suite", "conflict", "--predictions", "{probe}", "--data", "{data}"),
             "no clip has labels majority_voice",
         ),
-        (("--suite", "fairness", "--predictions", "{probe}", "--data", "{data}"), "less than two groups"),
+        (
+            ("--suite", "fairness", "--predictions", "{probe}", "--data", "{data}", "--traits", "gender,age"),
+            "less than two groups of each of gender, age",
+        ),
+        (("--suite", "paired", "--predictions", "{probe}"), "give --against another run"),
+        (("--suite", "calibration", "--predictions", "{probe}", "--against", "{probe}"), "name one of them"),
     ],
 )
 def test_what_cannot_be_answered_is_one_line(place, tmp_path, capsys, words, says):

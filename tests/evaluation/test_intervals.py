@@ -40,6 +40,19 @@ def test_one_speaker_is_resampled_by_clip_and_the_result_says_so():
     assert (result.unit, result.groups) == ("clip", 4)
 
 
+def test_clips_without_a_speaker_are_drawn_one_by_one_and_not_as_one_speaker():
+    labels = np.zeros(300, int)
+    predicted = np.where(np.arange(300) % 2, 0, 1)
+    speakers = np.array(["a"] * 50 + ["b"] * 50 + [""] * 200)
+    result = intervals.bootstrap(labels, predicted, speakers, 2)
+    named = np.where(speakers == "", [f"n{row}" for row in range(300)], speakers)
+    assert result == intervals.bootstrap(labels, predicted, named, 2) and result.groups == 202
+    assert paired.paired_tests(labels, predicted, labels, speakers, 2)["groups"] == 202
+    by_score = intervals.bootstrap_scores(lambda rows: {"n": len(rows)}, speakers, draws=5)
+    assert (by_score.unit, by_score.groups) == ("speaker", 202)
+    assert intervals.units(np.full(3, ""))[0] == "clip"
+
+
 def test_the_same_seed_gives_the_same_interval():
     rng = np.random.default_rng(1)
     arguments = (rng.integers(0, 3, 90), rng.integers(0, 3, 90), rng.integers(0, 9, 90), 3)
@@ -58,7 +71,7 @@ def test_draws_are_sums_of_whole_confusion_matrices(speakers):
     drawn = np.random.default_rng(0).multinomial(len(tables), [1 / len(tables)] * len(tables), size=2000)
     confusions = np.tensordot(drawn, tables, 1)
     found = intervals.bootstrap(labels, predicted, speaker, 7)
-    for name, score in intervals.SCORES.items():
+    for name, score in (("uar", metrics.uar), ("war", metrics.war), ("wf1", metrics.weighted_f1)):
         expected = np.nanquantile(score(confusions), [0.025, 0.975])
         np.testing.assert_allclose(found.bounds[name], expected, rtol=1e-13)
 

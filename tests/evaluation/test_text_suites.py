@@ -8,6 +8,7 @@ from sklearn.metrics import average_precision_score, recall_score, roc_auc_score
 from avemo_jax.config import load_config
 from avemo_jax.errors import UserError
 from avemo_jax.evaluation import prompts, text_space, text_suites
+from avemo_jax.evaluation.protocols import clips_hash
 from avemo_jax.evaluation.text_space import Judged, Space
 from input_pipeline.texts import Described, make_table
 from tests.evaluation import synthetic
@@ -48,6 +49,7 @@ def test_a_clip_has_the_class_whose_prompts_are_nearest():
     guess = [max(classes, key=lambda name, n=n: cosine(n, middle[name])) for n in kept]
     truth = [TEXT[n] for n in kept]
     assert row["n"] == len(kept) and row["chance"] == 1 / 3
+    assert row["split_hash"] == clips_hash([f"clip{n}" for n in kept])
     assert row["uar"] == pytest.approx(recall_score(truth, guess, average="macro"))
     assert row["war"] == pytest.approx(np.mean(np.array(truth) == guess))
     assert row["recalls"]["b"] == pytest.approx(

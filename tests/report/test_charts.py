@@ -46,7 +46,7 @@ def suites_charts():
     names = ("one", "other")
     bins = [{"series": s, "confidence": x, "accuracy": x / 2, "clips": 3} for s in names for x in (0.3, 0.9)]
     wrong = [{"series": s, "coverage": x, "risk": x / 2} for s in names for x in (0.5, 1.0)]
-    group = {"n": 3, "speakers": 2, "uar": 0.5, "uar_bounds": [0.4, 0.6], "war": 0.5}
+    group = {"n": 3, "speakers": 2, "value": 0.5, "bounds": [0.4, 0.6]}
     groups = [{"series": s, "group": g, **group} for s in names for g in ("f", "m")]
     followed = [
         {"series": s, "followed": f, "place": i, "clips": i, "share": i / 3}
@@ -68,7 +68,7 @@ def suites_charts():
     return [
         suite_charts.reliability(bins),
         suite_charts.risk(wrong),
-        suite_charts.group_scores(groups, "groups-0", "gender", names),
+        suite_charts.group_scores(groups, "groups-0", "gender", names, "uar", True),
         suite_charts.conflict(followed),
         suite_charts.robustness(noisy, "uar", True),
         suite_charts.layer_bars(layers, "layers-0", "cat4"),

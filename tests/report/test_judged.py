@@ -2,17 +2,27 @@
 
 import json
 import re
+from dataclasses import replace
 from urllib.parse import unquote
 
 import numpy as np
 import pytest
 
 from avemo_jax.cli import main
-from avemo_jax.evaluation import extraction, judging, outcomes, suites, text_space, text_suites
+from avemo_jax.evaluation import (
+    extraction,
+    judging,
+    outcome_files,
+    outcomes,
+    suites,
+    text_space,
+    text_suites,
+)
 from avemo_jax.evaluation.predicted import Predicted
 from avemo_jax.evaluation.protocols import LabelledClips, make_splits
 from avemo_jax.evaluation.runs import gather_run
 from avemo_jax.report import contents, judged
+from avemo_jax.report.numbers import value as shown_value
 from input_pipeline.targets import Target
 from input_pipeline.texts import Described, make_table
 from tests.report.test_report_page import CHARTS, TABLE
@@ -185,6 +195,35 @@ def made(runs, tmp_path_factory):
     flags = ["--out", page, "--json", numbers, "--charts", charts, "--clips", 0]
     assert main([str(word) for word in ("report", *runs, *flags)]) == 0
     return page, json.loads(numbers.read_text()), charts
+
+
+def test_groups_are_told_in_the_score_of_what_is_predicted(tmp_path):
+    """Values: a group of one clip has no CCC; divergences are in nats, and the best group's is the lowest."""
+    one = _predicted(0, {"selection": "last"})
+    votes = replace(one, truth=np.eye(3)[one.truth] * 0.9 + 0.1 / 3, kind="distribution")
+    values = replace(votes, model={"selection": "best"}, kind="values")
+    known = _known() | {"c00": {"gender": "x"}}
+    rows = suites.fairness_rows([votes, values], known, ("gender",))
+    pairs = suites.paired_rows([votes], [votes])
+    (tmp_path / "judged").mkdir()
+    (tmp_path / "config.json").write_text(json.dumps({"task": "finetune", "data": {"path": "nowhere"}}))
+    (tmp_path / "judged" / "suites.json").write_text(
+        json.dumps(outcome_files.plain({"fairness": rows, "paired": pairs}))
+    )
+    page, numbers = tmp_path / "page.html", tmp_path / "numbers.json"
+    flags = ["--out", page, "--json", numbers, "--clips", 0]
+    assert main([str(word) for word in ("report", tmp_path, *flags)]) == 0
+    found = json.loads(numbers.read_text())
+    assert [one["score"] for one in found["judged"]["fairness"]["traits"]] == ["js", "ccc"]
+    js, ccc = (found["tables"][f"groups-{number}"] for number in range(2))
+    assert [row["value"] for row in js] == pytest.approx([group["js"] for group in rows[0]["groups"]])
+    assert ccc[-1]["group"] == "x" and ccc[-1]["value"] is None
+    best, worst = rows[0]["gap"]["best"], rows[0]["gap"]["worst"]
+    text = page.read_text()
+    assert f"{best} is {shown_value(rows[0]['gap']['gap'])} " in text and f"over {worst}; by chance" in text
+    lines = [(row["score"], row["difference"], row["p"]) for row in found["tables"]["paired"]]
+    assert lines == [("js", 0, 1), ("uar", 0, None), ("war", 0, None)] and "Two models clip by clip" in text
+    assert "Groups by gender, JS" in text and "Groups by gender, CCC in per cent" in text
 
 
 def test_the_rows_of_all_runs_stand_in_one_table_told_apart_by_run_and_model(runs, made):

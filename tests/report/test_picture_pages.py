@@ -39,6 +39,7 @@ def test_a_page_stands_alone_and_shows_its_clips(browser, out, name, width):
 @pytest.mark.slow
 def test_neighbours_are_of_other_speakers_and_agree_where_features_tell(browser, out):
     rows = json.loads((out / "suites.json").read_text())["neighbours"]
+    assert len({row["split_hash"] for row in rows}) == 1
     by = {(row["feature"], row["weights"], row["label"]): row for row in rows}
     assert (
         by["pixels", "none", "shade"]["precision"] > 0.9 > 0.6 > by["log_mel", "none", "shade"]["precision"]
