@@ -20,6 +20,7 @@ from avemo_jax.batch import Clip, Features
 from avemo_jax.models.contrast_scale import ContrastScale, contrast_scale
 from avemo_jax.models.encoders import Encodes
 from avemo_jax.models.layers import Linear, glorot
+from avemo_jax.models.streams import fuses
 
 HEAD = "head"
 NEW = (HEAD, "contrast_scale")  # the parts of the parameters that no pretrained run hands on
@@ -28,7 +29,7 @@ TEXT = "text"
 
 def views(model: ConfigDict) -> dict[str, int]:
     """What a clip of `config.model` can be compared by: name → numbers. `joint` saw both modalities."""
-    joint = {"joint": 2 * model.dim} if model.get("joint_depth", 1) else {}
+    joint = {"joint": 2 * model.dim} if fuses(model) else {}
     return {"video": model.dim, "audio": model.dim, **joint}
 
 

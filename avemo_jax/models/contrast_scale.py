@@ -31,6 +31,16 @@ def contrast_scale(model: ConfigDict) -> ContrastScale | None:
     return ContrastScale(temperature, model.learned_bias)
 
 
+def scale_complaints(model: ConfigDict) -> list[str]:
+    """What is wrong with the values that `contrast_scale` reads."""
+    temperature, found = model.get("learned_temperature", 0.0), []
+    if temperature < 0:
+        found.append(f"model.learned_temperature {temperature} must be above 0, or 0 for none")
+    if model.get("learned_bias", 0.0) and not temperature:
+        found.append("model.learned_bias needs model.learned_temperature: without it there is no bias")
+    return found
+
+
 def temperature_and_bias(scale: Array | None, temperature: float) -> tuple[Array | float, Array | float]:
     """What clips [..., 2] of a `ContrastScale` say, or without one the config's temperature and no bias."""
     if scale is None:

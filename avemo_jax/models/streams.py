@@ -24,6 +24,8 @@ from avemo_jax.frontend import PATCHES, patchify, token_grids
 from avemo_jax.models.attention import PLAIN, Choice
 from avemo_jax.models.encoders import fold_keys, run_layers, take_tokens
 from avemo_jax.models.layers import (
+    GELUS,
+    POSITIONS,
     Block,
     LayerNorm,
     Linear,
@@ -45,7 +47,7 @@ def layer_count(model: ConfigDict) -> int:
 
 def fuses(model: ConfigDict) -> bool:
     """Whether it has tokens that saw both modalities."""
-    return "modalities" not in model or bool(model.joint_depth)
+    return bool(model.get("joint_depth", 0) or model.get("fusion_depth", 0))
 
 
 class Alone(NamedTuple):
@@ -138,6 +140,26 @@ class StreamEncoder(nnx.Module):
         )
         self.joint_norm = LayerNorm(model.dim) if self.joint_depth else None
         self.joint_paths = paths
+
+    @classmethod
+    def complaints(cls, model: ConfigDict) -> list[str]:
+        """What is wrong with the values that it reads."""
+        found, modalities = [], tuple(model.modalities)
+        if modalities not in (("video", "audio"), ("video",), ("audio",)):
+            found.append(f"model.modalities is {modalities}, not video, audio or video,audio")
+        for key, known in (("weights", WEIGHTS), ("positions", POSITIONS), ("gelu", GELUS)):
+            if key in model and model[key] not in known:
+                found.append(f"model.{key} is '{model[key]}', not one of {', '.join(known)}")
+        if model.joint_depth and len(modalities) < 2:
+            found.append(
+                f"model.joint_depth is {model.joint_depth}, and there is only {modalities[0]} to join: set it to 0, "
+                "with joint_alone and joint_norms False, and add its layers to model.depth"
+            )
+        if (model.joint_alone or model.joint_norms) and not model.joint_depth:
+            found.append("model.joint_alone and model.joint_norms need joint layers: model.joint_depth is 0")
+        if model.positions == "grid" and model.dim % 8:
+            found.append(f"model.positions=grid needs a model.dim that is a multiple of 8, not {model.dim}")
+        return found
 
     @property
     def grids(self) -> dict[str, tuple[int, ...]]:
