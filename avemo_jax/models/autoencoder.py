@@ -92,7 +92,7 @@ class Autoencoder(StreamEncoder):
             if self.registers:
                 registers = jnp.concatenate([encoded[name][:, : self.registers] for name in names], axis=1)
             predicted |= self.decoders[decoder](parts, registers)
-        levels = {name: self.level(one, name) for name, one in alone.items()}
+        levels = {name: self.levels(one, name) for name, one in alone.items()}
         return Outputs(
             video_prediction=predicted.get("video"),
             audio_prediction=predicted.get("audio"),

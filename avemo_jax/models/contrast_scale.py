@@ -41,9 +41,9 @@ def scale_complaints(model: ConfigDict) -> list[str]:
     return found
 
 
-def temperature_and_bias(scale: Array | None, temperature: float) -> tuple[Array | float, Array | float]:
-    """What clips [..., 2] of a `ContrastScale` say, or without one the config's temperature and no bias."""
+def temperature_and_bias(scale: Array | None, contrast: ConfigDict) -> tuple[Array | float, Array | float]:
+    """What clips [..., 2] of a `ContrastScale` say, or without one the fixed values of `config.contrast`."""
     if scale is None:
-        return temperature, 0.0
+        return contrast.temperature, contrast.get("bias", 0.0)  # runs from before there was one have none
     learned, bias = scale.reshape(-1, 2).mean(0)
     return 1 / learned, bias

@@ -50,6 +50,12 @@ def fuses(model: ConfigDict) -> bool:
     return bool(model.get("joint_depth", 0) or model.get("fusion_depth", 0))
 
 
+def contrast_layers(model: ConfigDict) -> tuple[int, ...]:
+    """The layers on the way of a modality alone by which clips are compared, HiCMAE's included: the last, where none is
+    named."""
+    return tuple(model.get("skip_layers", model.get("contrast_layers", ()))) or (layer_count(model) - 1,)
+
+
 class Alone(NamedTuple):
     """A modality on its way alone; the first R tokens are its registers."""
 
@@ -98,7 +104,7 @@ class Embedding(nnx.Module):
 
 class StreamEncoder(nnx.Module):
     """See above. `model` is `config.model`; its `modalities`, `weights`, `depth`, `joint_depth`, `joint_alone`,
-    `joint_norms`, `modality_tokens`, `registers`, `positions` say what is built."""
+    `joint_norms`, `modality_tokens`, `registers`, `positions` say what is built, `contrast_layers` what is compared."""
 
     def __init__(
         self,
@@ -114,6 +120,7 @@ class StreamEncoder(nnx.Module):
         self.depth, self.joint_depth, self.joint_alone = model.depth, model.joint_depth, model.joint_alone
         self.registers, self.drop_path, self.remat_policy = model.registers, model.drop_path, remat_policy
         self.dtype = jnp.dtype(dtype)
+        self.contrast_layers = contrast_layers(model)
         for name, grid in self.grids.items():
             embedding = Embedding(
                 patch_dim=PATCHES[name],
@@ -157,6 +164,11 @@ class StreamEncoder(nnx.Module):
             )
         if (model.joint_alone or model.joint_norms) and not model.joint_depth:
             found.append("model.joint_alone and model.joint_norms need joint layers: model.joint_depth is 0")
+        layers = tuple(model.get("contrast_layers", ()))
+        if len(set(layers)) < len(layers) or not set(layers) <= set(range(layer_count(model))):
+            found.append(
+                f"model.contrast_layers {layers} must name layers in 0 … {layer_count(model) - 1}, each once"
+            )
         if model.positions == "grid" and model.dim % 8:
             found.append(f"model.positions=grid needs a model.dim that is a multiple of 8, not {model.dim}")
         return found
@@ -218,10 +230,13 @@ class StreamEncoder(nnx.Module):
         fused = {name: tokens[:, self.registers :] for name, tokens in fused.items()}
         return Features(layers.get("video"), layers.get("audio"), fused.get("video"), fused.get("audio"))
 
-    def level(self, one: Alone, modality: str) -> Array:
-        """What clips are compared by: the mean visible token at the end of the way alone, float32 [1, B, C]."""
-        tokens = self.finish(one.layers[-1], modality)[:, self.registers :]
-        return tokens.astype(jnp.float32).mean(1)[None]
+    def levels(self, one: Alone, modality: str) -> Array:
+        """What clips are compared by: the mean visible token of each contrast layer on the way alone, float32
+        [levels, B, C]; each layer goes through the norm at the way's end."""
+        layers = (
+            self.finish(one.layers[layer], modality)[:, self.registers :] for layer in self.contrast_layers
+        )
+        return jnp.stack([tokens.astype(jnp.float32).mean(1) for tokens in layers])
 
     def _owner(self, modality: str) -> str:
         return modality if modality in self.trunk else "shared"
