@@ -27,7 +27,7 @@ from input_pipeline.video import IMAGENET_MEAN, IMAGENET_STD
 from tests.evaluation import synthetic
 from tests.models import numpy_streams as plain
 from tests.objectives.test_contrastive import numpy_siglip
-from tests.tasks.small import batch, check_learned_temperature, fresh
+from tests.tasks.small import batch, check_learned_temperature, drawn, fresh
 
 CONFIGS = {
     path.stem: load_config(f"{path.stem}:demo") for path in sorted(configs_root().glob("pretrain/*.py"))
@@ -43,6 +43,7 @@ SIZES = (
 EQUATIONS = {
     "audio_mae": ("model.decoder_depth=2", "model.audio_frames=128"),
     "av_mae": ("model.registers=1", "model.contrast_layers=(0,1)"),
+    "hicmae": ("model.decoder_depth=3", "model.skip_layers=(0,1)", "model.fusion_depth=1"),
 }
 # What no method has: registers in a joint decoder, a layer of the trunk and one that is joint compared, some hidden
 # tokens that nobody predicts.
@@ -65,7 +66,7 @@ def task(method, *overrides, count=3):
 
 @functools.cache
 def seen(made):
-    """(model with parameters that are not their neutral start, clip, masks, outputs, targets)."""
+    """(model whose parameters are not at their neutral start, clip, masks, outputs, targets)."""
 
     @functools.partial(jax.jit, compiler_options=QUICKLY)
     def compute(model, of, key):
@@ -73,11 +74,26 @@ def seen(made):
         teacher = model if made.learns_from_average else None
         return clip, masks, model(clip, masks), made.targets(clip, masks, teacher)
 
-    graphdef, params = split(fresh(made))
-    rng = np.random.default_rng(0)
-    noisy = jax.tree.map(lambda x: x + 0.2 * rng.standard_normal(x.shape).astype(np.float32), params)
-    model = merge(graphdef, noisy)
+    model = merge(*drawn(made))
     return model, *jax.tree.map(np.asarray, compute(model, batch(3, made), jax.random.key(1)))
+
+
+def differentiated(made, graphdef, devices):
+    """(parameters, their average, batch, key) → (loss, gradients), on so many devices."""
+    axes = {"replica": 1, "data": -1, "fsdp": min(2, devices), "tensor": min(2, devices)}
+    mesh = mesh_lib.make_mesh(axes, jax.devices()[:devices])
+
+    @functools.partial(jax.jit, compiler_options=QUICKLY)
+    def compute(params, average, of, key):
+        return loss_and_grads(made, graphdef, params, of, key, mesh, average)
+
+    def run(params, average, of, key):
+        of = jax.device_put(of, mesh_lib.batch_shardings(of, mesh))
+        placed = [jax.device_put(tree, mesh_lib.shardings(tree, mesh)) for tree in (params, average)]
+        (loss, _), grads = compute(*placed, of, key)
+        return float(loss), jax.tree.map(np.asarray, grads)
+
+    return run
 
 
 def marked(*slow):
@@ -230,22 +246,12 @@ def test_errors_and_weights_of_the_config_make_the_loss(error):
 
 @pytest.mark.parametrize("method", marked("cav_mae", "mjepa", "audio_mae"))
 def test_every_parameter_learns_and_on_eight_devices_as_on_one(method):
-    made = task(method, "accumulate=1", *EQUATIONS.get(method, ()), count=8)
-    of, found = batch(8, made), []
-    graphdef, params = split(fresh(made))
-    for devices in (1, 8):
-        mesh = mesh_lib.make_mesh(
-            {"replica": 1, "data": -1, "fsdp": min(2, devices), "tensor": min(2, devices)},
-            jax.devices()[:devices],
-        )
-        placed = jax.device_put(of, mesh_lib.batch_shardings(of, mesh))
-        spread = jax.device_put(params, mesh_lib.shardings(params, mesh))
-        run = jax.jit(
-            lambda p, of, key, mesh=mesh: loss_and_grads(made, graphdef, p, of, key, mesh, p),
-            compiler_options=QUICKLY,
-        )
-        (loss, _), grads = run(spread, placed, jax.random.key(1))
-        found.append((float(loss), jax.tree.map(np.asarray, flatten(grads))))
+    made = task(method, *EQUATIONS.get(method, ()), count=8)
+    of, (graphdef, params) = batch(8, made), drawn(made)
+    found = [
+        differentiated(made, graphdef, devices)(params, params, of, jax.random.key(1)) for devices in (1, 8)
+    ]
+    found = [(loss, flatten(grads)) for loss, grads in found]
     assert found[1][0] == pytest.approx(found[0][0], rel=1e-5)
     for path, grad in found[0][1].items():
         assert np.abs(grad).max() > 0, path
