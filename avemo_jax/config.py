@@ -193,6 +193,8 @@ def pretrain_defaults() -> dict[str, ConfigDict]:
                 "choices": (),
                 # Moments hidden in the picture are heard, and the other way round; only video_ratio then has a say.
                 "complementary": False,
+                "blocks": 4,  # how many boxes `blocks` hides
+                "strip_share": 0.7,  # of a ratio, that `time_frequency` hides of the steps and of the bands
                 "decoded": 1.0,  # share of the hidden tokens that are predicted (dual masking)
                 # Masks that each clip of a batch is learnt from; decoded once, it costs the host nothing more.
                 "repeats": 1,
@@ -222,6 +224,7 @@ def pretrain_defaults() -> dict[str, ConfigDict]:
                 "kind": "infonce",  # or siglip
                 "direction": "both",  # or forward: a video looks for its sound; backward
                 "temperature": 0.07,
+                "bias": 0.0,  # added to SigLIP's logits; model.learned_bias, where the temperature is learned
                 "negatives": "global",
                 "group_size": 40,
                 "within": "",  # speaker or label_NAME: only clips of the same one are each other's negatives
@@ -284,6 +287,7 @@ def stream_pretraining(
             "decoder_own_entry": False,  # a projection and a mask token for each modality
             "decoder_embed_bias": True,
             "decoder_modality_tokens": False,
+            "contrast_layers": (),  # of each modality alone, that are compared (HiCMAE's contrast); (): the last
             **learned_contrast(),
             "frames": 16,
             "image_size": 160,
@@ -332,7 +336,7 @@ def text_alignment(pretraining: ConfigDict) -> ConfigDict:
         for name in ("terms", "weights"):  # what is left are ramps, whose terms are the pairs
             del config.objectives[name]
         del config.data["allow_missing"]
-        predicting = ("decoder", "teacher_layers", "crosses")
+        predicting = ("decoder", "teacher_layers", "crosses", "contrast_layers")
         for name in [name for name in config.model if name.startswith(predicting)]:
             del config.model[name]
         for name, value in learned_contrast().items():

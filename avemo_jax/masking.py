@@ -8,6 +8,8 @@ single tokens. A range of ratios is a choice of few (`mask.choices`), one drawn 
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -154,8 +156,11 @@ KINDS = {
 }
 
 
-def draw(kind: str, keys: Array, grid: tuple[int, ...], ratio: float) -> TokenMask:
-    """One modality's mask of a kind in `KINDS`; a video's grid has three axes and an audio's two.
+def draw(
+    kind: str, keys: Array, grid: tuple[int, ...], ratio: float, blocks: int = 4, strip_share: float = 0.7
+) -> TokenMask:
+    """One modality's mask of a kind in `KINDS`; a video's grid has three axes and an audio's two. `blocks` and
+    `strip_share` are of those kinds alone that have them.
 
     Raises:
       UserError: no such kind for this modality, or a ratio that hides nothing or everything.
@@ -169,9 +174,9 @@ def draw(kind: str, keys: Array, grid: tuple[int, ...], ratio: float) -> TokenMa
     if kind == "random":
         return random_mask(keys, int(np.prod(grid)), ratio)
     if kind == "time_frequency":
-        return time_frequency_mask(keys, (grid[0], grid[1]), ratio)
+        return time_frequency_mask(keys, (grid[0], grid[1]), ratio, strip_share)
     if kind == "blocks":
-        return block_mask(keys, grid, ratio)
+        return block_mask(keys, grid, ratio, blocks)
     return strip_mask(keys, grid, ratio, axis=("time", "frequency").index(kind))
 
 
@@ -182,11 +187,14 @@ def hicmae_masks(keys: Array, video_grid, audio_grid, *, video_ratio: float, aud
     )
 
 
-def independent_masks(keys: Array, wanted: dict[str, tuple[str, tuple[int, ...], float]]) -> Masks:
-    """A mask for each modality of `wanted` (kind, grid, ratio), drawn independently; None for one that is not in it."""
+def independent_masks(
+    keys: Array, wanted: dict[str, tuple[str, tuple[int, ...], float]], **shapes: Any
+) -> Masks:
+    """A mask for each modality of `wanted` (kind, grid, ratio), drawn independently; None for one that is not in it.
+    `shapes` are those of `draw`."""
     which = {"video": 0, "audio": 1}
     drawn: dict[str, TokenMask] = {
-        name: draw(kind, jax.vmap(jax.random.fold_in, (0, None))(keys, which[name]), grid, ratio)
+        name: draw(kind, jax.vmap(jax.random.fold_in, (0, None))(keys, which[name]), grid, ratio, **shapes)
         for name, (kind, grid, ratio) in wanted.items()
     }
     return Masks(drawn.get("video"), drawn.get("audio"))

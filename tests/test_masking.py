@@ -106,9 +106,10 @@ def test_strips_are_whole_and_fewer_single_tokens_than_a_strip_fill_up(kind, axi
 
 def test_time_and_frequency_strips_are_hidden_together():
     grid = (10, 8)
-    cells = hidden(masking.draw("time_frequency", MANY, grid, 0.4), grid)
-    steps, bands = int(10 * 0.4 * 0.7), int(8 * 0.4 * 0.7)
-    assert (cells.all(2).sum(1) >= steps).all() and (cells.all(1).sum(1) >= bands).all()
+    for share, strips in [({}, (2, 2)), ({"strip_share": 0.3}, (1, 0))]:
+        cells = hidden(masking.draw("time_frequency", MANY, grid, 0.4, **share), grid)
+        whole = cells.all(2).sum(1), cells.all(1).sum(1)
+        assert tuple(of.min() for of in whole) == strips
     # Four steps and three bands hold 50 cells, and 48 are to be hidden: two of theirs are seen.
     cells = hidden(masking.draw("time_frequency", MANY, grid, 0.6), grid)
     for clip in cells:
@@ -129,7 +130,7 @@ def test_blocks_of_a_video_are_the_same_in_every_time_step_and_hang_together():
 
 
 def test_one_block_is_a_box_but_for_what_its_edge_gives_or_takes():
-    cells = hidden(masking.block_mask(MANY, (12, 12), 0.25, blocks=1), (12, 12))
+    cells = hidden(masking.draw("blocks", MANY, (12, 12), 0.25, blocks=1), (12, 12))
     for clip in cells:
         rows, columns = np.nonzero(clip)
         box = (np.ptp(rows) + 1) * (np.ptp(columns) + 1)

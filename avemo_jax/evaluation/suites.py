@@ -37,7 +37,7 @@ from avemo_jax.evaluation.paired import paired_scores, paired_tests
 from avemo_jax.evaluation.predicted import Predicted, pairs
 from avemo_jax.evaluation.protocols import clips_hash
 from avemo_jax.models.params import Params
-from avemo_jax.models.streams import layer_count
+from avemo_jax.models.streams import contrast_layers
 from input_pipeline.errors import DataError
 from input_pipeline.records import open_records
 from input_pipeline.targets import CLASS, DISTRIBUTION, MULTI_LABEL, VALUES
@@ -184,8 +184,8 @@ def paired_rows(models: Sequence[Predicted], others: Sequence[Predicted]) -> lis
 def retrieval_rows(
     config: ConfigDict, params: Params, data: str, *, seeds: int = 1, batch_size: int = 32, workers: int = 0
 ) -> list[Row]:
-    """Sound ↔ picture at each layer that HiCMAE contrasts (of other methods the last), and all of them together, of
-    whole clips' centre views; of the checkpoint and of networks with random weights.
+    """Sound ↔ picture at each layer that the method contrasts (the last, if none is named), and all of them together,
+    of whole clips' centre views; of the checkpoint and of networks with random weights.
 
     Keys: `weights`, `seed`, `layer` (a number, or "all"), `n`, `split_hash` of the clips; `video_to_audio` and
     `audio_to_video`, each `r1`, `r5`, `r10`, `median_rank` with `r1_ci95` and so on from resampling speakers; `chance`,
@@ -195,8 +195,7 @@ def retrieval_rows(
         raise UserError(
             f"suite retrieval finds a clip's sound by its picture, and {config.method} looks at one of them only"
         )
-    last = layer_count(config.model) - 1
-    layers = tuple(dict.fromkeys(config.model.get("skip_layers", (last,))))
+    layers = tuple(dict.fromkeys(contrast_layers(config.model)))
     wanted = [f"{stream}_layer_{layer}" for layer in layers for stream in ("video", "audio")]
     networks = [extraction.Network("checkpoint", config.seed, params)]
     networks += extraction.random_networks(config, range(seeds))
@@ -217,8 +216,7 @@ def retrieval_rows(
             matrix = matrices[source]
             return matrix / np.maximum(np.linalg.norm(matrix, axis=1, keepdims=True), 1e-12)
 
-        for layer in (*layers, "all"):
-            chosen = layers if layer == "all" else (layer,)
+        for layer, chosen in [*((one, (one,)) for one in layers), ("all", layers)]:
             video, audio = (
                 np.concatenate([vectors(stream, one) for one in chosen], axis=1)
                 for stream in ("video", "audio")

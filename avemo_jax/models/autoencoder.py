@@ -17,7 +17,7 @@ from avemo_jax.frontend import target_widths
 from avemo_jax.models.aligned import Aligned
 from avemo_jax.models.attention import PLAIN, Choice
 from avemo_jax.models.contrast_scale import contrast_scale
-from avemo_jax.models.decoders import Part, Stream, TokenDecoder
+from avemo_jax.models.decoders import Part, Stream, TokenDecoder, decoder_complaints
 from avemo_jax.models.streams import StreamEncoder
 
 DECODERS = ("separate", "shared", "joint")
@@ -62,6 +62,26 @@ class Autoencoder(StreamEncoder):
         )
         self.contrast_scale = contrast_scale(model)
 
+    @classmethod
+    def complaints(cls, model: ConfigDict) -> list[str]:
+        found = [*super().complaints(model), *decoder_complaints(model)]
+        modalities = tuple(model.modalities)
+        if model.decoder not in DECODERS:
+            found.append(f"model.decoder is '{model.decoder}', not one of {', '.join(DECODERS)}")
+        one_sequence = model.decoder == "joint" and len(modalities) == 2 and model.positions == "flat"
+        if one_sequence and not (model.decoder_modality_tokens or model.decoder_own_entry):
+            found.append(
+                "model.decoder=joint cannot tell the hidden tokens of picture and sound apart: set "
+                "model.decoder_modality_tokens or model.decoder_own_entry"
+            )
+        if window := tuple(model.get("decoder_window", ())):
+            said = f"model.decoder_window is {window}"
+            if "audio" not in modalities:
+                found.append(f"{said}, and there is no sound to decode: windows are of time and frequency")
+            elif len(modalities) > 1 and model.decoder != "separate":
+                found.append(f"{said} and needs a decoder of the sound alone: model.decoder=separate")
+        return found
+
     def __call__(self, clip: Clip, masks: Masks, keys: Array | None = None) -> Outputs:
         """Encodes the visible tokens and predicts the masked ones."""
         alone, encoded = self.encode_visible(clip, masks, keys)
@@ -72,7 +92,7 @@ class Autoencoder(StreamEncoder):
             if self.registers:
                 registers = jnp.concatenate([encoded[name][:, : self.registers] for name in names], axis=1)
             predicted |= self.decoders[decoder](parts, registers)
-        levels = {name: self.level(one, name) for name, one in alone.items()}
+        levels = {name: self.levels(one, name) for name, one in alone.items()}
         return Outputs(
             video_prediction=predicted.get("video"),
             audio_prediction=predicted.get("audio"),

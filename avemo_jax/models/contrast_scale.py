@@ -31,9 +31,19 @@ def contrast_scale(model: ConfigDict) -> ContrastScale | None:
     return ContrastScale(temperature, model.learned_bias)
 
 
-def temperature_and_bias(scale: Array | None, temperature: float) -> tuple[Array | float, Array | float]:
-    """What clips [..., 2] of a `ContrastScale` say, or without one the config's temperature and no bias."""
+def scale_complaints(model: ConfigDict) -> list[str]:
+    """What is wrong with the values that `contrast_scale` reads."""
+    temperature, found = model.get("learned_temperature", 0.0), []
+    if temperature < 0:
+        found.append(f"model.learned_temperature {temperature} must be above 0, or 0 for none")
+    if model.get("learned_bias", 0.0) and not temperature:
+        found.append("model.learned_bias needs model.learned_temperature: without it there is no bias")
+    return found
+
+
+def temperature_and_bias(scale: Array | None, contrast: ConfigDict) -> tuple[Array | float, Array | float]:
+    """What clips [..., 2] of a `ContrastScale` say, or without one the fixed values of `config.contrast`."""
     if scale is None:
-        return temperature, 0.0
+        return contrast.temperature, contrast.get("bias", 0.0)  # runs from before there was one have none
     learned, bias = scale.reshape(-1, 2).mean(0)
     return 1 / learned, bias

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 from jax.nn import initializers
+from ml_collections import ConfigDict
 
 from avemo_jax.batch import TokenMask
 from avemo_jax.models.attention import PLAIN, Choice
@@ -29,6 +30,16 @@ from avemo_jax.models.layers import (
     truncated_normal,
 )
 from avemo_jax.models.windows import WindowBlock, fitted, run_windows
+
+
+def decoder_complaints(model: ConfigDict) -> list[str]:
+    """What is wrong with the decoder's sizes in `config.model`."""
+    dim, heads, found = model.decoder_dim, model.decoder_heads, []
+    if heads < 1 or dim % heads:
+        found.append(f"model.decoder_dim {dim} is not a multiple of model.decoder_heads {heads}")
+    if model.get("positions") == "grid" and dim % 8:
+        found.append(f"model.positions=grid needs a model.decoder_dim that is a multiple of 8, not {dim}")
+    return found
 
 
 class SkipDecoder(nnx.Module):

@@ -28,7 +28,7 @@ from avemo_jax.frontend import (
 from avemo_jax.models.aligned import Aligned
 from avemo_jax.models.attention import PLAIN, Choice
 from avemo_jax.models.contrast_scale import contrast_scale
-from avemo_jax.models.decoders import SkipDecoder
+from avemo_jax.models.decoders import SkipDecoder, decoder_complaints
 from avemo_jax.models.encoders import Encoder, Fusion, fold_keys
 from avemo_jax.models.layers import LayerNorm, Linear, glorot, torch_uniform
 from avemo_jax.models.positions import audio_positions, video_positions
@@ -67,6 +67,13 @@ class AudioVisualEncoder(nnx.Module):
         self.fusion = Fusion(depth=model.fusion_depth, rngs=rngs, **shared)
         self.dtype = jnp.dtype(dtype)
 
+    @classmethod
+    def complaints(cls, model: ConfigDict) -> list[str]:
+        """What is wrong with the values that it reads."""
+        if model.fusion_depth < 1:
+            return [f"model.fusion_depth {model.fusion_depth} must be at least 1"]
+        return []
+
     def encode(self, clip: Clip, keys: Array | None = None) -> Features:
         """Features of whole, unmasked clips; every layer goes through its encoder's final norm."""
         video = self.video(patchify_video(clip.video).astype(self.dtype), keys=fold_keys(keys, 0))
@@ -98,6 +105,19 @@ class HiCMAE(AudioVisualEncoder):
         self.audio_decoder = SkipDecoder(patch_dim=widths["audio"], tokens=counts[1], rngs=rngs, **shared)
         self.skip_layers = tuple(model.skip_layers)
         self.contrast_scale = contrast_scale(model)
+
+    @classmethod
+    def complaints(cls, model: ConfigDict) -> list[str]:
+        found = [*super().complaints(model), *decoder_complaints(model)]
+        layers = tuple(model.skip_layers)
+        if model.get("decoder_skips", True) and len(layers) != model.decoder_depth - 1:
+            found.append(
+                f"model.skip_layers {layers} must name model.decoder_depth − 1 = {model.decoder_depth - 1} "
+                "encoder layers"
+            )
+        if any(not 0 <= layer < model.depth for layer in layers):
+            found.append(f"model.skip_layers {layers} must lie in 0 … {model.depth - 1}")
+        return found
 
     def __call__(self, clip: Clip, masks: Masks, keys: Array | None = None) -> Outputs:
         """Encodes the visible tokens and predicts the masked ones."""
@@ -142,6 +162,14 @@ class HiCMAEClassifier(AudioVisualEncoder):
         self.feature_norm = LayerNorm(4 * model.dim)
         self.head = Linear(4 * model.dim, model.classes, init=uniform, bias_init=uniform, rngs=rngs)
         self.head_activation = model.head_activation
+
+    @classmethod
+    def complaints(cls, model: ConfigDict) -> list[str]:
+        found = super().complaints(model)
+        if model.head_activation not in HEAD_ACTIVATIONS:
+            known = ", ".join(repr(name) for name in HEAD_ACTIVATIONS)
+            found.append(f"model.head_activation is '{model.head_activation}', not one of {known}")
+        return found
 
     def __call__(self, clip: Clip, keys: Array | None = None) -> tuple[Array, Array]:
         """Logits (after the head's activation, where it has one) and the normed feature.

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from avemo_jax.batch import Clip, Masks, Outputs, Targets, TokenMask
 from avemo_jax.models import autoencoder
 from avemo_jax.models.attention import PLAIN, Choice
-from avemo_jax.models.decoders import Part, Stream, TokenDecoder
+from avemo_jax.models.decoders import Part, Stream, TokenDecoder, decoder_complaints
 from avemo_jax.models.encoders import take_tokens
 from avemo_jax.models.layers import standardised
 from avemo_jax.models.streams import StreamEncoder
@@ -41,6 +41,17 @@ class LatentPredictor(StreamEncoder):
             rngs=rngs,
         )
         self.teacher_layers, self.crosses = model.teacher_layers, model.crosses
+
+    @classmethod
+    def complaints(cls, model: ConfigDict) -> list[str]:
+        found = [*super().complaints(model), *decoder_complaints(model)]
+        if not 1 <= model.teacher_layers <= model.depth:
+            found.append(f"model.teacher_layers {model.teacher_layers} must lie in 1 … {model.depth}")
+        if model.joint_depth:
+            found.append(
+                f"model.joint_depth is {model.joint_depth}, and what joins both would see what it is to predict"
+            )
+        return found
 
     def __call__(self, clip: Clip, masks: Masks, keys: Array | None = None) -> Outputs:
         """The hidden tokens as predicted from the visible ones, and from those of the other modality."""

@@ -24,6 +24,8 @@ from avemo_jax.frontend import PATCHES, patchify, token_grids
 from avemo_jax.models.attention import PLAIN, Choice
 from avemo_jax.models.encoders import fold_keys, run_layers, take_tokens
 from avemo_jax.models.layers import (
+    GELUS,
+    POSITIONS,
     Block,
     LayerNorm,
     Linear,
@@ -45,7 +47,13 @@ def layer_count(model: ConfigDict) -> int:
 
 def fuses(model: ConfigDict) -> bool:
     """Whether it has tokens that saw both modalities."""
-    return "modalities" not in model or bool(model.joint_depth)
+    return bool(model.get("joint_depth", 0) or model.get("fusion_depth", 0))
+
+
+def contrast_layers(model: ConfigDict) -> tuple[int, ...]:
+    """The layers on the way of a modality alone by which clips are compared, HiCMAE's included: the last, where none is
+    named."""
+    return tuple(model.get("skip_layers", model.get("contrast_layers", ()))) or (layer_count(model) - 1,)
 
 
 class Alone(NamedTuple):
@@ -96,7 +104,7 @@ class Embedding(nnx.Module):
 
 class StreamEncoder(nnx.Module):
     """See above. `model` is `config.model`; its `modalities`, `weights`, `depth`, `joint_depth`, `joint_alone`,
-    `joint_norms`, `modality_tokens`, `registers`, `positions` say what is built."""
+    `joint_norms`, `modality_tokens`, `registers`, `positions` say what is built, `contrast_layers` what is compared."""
 
     def __init__(
         self,
@@ -112,6 +120,7 @@ class StreamEncoder(nnx.Module):
         self.depth, self.joint_depth, self.joint_alone = model.depth, model.joint_depth, model.joint_alone
         self.registers, self.drop_path, self.remat_policy = model.registers, model.drop_path, remat_policy
         self.dtype = jnp.dtype(dtype)
+        self.contrast_layers = contrast_layers(model)
         for name, grid in self.grids.items():
             embedding = Embedding(
                 patch_dim=PATCHES[name],
@@ -138,6 +147,31 @@ class StreamEncoder(nnx.Module):
         )
         self.joint_norm = LayerNorm(model.dim) if self.joint_depth else None
         self.joint_paths = paths
+
+    @classmethod
+    def complaints(cls, model: ConfigDict) -> list[str]:
+        """What is wrong with the values that it reads."""
+        found, modalities = [], tuple(model.modalities)
+        if modalities not in (("video", "audio"), ("video",), ("audio",)):
+            found.append(f"model.modalities is {modalities}, not video, audio or video,audio")
+        for key, known in (("weights", WEIGHTS), ("positions", POSITIONS), ("gelu", GELUS)):
+            if key in model and model[key] not in known:
+                found.append(f"model.{key} is '{model[key]}', not one of {', '.join(known)}")
+        if model.joint_depth and len(modalities) < 2:
+            found.append(
+                f"model.joint_depth is {model.joint_depth}, and there is only {modalities[0]} to join: set it to 0, "
+                "with joint_alone and joint_norms False, and add its layers to model.depth"
+            )
+        if (model.joint_alone or model.joint_norms) and not model.joint_depth:
+            found.append("model.joint_alone and model.joint_norms need joint layers: model.joint_depth is 0")
+        layers = tuple(model.get("contrast_layers", ()))
+        if len(set(layers)) < len(layers) or not set(layers) <= set(range(layer_count(model))):
+            found.append(
+                f"model.contrast_layers {layers} must name layers in 0 … {layer_count(model) - 1}, each once"
+            )
+        if model.positions == "grid" and model.dim % 8:
+            found.append(f"model.positions=grid needs a model.dim that is a multiple of 8, not {model.dim}")
+        return found
 
     @property
     def grids(self) -> dict[str, tuple[int, ...]]:
@@ -196,10 +230,13 @@ class StreamEncoder(nnx.Module):
         fused = {name: tokens[:, self.registers :] for name, tokens in fused.items()}
         return Features(layers.get("video"), layers.get("audio"), fused.get("video"), fused.get("audio"))
 
-    def level(self, one: Alone, modality: str) -> Array:
-        """What clips are compared by: the mean visible token at the end of the way alone, float32 [1, B, C]."""
-        tokens = self.finish(one.layers[-1], modality)[:, self.registers :]
-        return tokens.astype(jnp.float32).mean(1)[None]
+    def levels(self, one: Alone, modality: str) -> Array:
+        """What clips are compared by: the mean visible token of each contrast layer on the way alone, float32
+        [levels, B, C]; each layer goes through the norm at the way's end."""
+        layers = (
+            self.finish(one.layers[layer], modality)[:, self.registers :] for layer in self.contrast_layers
+        )
+        return jnp.stack([tokens.astype(jnp.float32).mean(1) for tokens in layers])
 
     def _owner(self, modality: str) -> str:
         return modality if modality in self.trunk else "shared"

@@ -48,6 +48,13 @@ def options(config: ConfigDict) -> dict[str, Any]:
     _check_names(contrast.kind, contrast.direction, contrast.negatives)
     if not contrast.temperature > 0:
         raise UserError(f"contrast.temperature is {contrast.temperature}, not above 0")
+    if contrast.get("bias", 0.0) and (
+        contrast.kind != "siglip" or config.model.get("learned_temperature", 0.0)
+    ):
+        raise UserError(
+            f"contrast.bias is {contrast.bias}: it is SigLIP's at a fixed temperature; with a learned one it is "
+            "model.learned_bias"
+        )
     if contrast.within and config.accumulate > 1 and not contrast.cached:
         raise UserError(
             f"contrast.within is {contrast.within}, and accumulate={config.accumulate} parts the clips of a group: set "

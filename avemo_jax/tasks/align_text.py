@@ -121,7 +121,7 @@ class AlignText:
         number = jax.lax.stop_gradient(embeddings[NUMBER]).astype(jnp.int32)
         vectors = {name: embeddings[name] for name in self.vectors}
         group = embeddings.get(GROUP)
-        temperature, bias = temperature_and_bias(embeddings.get(SCALE), contrast.temperature)
+        temperature, bias = temperature_and_bias(embeddings.get(SCALE), contrast)
         loss, terms = contrastive.pairwise_contrast(
             vectors,
             self.pairs,

@@ -154,7 +154,7 @@ class Pretrain:
         """λ Σ L_contrast of all clips of a batch, and its terms."""
         contrast = self.config.contrast
         video, audio, scale, complete, group = embeddings
-        temperature, bias = temperature_and_bias(scale, contrast.temperature)
+        temperature, bias = temperature_and_bias(scale, contrast)
         options = contrastive.options(self.config)
         options["within"] = None if group is None else jax.lax.stop_gradient(group[:, 0]).astype(jnp.int32)
         # Copies of a clip are not each other's negatives: the first copies are contrasted, then the second, …
@@ -263,7 +263,10 @@ class Pretrain:
             masks = masking.complementary_masks(keys, self.video_grid, self.audio_grid, ratios["video"])
         else:
             masks = masking.independent_masks(
-                keys, {name: (mask[name], grid, ratios[name]) for name, grid in self.grids.items()}
+                keys,
+                {name: (mask[name], grid, ratios[name]) for name, grid in self.grids.items()},
+                blocks=mask.blocks,
+                strip_share=mask.strip_share,
             )
         if mask.decoded == 1:
             return masks
@@ -340,6 +343,10 @@ def _check_numbers(config: ConfigDict) -> None:
         raise UserError(
             f"mask.decoded is {mask.decoded}, not a share of the hidden tokens above 0 and up to 1"
         )
+    if mask.blocks < 1:
+        raise UserError(f"mask.blocks is {mask.blocks}: at least one box is hidden")
+    if not 0 <= mask.strip_share <= 1:
+        raise UserError(f"mask.strip_share is {mask.strip_share}, not a share of the ratio from 0 to 1")
     if target.frame_group < 1:
         raise UserError(f"target.frame_group is {target.frame_group}: groups have at least one frame")
     if target.difference_weight >= 0:

@@ -40,6 +40,7 @@ _KEYS_SINCE = {
     "model.gelu": "erf",
     "model.learned_temperature": 0.0,
     "model.learned_bias": 0.0,
+    "model.contrast_layers": [],
     "model.decoder_window": [],
     "data.raters": [],
     "data.centres": [],

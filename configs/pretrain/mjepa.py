@@ -18,7 +18,7 @@ SIZES = {
 }
 _OF_AUTOENCODERS = (
     *("decoder", "decoder_window", "decoder_own_entry", "decoder_embed_bias", "decoder_modality_tokens"),
-    *("learned_temperature", "learned_bias"),
+    *("contrast_layers", "learned_temperature", "learned_bias"),
 )
 
 

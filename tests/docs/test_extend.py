@@ -8,12 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from avemo_jax import models
 from avemo_jax.batch import Outputs, Targets
 from avemo_jax.config import from_json, load_config, to_json
 from avemo_jax.errors import UserError
 from avemo_jax.evaluation import scores
+from avemo_jax.evaluation.features import default as default_features
 from avemo_jax.evaluation.outcomes import judged
 from avemo_jax.tasks import clips, make_task
 from input_pipeline.errors import DataError
@@ -91,6 +93,41 @@ def test_a_method_is_one_file(written, monkeypatch):
     changed = seen(model, louder)
     assert np.array_equal(found.video_prediction, changed.video_prediction)
     assert not np.allclose(found.video_from_audio, changed.video_from_audio)
+
+
+def test_a_method_that_decodes_nothing_is_one_file():
+    words = [word for word in SIZES if not word.startswith(("model.skip", "model.fusion", "model.decoder"))]
+    made = make_task(load_config("my_contrast.py:demo", [*words, "model.heads=2", "batch_size=3"]))
+    of, key = batch(), jax.random.key(1)
+    model = jax.eval_shape(made.init_model, key)
+    assert not [name for name in made.config.model if name.startswith("decoder")]
+    (_, terms), gradients = jax.eval_shape(nnx.value_and_grad(made.loss, has_aux=True), model, of, key)
+    assert {name for name in terms if name.startswith("loss_")} == {"loss_contrast"}
+    assert gradients.trunk.keys() == {"video", "audio"}
+    features = jax.eval_shape(lambda model, of: model.encode(clips.seen(of, made.config, None)), model, of)
+    assert features.fused_video is None and default_features(made.config.model)[0] == "cat2"
+    with pytest.raises(UserError, match="model.dim 24 is not a multiple of model.heads 7"):
+        make_task(load_config("my_contrast.py:demo", [*words, "model.heads=7"])).init_model(key)
+
+
+def test_a_model_is_asked_for_no_values_but_its_own():
+    Path("bare.py").write_text(
+        "from flax import nnx\n"
+        "class Bare(nnx.Module):\n"
+        "    def __init__(self, model, **options):\n"
+        "        self.size = model.size\n"
+        "    @classmethod\n"
+        "    def complaints(cls, model):\n"
+        "        return [] if model.size else ['model.size is 0']\n"
+        "MODELS = {'pretrain': Bare}\n"
+    )
+    config = load_config("hicmae:demo")
+    with config.unlocked():
+        config.assembly, config.model = str(Path("bare.py").absolute()), {"size": 3}
+    assert models.build(config, jax.random.key(0)).size == 3
+    config.model.size = 0
+    with pytest.raises(UserError, match="config does not make a model: model.size is 0"):
+        models.build(config, jax.random.key(0))
 
 
 @pytest.mark.parametrize(

@@ -152,11 +152,13 @@ def alone(net, modality, patches, visible):
 
 
 def encoded(net, patches, visible):
-    """One clip: (tokens for the decoder by modality, mean token of each modality alone, each's layers)."""
+    """One clip: (tokens for the decoder by modality, the mean token of each modality alone at each contrast layer
+    [levels, C], each's layers)."""
     ways = {name: alone(net, name, patches[name], visible[name]) for name in net.grids}
     registers = net.model.registers
+    compared = net.model.get("contrast_layers") or (-1,)
     means = {
-        name: normed(net, f"norm/{owner}", layers[-1])[registers:].mean(0)
+        name: np.stack([normed(net, f"norm/{owner}", layers[at])[registers:].mean(0) for at in compared])
         for name, (layers, _, owner) in ways.items()
     }
     tokens = {name: way[1] for name, way in ways.items()}
@@ -218,6 +220,16 @@ def info_nce(first, second, temperature, direction="both"):
     forward = (logsumexp(logits, axis=1) - np.diag(logits)).mean()
     backward = (logsumexp(logits, axis=0) - np.diag(logits)).mean()
     return {"both": (forward + backward) / 2, "forward": forward, "backward": backward}[direction]
+
+
+def error(kind, apart):
+    """What a difference counts, value by value."""
+    small = {
+        "mse": apart**2,
+        "l1": np.abs(apart),
+        "smooth_l1": np.where(np.abs(apart) < 1, apart**2 / 2, np.abs(apart) - 0.5),
+    }
+    return small[kind]
 
 
 def standardised(patches, colours):

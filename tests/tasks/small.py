@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 
 from avemo_jax.config import load_config
 from avemo_jax.models.params import merge, split
@@ -33,6 +34,18 @@ def fresh(task, seed: int = 0):
     """The task's model at the start; to optimise the program of its many random draws takes most of a minute."""
     init = jax.jit(task.init_model, compiler_options={"xla_backend_optimization_level": 0})
     return init(jax.random.key(seed))
+
+
+def drawn(task, seed: int = 0):
+    """(graphdef, parameters) of the task's model, off their neutral start and drawn by NumPy: nothing to compile."""
+    graphdef, shapes = split(nnx.eval_shape(lambda: task.init_model(jax.random.key(0))))
+    rng = np.random.default_rng(seed)
+
+    def draw(path, of):
+        around_one = path[-1].key in ("scale", "tau")
+        return np.float32(around_one + 0.2 * rng.standard_normal(of.shape))
+
+    return graphdef, jax.tree_util.tree_map_with_path(draw, shapes)
 
 
 def loss_and_gradients(task, of):

@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from avemo_jax import frontend, models
-from avemo_jax.config import load_config
+from avemo_jax import frontend, masking, models
+from avemo_jax.batch import Outputs, Targets
+from avemo_jax.config import configs_root, keys_of, load_config
 from avemo_jax.errors import UserError
 from avemo_jax.evaluation import features
 from avemo_jax.models.params import flatten, merge, split
@@ -25,9 +26,14 @@ from input_pipeline.records import open_records
 from input_pipeline.video import IMAGENET_MEAN, IMAGENET_STD
 from tests.evaluation import synthetic
 from tests.models import numpy_streams as plain
-from tests.tasks.small import batch, check_learned_temperature, fresh
+from tests.objectives.test_contrastive import numpy_siglip
+from tests.tasks.small import batch, check_learned_temperature, drawn, fresh
 
-METHODS = ("video_mae", "audio_mae", "av_mae", "cav_mae", "vaemo", "mjepa")
+CONFIGS = {
+    path.stem: load_config(f"{path.stem}:demo") for path in sorted(configs_root().glob("pretrain/*.py"))
+}
+METHODS = [name for name in CONFIGS if name != "hicmae"]
+AUTOENCODERS = [name for name in METHODS if CONFIGS[name].assembly == "autoencoder"]
 SIZES = (
     *("model.dim=16", "model.heads=2", "model.depth=2", "model.decoder_dim=8", "model.decoder_heads=2"),
     *("model.decoder_depth=1", "model.image_size=32", "model.frames=4", "model.audio_frames=32"),
@@ -36,19 +42,31 @@ SIZES = (
 # Windows that are shifted, and smaller than the grid: 8 × 2 tokens; registers by a projection of each modality.
 EQUATIONS = {
     "audio_mae": ("model.decoder_depth=2", "model.audio_frames=128"),
-    "av_mae": ("model.registers=1",),
+    "av_mae": ("model.registers=1", "model.contrast_layers=(0,1)"),
+    "hicmae": ("model.decoder_depth=3", "model.skip_layers=(0,1)", "model.fusion_depth=1"),
 }
+# What no method has: registers in a joint decoder, a layer of the trunk and one that is joint compared, some hidden
+# tokens that nobody predicts.
+FURTHER = ("model.registers=1", "model.contrast_layers=(2,0)", "mask.decoded=0.5", "target.error=l1")
+CASES = [*((name, EQUATIONS.get(name, ())) for name in AUTOENCODERS), ("cav_mae", FURTHER)]
 QUICKLY = {"xla_backend_optimization_level": 0}  # run once: compiling is what takes time
+
+
+def known(method, words):
+    """Those of overrides that a method has values for."""
+    keys = set(keys_of(CONFIGS[method]))
+    return [word for word in words if word.partition("=")[0] in keys]
 
 
 @functools.cache
 def task(method, *overrides, count=3):
-    return make_task(load_config(f"{method}:demo", [*SIZES, f"batch_size={count}", *overrides]))
+    words = [*known(method, SIZES), f"batch_size={count}", *overrides]
+    return make_task(load_config(f"{method}:demo", words))
 
 
 @functools.cache
 def seen(made):
-    """(model with parameters that are not their neutral start, clip, masks, outputs, targets)."""
+    """(model whose parameters are not at their neutral start, clip, masks, outputs, targets)."""
 
     @functools.partial(jax.jit, compiler_options=QUICKLY)
     def compute(model, of, key):
@@ -56,11 +74,26 @@ def seen(made):
         teacher = model if made.learns_from_average else None
         return clip, masks, model(clip, masks), made.targets(clip, masks, teacher)
 
-    graphdef, params = split(fresh(made))
-    rng = np.random.default_rng(0)
-    noisy = jax.tree.map(lambda x: x + 0.2 * rng.standard_normal(x.shape).astype(np.float32), params)
-    model = merge(graphdef, noisy)
+    model = merge(*drawn(made))
     return model, *jax.tree.map(np.asarray, compute(model, batch(3, made), jax.random.key(1)))
+
+
+def differentiated(made, graphdef, devices):
+    """(parameters, their average, batch, key) → (loss, gradients), on so many devices."""
+    axes = {"replica": 1, "data": -1, "fsdp": min(2, devices), "tensor": min(2, devices)}
+    mesh = mesh_lib.make_mesh(axes, jax.devices()[:devices])
+
+    @functools.partial(jax.jit, compiler_options=QUICKLY)
+    def compute(params, average, of, key):
+        return loss_and_grads(made, graphdef, params, of, key, mesh, average)
+
+    def run(params, average, of, key):
+        of = jax.device_put(of, mesh_lib.batch_shardings(of, mesh))
+        placed = [jax.device_put(tree, mesh_lib.shardings(tree, mesh)) for tree in (params, average)]
+        (loss, _), grads = compute(*placed, of, key)
+        return float(loss), jax.tree.map(np.asarray, grads)
+
+    return run
 
 
 def marked(*slow):
@@ -83,9 +116,9 @@ def near(ours, expected):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", METHODS[:-1])
-def test_an_autoencoder_predicts_what_its_equations_say(method):
-    made = task(method, *EQUATIONS.get(method, ()))
+@pytest.mark.parametrize("method, overrides", CASES)
+def test_an_autoencoder_predicts_what_its_equations_say(method, overrides):
+    made = task(method, *overrides)
     net, patches, masks, outputs, _ = net_and_patches(made)
     model = made.config.model
     for clip in range(3):
@@ -113,14 +146,14 @@ def test_an_autoencoder_predicts_what_its_equations_say(method):
             for name in names:
                 near(getattr(outputs, f"{name}_prediction")[clip], predicted[name])
         if len(made.grids) == 2:
-            near(outputs.video_levels[0, clip], means["video"])
-            near(outputs.audio_levels[0, clip], means["audio"])
+            near(outputs.video_levels[:, clip], means["video"])
+            near(outputs.audio_levels[:, clip], means["audio"])
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", METHODS[:-1])
-def test_an_autoencoder_s_loss_is_what_its_equations_say(method):
-    made = task(method, *EQUATIONS.get(method, ()))
+@pytest.mark.parametrize("method, overrides", CASES)
+def test_an_autoencoder_s_loss_is_what_its_equations_say(method, overrides):
+    made = task(method, *overrides)
     _, patches, masks, outputs, targets = net_and_patches(made)
     target, contrast = made.config.target, made.config.contrast
     total = 0.0
@@ -135,31 +168,34 @@ def test_an_autoencoder_s_loss_is_what_its_equations_say(method):
             if target.frame_difference:  # a patch is two frames, one behind the other
                 wanted = np.concatenate([wanted[:, :768], wanted[:, 768:] - wanted[:, :768]], axis=1)
             near(targets.video[clip], wanted[place])
-            errors.append(((outputs.video_prediction[clip] - wanted[place]) ** 2).mean())
-        assert not target.frame_difference or method == "vaemo"
+            errors.append(plain.error(target.error, outputs.video_prediction[clip] - wanted[place]).mean())
         total += target.video_weight * np.mean(errors)
     if "audio" in made.grids:
         errors = []
         for clip, place in enumerate(masks.audio.masked):
             wanted = patches["audio"][clip]
             wanted = plain.standardised(wanted, 1) if target.normalize_audio else wanted
-            errors.append(((outputs.audio_prediction[clip] - wanted[place]) ** 2).mean())
+            errors.append(plain.error(target.error, outputs.audio_prediction[clip] - wanted[place]).mean())
         total += target.audio_weight * np.mean(errors)
     if contrast.weight:
-        assert method in ("cav_mae", "vaemo")
-        pair = outputs.video_levels[0], outputs.audio_levels[0]
-        total += contrast.weight * plain.info_nce(*pair, contrast.temperature, contrast.direction)
+        for pair in zip(outputs.video_levels, outputs.audio_levels, strict=True):
+            total += contrast.weight * plain.info_nce(*pair, contrast.temperature, contrast.direction)
     loss, terms = made.score(outputs, targets)
     assert float(loss) == pytest.approx(total, rel=1e-5)
     assert ("loss_contrast" in terms) == bool(contrast.weight)
 
 
 @pytest.mark.slow
-def test_mjepa_predicts_the_teacher_s_tokens_within_and_across_modalities():
-    made = task("mjepa")
+@pytest.mark.parametrize(
+    "overrides",
+    [(), ("model.crosses=False",), ("model.teacher_layers=2", "model.registers=1")],
+    ids=["as it is", "within alone", "two layers and a register"],
+)
+def test_mjepa_predicts_the_teacher_s_tokens_within_and_across_modalities(overrides):
+    made = task("mjepa", *overrides)
     net, patches, masks, outputs, targets = net_and_patches(made)
     model, total = made.config.model, 0.0
-    other = {"video": "audio", "audio": "video"}
+    first, other = model.registers, {"video": "audio", "audio": "video"}
     for clip in range(3):
         of = {name: x[clip] for name, x in patches.items()}
         parts = {n: (getattr(masks, n).visible[clip], getattr(masks, n).masked[clip]) for n in made.grids}
@@ -167,41 +203,55 @@ def test_mjepa_predicts_the_teacher_s_tokens_within_and_across_modalities():
         for name in made.grids:
             every = np.arange(len(of[name]))
             layers, _, _ = plain.alone(net, name, of[name], every)
-            wanted = np.mean([plain.norm(x) for x in layers[-model.teacher_layers :]], axis=0)[parts[name][1]]
+            layers = [plain.norm(x[first:]) for x in layers[-model.teacher_layers :]]
+            wanted = np.mean(layers, axis=0)[parts[name][1]]
             near(getattr(targets, name)[clip], wanted)
-            for seen_one in made.grids:
+            for seen_one in made.grids if model.crosses else (name,):
                 said = plain.decoded(
                     net,
                     "predictor",
                     model.decoder_depth,
                     model.positions,
-                    {seen_one: tokens[seen_one]},
-                    parts,
+                    {seen_one: tokens[seen_one][first:]},
+                    parts if model.crosses else {name: parts[name]},
+                    tokens[seen_one][:first] if first else None,
                 )[name]
                 field = f"{name}_prediction" if seen_one == name else f"{name}_from_{other[name]}"
                 near(getattr(outputs, field)[clip], said)
                 total += np.abs(said - wanted).mean() / 3
+    assert (outputs.video_from_audio is None) == (outputs.audio_from_video is None) == (not model.crosses)
     assert float(made.score(outputs, targets)[0]) == pytest.approx(total, rel=1e-5)
+
+
+@pytest.mark.parametrize("error", ["mse", "l1", "smooth_l1"])
+def test_errors_and_weights_of_the_config_make_the_loss(error):
+    weights = {"video_weight": 0.5, "audio_weight": 2.0, "cross_weight": 0.3}
+    made = task("mjepa", f"target.error={error}", *(f"target.{name}={of}" for name, of in weights.items()))
+    rng = np.random.default_rng(0)
+    names = ("video_prediction", "audio_prediction", "video_from_audio", "audio_from_video")
+    said = {name: rng.standard_normal((3, 2, 16)).astype(np.float32) for name in names}
+    wanted = {name: rng.standard_normal((3, 2, 16)).astype(np.float32) for name in made.grids}
+    own, other = (
+        {what: plain.error(error, said[f"{what}_{by}"] - wanted[what]).mean() for what, by in pairs}
+        for pairs in (
+            [("video", "prediction"), ("audio", "prediction")],
+            [("video", "from_audio"), ("audio", "from_video")],
+        )
+    )
+    loss, terms = made.score(Outputs(video_levels=None, audio_levels=None, **said), Targets(**wanted))
+    assert float(terms["loss_audio_from_video"]) == pytest.approx(other["audio"], rel=1e-5)
+    total = 0.5 * (own["video"] + 0.3 * other["video"]) + 2.0 * (own["audio"] + 0.3 * other["audio"])
+    assert float(loss) == pytest.approx(total, rel=1e-5)
 
 
 @pytest.mark.parametrize("method", marked("cav_mae", "mjepa", "audio_mae"))
 def test_every_parameter_learns_and_on_eight_devices_as_on_one(method):
-    made = task(method, "accumulate=1", *EQUATIONS.get(method, ()), count=8)
-    of, found = batch(8, made), []
-    graphdef, params = split(fresh(made))
-    for devices in (1, 8):
-        mesh = mesh_lib.make_mesh(
-            {"replica": 1, "data": -1, "fsdp": min(2, devices), "tensor": min(2, devices)},
-            jax.devices()[:devices],
-        )
-        placed = jax.device_put(of, mesh_lib.batch_shardings(of, mesh))
-        spread = jax.device_put(params, mesh_lib.shardings(params, mesh))
-        run = jax.jit(
-            lambda p, of, key, mesh=mesh: loss_and_grads(made, graphdef, p, of, key, mesh, p),
-            compiler_options=QUICKLY,
-        )
-        (loss, _), grads = run(spread, placed, jax.random.key(1))
-        found.append((float(loss), jax.tree.map(np.asarray, flatten(grads))))
+    made = task(method, *EQUATIONS.get(method, ()), count=8)
+    of, (graphdef, params) = batch(8, made), drawn(made)
+    found = [
+        differentiated(made, graphdef, devices)(params, params, of, jax.random.key(1)) for devices in (1, 8)
+    ]
+    found = [(loss, flatten(grads)) for loss, grads in found]
     assert found[1][0] == pytest.approx(found[0][0], rel=1e-5)
     for path, grad in found[0][1].items():
         assert np.abs(grad).max() > 0, path
@@ -228,6 +278,15 @@ def test_clips_are_contrasted_within_their_groups():
         0.0 if of == 7 else own((video[group == of], audio[group == of], None, None, None))[0] for of in group
     ]
     assert float(loss) == pytest.approx(float(np.mean(each)), rel=1e-5)
+
+
+def test_siglip_has_the_bias_of_the_config():
+    rng = np.random.default_rng(0)
+    video, audio = rng.standard_normal((2, 5, 1, 2, 16)).astype(np.float32)
+    made = task("cav_mae", "contrast.kind=siglip", "contrast.bias=-3.0", "contrast.temperature=0.2")
+    loss, _ = made.comparison((video, audio, None, None, None))
+    levels = [numpy_siglip(video[:, 0, of], audio[:, 0, of], 0.2, -3.0, np.zeros(5)) for of in (0, 1)]
+    assert float(loss) == pytest.approx(made.config.contrast.weight * sum(levels), rel=1e-5)
 
 
 def test_a_batch_knows_whose_clips_it_has(tmp_path):
@@ -271,7 +330,8 @@ def test_matrices_of_every_method_have_a_rule_and_tokens_do_not_decay(method):
         ("av_mae", "model.weights=tied", "not one of separate, shared"),
         ("av_mae", "model.modalities=audio,video", "not video, audio or video,audio"),
         ("av_mae", "model.decoder=none", "not one of separate, shared, joint"),
-        ("cav_mae", "model.dim=20", "multiples of 8"),
+        ("cav_mae", "model.dim=20", "a model.dim that is a multiple of 8, not 20"),
+        ("mjepa", "model.decoder_dim=12", "a model.decoder_dim that is a multiple of 8, not 12"),
         ("video_mae", "model.decoder_window=(4,4)", "no sound to decode"),
         ("cav_mae", "model.decoder_window=(4,4)", "needs a decoder of the sound alone"),
         ("av_mae", "model.gelu=soft", "not one of erf, tanh"),
@@ -283,6 +343,8 @@ def test_matrices_of_every_method_have_a_rule_and_tokens_do_not_decay(method):
         ("hicmae", "model.learned_bias=-10.0", "needs model.learned_temperature"),
         ("hicmae", "model.skip_layers=(5,)", "must name model.decoder_depth"),
         ("vaemo", "model.decoder_modality_tokens=False", "cannot tell the hidden tokens"),
+        ("av_mae", "model.contrast_layers=(4,)", r"contrast_layers \(4,\) must name layers in 0 … 3"),
+        ("cav_mae", "model.contrast_layers=(1,1)", "in 0 … 5, each once"),
     ],
 )
 def test_values_that_make_no_model_are_refused_in_one_line(method, override, words):
@@ -307,6 +369,14 @@ def test_values_that_make_no_model_are_refused_in_one_line(method, override, wor
         ("cav_mae", "mask.choices=0.6", "pairs of a video's and a sound's ratio"),
         ("cav_mae", "mask.choices=((0.6,),)", "pairs of a video's and a sound's ratio"),
         ("cav_mae", "mask.decoded=0.0", "mask.decoded is 0.0"),
+        ("cav_mae", "mask.blocks=0", "mask.blocks is 0: at least one box"),
+        ("cav_mae", "mask.strip_share=1.5", "mask.strip_share is 1.5, not a share"),
+        ("cav_mae", "contrast.bias=-1.0", "it is SigLIP's at a fixed temperature"),
+        (
+            "cav_mae",
+            "contrast.kind=siglip model.learned_temperature=0.1 contrast.bias=-1.0",
+            "with a learned one it is model.learned_bias",
+        ),
         ("cav_mae", "target.frame_group=0", "at least one frame"),
         ("cav_mae", "target.difference_weight=0.5", "needs patches as target, frame_difference=True"),
         ("av_mae", "contrast.within=speaker", "nothing is contrasted"),
@@ -330,7 +400,7 @@ def test_values_that_make_no_task_are_refused_in_one_line(method, override, word
 
 
 @pytest.mark.parametrize("modality", ["video", "audio"])
-@pytest.mark.parametrize("method", ["av_mae", "cav_mae", "vaemo", "mjepa"])
+@pytest.mark.parametrize("method", [name for name in METHODS if len(CONFIGS[name].model.modalities) == 2])
 def test_every_encoder_can_be_trained_and_asked_with_one_modality_alone(method, modality):
     alone = (f"model.modalities={modality}", "model.joint_depth=0", "contrast.weight=0.0", "model.depth=3")
     made = task(method, *alone, "model.joint_alone=False", "model.joint_norms=False")
@@ -362,7 +432,7 @@ def test_a_method_without_a_classifier_says_so():
         models.build(config, jax.random.key(0))
 
 
-@pytest.mark.parametrize("method", ("hicmae", *METHODS))
+@pytest.mark.parametrize("method", CONFIGS)
 def test_a_model_gives_all_features_that_are_promised_of_it_and_no_others(method):
     made = make_task(load_config(f"{method}:demo"))
     model = made.config.model
@@ -389,7 +459,7 @@ def test_a_model_gives_all_features_that_are_promised_of_it_and_no_others(method
             assert shapes[f"{modality}_tokens"] == (1, count, model.dim)  # registers are not among them
             layers = sum(name.startswith(f"{modality}_layer_") for name in shapes)
             assert shapes[f"{modality}_layers"] == (1, layers, model.dim)
-    assert ("cat4" in shapes) == (method in ("hicmae", "av_mae", "cav_mae", "vaemo"))
+    assert ("cat4" in shapes) == any(model.get(key) for key in ("fusion_depth", "joint_depth"))
 
 
 def shapes_of(made, key=0, choice=-1):
@@ -407,6 +477,19 @@ def test_masks_of_the_config_are_drawn_and_some_hidden_tokens_are_not_decoded():
     assert shapes_of(task("audio_mae")) == [None, (2, 2)]
     together = task("cav_mae", "mask.complementary=True")
     assert shapes_of(together) == [(4, 4), (2, 2)]
+
+
+def test_masks_have_the_shapes_of_the_config(monkeypatch):
+    draw, asked = masking.independent_masks, {}
+
+    def seen(keys, wanted, **shapes):
+        asked.update(shapes)
+        return draw(keys, wanted, **shapes)
+
+    monkeypatch.setattr(masking, "independent_masks", seen)
+    words = ("mask.video=blocks", "mask.audio=time_frequency", "mask.blocks=2", "mask.strip_share=0.2")
+    shapes_of(task("cav_mae", *words))
+    assert asked == {"blocks": 2, "strip_share": 0.2}
 
 
 @pytest.mark.slow
