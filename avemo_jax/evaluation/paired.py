@@ -42,8 +42,13 @@ class Earlier:
     models: dict[Pair, Predicted]
 
     def check(self, label: str, clips: LabelledClips, splits: Splits, rows: Sequence[Row]) -> None:
-        """Raise a UserError when it is of another label, has other classes or was split otherwise, or when none of
-        these rows, which are to be, will have a pair."""
+        """Raise a UserError when the label is a number, or it is of another label, has other classes or was split
+        otherwise, or when none of these rows, which are to be, will have a pair."""
+        if clips.numbers:
+            raise UserError(
+                f"--against compares classes, and '{','.join(clips.numbers)}' is a number: probe it without, and then "
+                f"compare both with avemo evaluate --suite paired --predictions OUT --against {self.folder}"
+            )
         found = self.rows[0]
         if found.get("label") != label:
             raise UserError(

@@ -111,7 +111,23 @@ def test_a_label_that_is_a_number_is_learnt_by_ridge_and_judged_by_its_agreement
     assert "48 clips tested, speakers: 4, a number" in printed and "folds' CCC" in printed
     assert "confusion" not in printed and "by speaker" in printed
     assert main(words(place, tmp_path / "b", "rating", against=tmp_path)) == 2
-    assert "give the predictions.csv of a probe of classes" in capsys.readouterr().err
+    assert "'rating' is a number: probe it without" in capsys.readouterr().err
+    both = [
+        "--predictions",
+        tmp_path,
+        "--suite",
+        "paired",
+        "--against",
+        tmp_path,
+        "--out",
+        tmp_path / "paired",
+    ]
+    assert main(["evaluate", *map(str, both)]) == 0
+    compared = json.loads((tmp_path / "paired" / "suites.json").read_text())["paired"]
+    assert {one["score"] for one in compared} == {"ccc"} and {one["ccc_difference"] for one in compared} == {
+        0
+    }
+    capsys.readouterr()
     assert main(words(place, tmp_path / "b", "rating", test_data=place / "data")) == 2
     assert "--test_data needs classes, label 'rating' is a number" in capsys.readouterr().err
     suite = ["evaluate", "--checkpoint", place / "run", "--data", place / "data", "--out", tmp_path / "c"]
