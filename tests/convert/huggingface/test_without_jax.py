@@ -149,14 +149,14 @@ def assert_near(ours, theirs, limit):
     assert largest <= limit * max(1, np.abs(theirs).max())
 
 
-def our_outputs(task, model, clip):
+def our_outputs(config, model, clip):
     """Ours under the names of the folder's model."""
     with jax.default_matmul_precision("highest"):
-        if task == "finetune":
+        if config.task == "finetune":
             return dict(zip(("logits", "feature"), model(clip), strict=True))
         tokens = model.encode(clip)
-        sizes = extraction.FrozenConfigDict(SIZES)
-        vectors = features.pool(tokens, features.layer_weights({}, sizes), features.default(sizes), sizes)
+        of = config.model
+        vectors = features.pool(tokens, features.layer_weights({}, of), features.default(of), of)
     return {**vectors, "fused_video_tokens": tokens.fused_video, "fused_audio_tokens": tokens.fused_audio}
 
 
@@ -170,7 +170,7 @@ def test_from_raw_files_it_gives_what_prepare_and_our_evaluation_give(placed, us
     clip = frontend.to_clip(
         {name: jnp.asarray(batch[name][:count]) for name in names}, mels=SIZES["mel_bins"]
     )
-    ours = our_outputs(task, model_in_float32(config)(params), clip)
+    ours = our_outputs(config, model_in_float32(config)(params), clip)
     assert ours.keys() | {"input video", "input audio"} == used[1].keys() - {"told"}
     for name, array in ours.items():
         assert_near(array, used[1][name], 1e-3)
@@ -201,11 +201,11 @@ def test_a_raw_file_is_told_as_our_test_says_after_the_temperature(placed, used)
 
 
 def test_from_the_same_tensors_it_gives_what_our_model_gives(placed, used):
-    task, run, _ = placed
+    _, run, _ = placed
     config, params, _ = load_params(run)
     video, audio = used[1]["input video"], used[1]["input audio"]
     clip = Clip(jnp.asarray(video.transpose(0, 2, 3, 4, 1)), jnp.asarray(audio[:, 0]))
-    for name, array in our_outputs(task, model_in_float32(config)(params), clip).items():
+    for name, array in our_outputs(config, model_in_float32(config)(params), clip).items():
         assert_near(array, used[1][name], 1e-5)
 
 
