@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 from avemo_jax.planning.collectives import Collective
 from avemo_jax.planning.facts import Facts, Memory
 
@@ -36,3 +39,12 @@ def refused(**changes) -> Facts:
     words = "RESOURCE_EXHAUSTED: Ran out of memory on HBM: 20.00G exceeds 15.75G"
     values = {"fits": False, "memory": None, "flops": 0, "hbm_bytes": 0, "collectives": [], "refusal": words}
     return facts(**{**values, "needed_bytes": 20 * GIB, **changes})
+
+
+def published() -> dict[str, list[str]]:
+    """The plans in docs/methods.md for a v5e:16x16: the cells of each config's row."""
+    page = (Path(__file__).parents[2] / "docs/methods.md").read_text().partition("## On a pod")[2]
+    return {
+        config: cells.split(" | ")
+        for config, cells in re.findall(r"^\| `(\S+)` \| (.+) \|$", page, re.MULTILINE)
+    }

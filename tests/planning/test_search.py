@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from avemo_jax.config import load_config
 from avemo_jax.errors import UserError
 from avemo_jax.planning import plan, search
 from avemo_jax.planning.chips import parse_topology
-from tests.planning.examples import GIB, facts, refused
+from tests.planning.examples import GIB, facts, published, refused
 
 LIMIT = int(15.75 * GIB)
 
@@ -118,3 +120,17 @@ def test_a_size_that_is_refused_is_too_large_and_ends_no_plan(monkeypatch):
     assert made.asked.facts.batch_size == 2048 and made.largest.facts.batch_size == 3072
     assert [place.chips for place, _ in made.scaling] == [4, 8, 64, 256]
     assert any("refused: the compiler ended" in line for line in said)
+
+
+def test_there_is_a_published_plan_of_every_method_and_of_its_text_stage_with_its_batch(monkeypatch):
+    methods = {path.stem for path in (Path(__file__).parents[2] / "configs/pretrain").glob("*.py")}
+    own = {"hicmae_text", "vaemo_text"}
+    after = {f"text_after:{method}" for method in methods if f"{method}_text" not in own}
+    assert published().keys() == methods | own | after
+
+    monkeypatch.setattr(plan, "compile_step", lambda config, *_: facts(batch_size=config.batch_size))
+    place = parse_topology("v5e:16x16")
+    for name, (_, batch, *_) in published().items():
+        config = load_config(f"{name}:base")
+        made = plan.make_plan(name, config, (), place, look_for_batch=False, say=lambda _: None)
+        assert f"{made.asked.facts.batch_size:,}" == batch, name

@@ -18,8 +18,10 @@ from avemo_jax.config import load_config
 from avemo_jax.planning.chips import GENERATIONS, parse_topology
 from avemo_jax.planning.facts import Facts
 from avemo_jax.planning.jobs import compile_step, environment
+from avemo_jax.planning.plan import make_plan
 from avemo_jax.planning.purposes import CONTRAST, GRADIENTS, PARAMETERS, SCALAR
 from tests.planning import hicmae_flops
+from tests.planning.examples import GIB, published
 
 pytest.importorskip("libtpu", reason="needs the TPU's compiler: pip install 'avemo_jax[tpu]'")
 
@@ -59,6 +61,24 @@ def test_every_size_fits(size, topology):
     assert facts.fits, facts.refusal
     assert facts.peak_bytes <= parse_topology(topology).generation.hbm_limit
     assert facts.dtype == "bfloat16"
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("name", published())
+def test_a_published_plan_is_what_is_planned(name):
+    """A minute or more of one core each; of another release of the compiler, times are others."""
+    config = load_config(f"{name}:base")
+    asked = make_plan(name, config, (), parse_topology(V5E), look_for_batch=False).asked
+    facts, times = asked.facts, asked.prediction
+    assert facts.fits, facts.refusal
+    assert published()[name] == [
+        f"{facts.parameter_bytes / 4e6:.0f} M",
+        f"{facts.batch_size:,}",
+        f"{facts.memory.peak / GIB:.2f}",
+        f"{facts.model_flops / facts.batch_size / 1e9:.0f}",
+        f"{1e3 * times.device_s:.0f} + {1e3 * times.exposed_s:.1f}",
+        f"{times.clips_per_s:,.0f}",
+    ]
 
 
 @pytest.mark.nightly
