@@ -335,7 +335,6 @@ def text_alignment(pretraining: ConfigDict) -> ConfigDict:
             del config[section]
         for name in ("terms", "weights"):  # what is left are ramps, whose terms are the pairs
             del config.objectives[name]
-        del config.data["allow_missing"]
         predicting = ("decoder", "teacher_layers", "crosses", "contrast_layers")
         for name in [name for name in config.model if name.startswith(predicting)]:
             del config.model[name]

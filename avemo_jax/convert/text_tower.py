@@ -3,9 +3,10 @@
     tower = load_tower("models/all-MiniLM-L6-v2")     # a folder, an installed package or a name in the hub's cache
     vectors = tower.embed(["A loud voice."])          # float32 [1, E]
 
-Read from the folder: `config.json`; `model.safetensors` or `pytorch_model.bin`; `tokenizer.json` or `vocab.txt`; and
-where they are there `modules.json`, `1_Pooling/config.json` and `sentence_bert_config.json`, which say how tokens
-become one vector. Tokens are made by the package tokenizers (extra `text`).
+Read from the folder: `config.json`; `model.safetensors` or `pytorch_model.bin`; `tokenizer.json` or BERT's `vocab.txt`;
+and where they are there `modules.json`, `1_Pooling/config.json` and `sentence_bert_config.json`, which say how tokens
+become one vector; without them it is their mean, of CLIP its projection of the last one, the end of the text. Tokens
+are made by the package tokenizers (extra `text`).
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ import numpy as np
 
 from avemo_jax.convert.weight_files import read_weights
 from avemo_jax.errors import UserError
-from avemo_jax.models import bert
+from avemo_jax.models import text_encoder
+from avemo_jax.models.text_encoder import BERT, FAMILIES, Family, Sizes
 
-FAMILIES = ("bert", "roberta", "xlm-roberta")
 POOLING = {
     "pooling_mode_mean_tokens": "mean",
     "pooling_mode_cls_token": "cls",
@@ -47,7 +48,7 @@ class TextTower:
         self,
         name: str,
         params: dict,
-        sizes: bert.Sizes,
+        sizes: Sizes,
         tokenizer: Any,
         pooling: str,
         normalise: bool,
@@ -56,7 +57,8 @@ class TextTower:
         self.name, self.digest = name, digest
         self._params, self._sizes, self._tokenizer = params, sizes, tokenizer
         self._pooling, self._normalise = pooling, normalise
-        self.dim = int(params["norm"]["scale"].shape[0])
+        self._projection = params.get("projection") if pooling == "last" else None
+        self.dim = len(params["norm"]["scale"]) if self._projection is None else self._projection.shape[1]
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
         """One vector a text, float32 [N, E]; equal texts have equal ones, to the last bit.
@@ -79,7 +81,7 @@ class TextTower:
             for place, row in enumerate(rows):
                 ids[place, : len(tokens[row])] = tokens[row]
                 mask[place, : len(tokens[row])] = True
-            last = np.asarray(bert.encode(self._params, ids, mask, sizes=self._sizes))
+            last = np.asarray(text_encoder.encode(self._params, ids, mask, sizes=self._sizes))
             vectors[rows] = self._pooled(last, mask)[: len(rows)]
         row_of = {text: index for index, text in enumerate(distinct)}
         return vectors[[row_of[text] for text in texts]].reshape(len(texts), self.dim)
@@ -89,6 +91,9 @@ class TextTower:
             pooled = tokens[:, 0]
         elif self._pooling == "max":
             pooled = np.where(mask[..., None], tokens, -np.inf).max(1)
+        elif self._pooling == "last":
+            pooled = tokens[np.arange(len(tokens)), mask.sum(1) - 1]
+            pooled = pooled if self._projection is None else pooled @ self._projection
         else:
             pooled = (tokens * mask[..., None]).sum(1) / np.maximum(mask.sum(1), 1)[:, None]
         if self._normalise:
@@ -108,38 +113,45 @@ def load_tower(name: str) -> TextTower:
     """
     folder = _find(name)
     config = _json(folder / "config.json")
-    family = config.get("model_type")
-    if family not in FAMILIES:
-        raise UserError(
-            f"{folder / 'config.json'}: model_type is '{family}', not one of {', '.join(FAMILIES)}"
-        )
-    pooling, normalise = _pooling(folder)
+    kind = config.get("model_type")
+    if kind not in FAMILIES:
+        raise UserError(f"{folder / 'config.json'}: model_type is '{kind}', not one of {', '.join(FAMILIES)}")
+    family = FAMILIES[kind]
+    pooling, normalise = _pooling(folder, "last" if family.projection else "mean")
+    first = family.first_position
     try:
-        sizes = bert.Sizes(
+        config = {**family.defaults, **config.get("text_config", config)}  # of one that has images too
+        sizes = Sizes(
             heads=int(config["num_attention_heads"]),
             layers=int(config["num_hidden_layers"]),
             epsilon=float(config.get("layer_norm_eps", 1e-12)),
             activation=str(config.get("hidden_act", "gelu")),
-            first_position=0 if family == "bert" else int(config.get("pad_token_id", 1)) + 1,
+            first_position=int(config.get("pad_token_id", 1)) + 1 if first is None else first,
+            norm_first=family.norm_first,
+            causal=family.causal,
         )
         width = int(config["hidden_size"])
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{folder / 'config.json'} does not say what a tower is: {error!r}") from error
-    if sizes.activation not in bert.ACTIVATIONS:
-        known = ", ".join(bert.ACTIVATIONS)
+    if sizes.activation not in text_encoder.ACTIVATIONS:
+        known = ", ".join(text_encoder.ACTIVATIONS)
         raise UserError(f"{folder / 'config.json'}: hidden_act is '{sizes.activation}', not one of {known}")
     if config.get("position_embedding_type", "absolute") != "absolute":
         raise UserError(f"{folder / 'config.json'}: only absolute positions are known")
+    if (count := config.get("relative_attention_num_buckets", text_encoder.BUCKETS)) != text_encoder.BUCKETS:
+        raise UserError(
+            f"{folder / 'config.json'}: relative_attention_num_buckets is {count}, not {text_encoder.BUCKETS}"
+        )
     file = next((folder / each for each in _WEIGHTS if (folder / each).is_file()), None)
     if file is None:
         raise UserError(f"{folder}: no weights in it, neither {' nor '.join(_WEIGHTS)}")
-    state = _checked(read_weights(file, unread=_UNREAD), file, sizes, width)
-    longest = state["embeddings.position_embeddings.weight"].shape[0] - sizes.first_position
-    tokenizer = _tokenizer(folder, longest)
+    state = _checked(read_weights(file, unread=_UNREAD), file, family, sizes, width)
+    params = text_encoder.from_huggingface(state, family, sizes.layers)
+    tokenizer = _tokenizer(folder, family, len(params["tables"]["position"]) - sizes.first_position)
     used = [path for path in sorted(folder.rglob("*.json")) + sorted(folder.glob("vocab.txt"))]
     return TextTower(
         name,
-        bert.from_huggingface(state, sizes.layers),
+        params,
         sizes,
         tokenizer,
         pooling,
@@ -175,10 +187,10 @@ def _find(name: str) -> Path:
     )
 
 
-def _pooling(folder: Path) -> tuple[str, bool]:
-    """How tokens become a vector, and whether that is brought to length 1; without a word about it the mean."""
+def _pooling(folder: Path, usual: str) -> tuple[str, bool]:
+    """How tokens become a vector, `usual` without a word about it, and whether that is brought to length 1."""
     if not (folder / "modules.json").is_file():
-        return "mean", False
+        return usual, False
     modules = _json(folder / "modules.json")
     try:
         kinds = {str(one["type"]).split(".")[-1]: folder / str(one["path"]) for one in modules}
@@ -189,7 +201,7 @@ def _pooling(folder: Path) -> tuple[str, bool]:
             f"{folder / 'modules.json'}: a module {odd[0]} is not known; Pooling and Normalize are"
         )
     if "Pooling" not in kinds:
-        return "mean", "Normalize" in kinds
+        return usual, "Normalize" in kinds
     said = _json(kinds["Pooling"] / "config.json")
     chosen = [key for key, value in said.items() if key.startswith("pooling_mode_") and value is True]
     if len(chosen) != 1 or chosen[0] not in POOLING:
@@ -200,7 +212,7 @@ def _pooling(folder: Path) -> tuple[str, bool]:
     return POOLING[chosen[0]], "Normalize" in kinds
 
 
-def _tokenizer(folder: Path, longest: int) -> Any:
+def _tokenizer(folder: Path, family: Family, longest: int) -> Any:
     try:
         import tokenizers
     except ImportError as error:
@@ -214,6 +226,8 @@ def _tokenizer(folder: Path, longest: int) -> Any:
     try:
         if told.is_file():
             tokenizer = tokenizers.Tokenizer.from_file(str(told))
+        elif family is not BERT:
+            raise UserError(f"{folder}: no tokenizer.json in it")
         elif (told := folder / "vocab.txt").is_file():
             own = folder / "tokenizer_config.json"
             lower = bool(_json(own).get("do_lower_case", True)) if own.is_file() else True
@@ -230,21 +244,21 @@ def _tokenizer(folder: Path, longest: int) -> Any:
 
 
 def _checked(
-    state: Mapping[str, np.ndarray], file: Path, sizes: bert.Sizes, width: int
+    state: Mapping[str, np.ndarray], file: Path, family: Family, sizes: Sizes, width: int
 ) -> dict[str, np.ndarray]:
-    """The tensors by their plain names; a model for another task has them under `bert.` or `roberta.`."""
-    plain = {name.removeprefix("bert.").removeprefix("roberta."): array for name, array in state.items()}
-    wanted = bert.names(sizes.layers)
+    """The tensors by their plain names; a model for another task has them under its family's prefix."""
+    plain = {name.removeprefix(family.prefix): array for name, array in state.items()}
+    wanted = text_encoder.names(family, sizes.layers)
     if missing := [name for name in wanted if name not in plain]:
         raise UserError(f"{file} lacks {len(missing)} tensors of its config, the first is {missing[0]}")
-    if f"encoder.layer.{sizes.layers}.output.dense.weight" in plain:
+    if any(name.startswith(family.layer.format(sizes.layers)) for name in plain):
         raise UserError(f"{file} has more layers than the {sizes.layers} of its config.json")
-    norm = plain["embeddings.LayerNorm.weight"].shape
+    norm = plain[f"{family.norm}.weight"].shape
     if norm != (width,) or width % sizes.heads:
         raise UserError(
             f"{file}: a width of {norm[0]} does not go with hidden_size {width} and {sizes.heads} heads in config.json"
         )
-    return {name: plain[name] for name in wanted}
+    return {name: plain[name] for name in (*wanted, f"{family.projection}.weight") if name in plain}
 
 
 def _digest(files: Sequence[Path], folder: Path) -> str:

@@ -24,18 +24,20 @@ _NEVER = -1e9  # a logit without any weight in a softmax; finite, for the gradie
 
 
 class _Marks(NamedTuple):
-    """What says which clips are compared, int32 [groups, clips] each; None where it makes no difference."""
+    """What says which clips are compared, int32 [groups, clips] each; None, or (), where it makes no difference."""
 
     within: Array | None  # compared are clips of the same number
-    same: Array | None  # of another one, and not of negative ones; but each with itself,
+    same: tuple[Array, ...]  # of another one in each, and not of negative ones; but each with itself,
     place: Array | None  # which this tells
 
     def taking_part(self) -> Array | None:
         """float32 [groups, clips], 1 or 0."""
-        return None if self.same is None else (self.same >= 0).astype(jnp.float32)
+        if not self.same:
+            return None
+        return jnp.all(jnp.stack(self.same) >= 0, axis=0).astype(jnp.float32)
 
 
-_ALL = _Marks(None, None, None)
+_ALL = _Marks(None, (), None)
 
 
 def options(config: ConfigDict) -> dict[str, Any]:
@@ -84,7 +86,7 @@ def hierarchical_contrast(
     direction: str = "both",
     bias: Array | float = 0.0,
     within: Array | None = None,
-    same: Array | None = None,
+    same: Array | Sequence[Array] | None = None,
 ) -> tuple[Array, dict[str, Array]]:
     """Contrast of two modalities, summed over levels: HiCMAE's hierarchical cross-modal one by default.
 
@@ -103,8 +105,9 @@ def hierarchical_contrast(
         mean of both. SigLIP has no direction.
       bias: added to SigLIP's logits.
       within: int32 [B]; only clips of the same number are each other's negatives (a speaker's own other clips).
-      same: int32 [B]; clips of the same number are no negatives of each other (they have the same text), and those with
-        a negative one (that lack a text or a stream) take no part. None of them in a batch: the loss is 0.
+      same: int32 [B], or several; clips of the same number in one are no negatives of each other (they have the same
+        text), and those with a negative one (that lack a text or a stream) take no part. None of them in a batch: the
+        loss is 0.
 
     Returns:
       The loss, and `loss_contrast` with `contrast_accuracy`, the share of clips whose own sound is the
@@ -120,15 +123,16 @@ def hierarchical_contrast(
     measure = _Measure(temperature, bias, kind, direction)
     with jax.named_scope("contrast"):  # the name by which a compiled program's collectives are told apart
         levels = [video_levels, audio_levels]
-        if same is not None:  # what takes no part may be zeros, which have no direction
-            levels = [jnp.where((same < 0)[:, None], 1.0, x) for x in levels]
+        numbers = None if same is None else jnp.atleast_2d(jnp.asarray(same))
+        if numbers is not None:  # what takes no part may be zeros, which have no direction
+            levels = [jnp.where((numbers < 0).any(0)[:, None], 1.0, x) for x in levels]
         video, audio = (_directions(x, negatives, group_size) for x in levels)
         shape = video.shape[1:3]
         own = None if within is None else within.reshape(shape)
         marks = _ALL._replace(within=own)
-        if same is not None:
+        if numbers is not None:
             place = jnp.broadcast_to(jnp.arange(shape[1]), shape)
-            marks = _Marks(own, same.reshape(shape), place)
+            marks = _Marks(own, tuple(each.reshape(shape) for each in numbers), place)
         if 0 < chunk < shape[1]:
             loss, accuracy = _in_chunks(video, audio, marks, measure, chunk)
         else:
@@ -150,7 +154,7 @@ def pairwise_contrast(
       pairs: which; all of them where none is named.
       weights: of each pair; 1 where none is given.
       same: by modality that not every clip has one of its own of, int32 [B]: `hierarchical_contrast`'s `same` for every
-        pair with it.
+        pair with it; a pair of two such modalities is of the clips that have both.
       options: of `hierarchical_contrast`.
 
     Returns:
@@ -160,8 +164,10 @@ def pairwise_contrast(
     total, terms = jnp.zeros(()), dict[str, Array]()
     chosen = list(pairs) or [(a, b) for i, a in enumerate(names) for b in names[i + 1 :]]
     for (one, other), weight in zip(chosen, weights or [1.0] * len(chosen), strict=True):
-        own = same.get(one, same.get(other))
-        loss, found = hierarchical_contrast(vectors[one][None], vectors[other][None], same=own, **options)
+        own = [same[name] for name in (one, other) if name in same]
+        loss, found = hierarchical_contrast(
+            vectors[one][None], vectors[other][None], same=own or None, **options
+        )
         total += weight * loss
         terms |= {f"{name}_{one}_{other}": value for name, value in found.items()}
     return total, terms
@@ -285,14 +291,9 @@ def _logits(
         logits = logits + measure.bias
     if own.within is not None and others.within is not None:
         logits = jnp.where(own.within[:, :, None] == others.within[:, None, :], logits, _NEVER)
-    if (
-        own.same is not None
-        and others.same is not None
-        and own.place is not None
-        and others.place is not None
-    ):
-        mine, theirs = own.same[:, :, None], others.same[:, None, :]
-        apart = (mine >= 0) & (theirs >= 0) & (mine != theirs)
-        itself = own.place[:, :, None] == others.place[:, None, :]
-        logits = jnp.where(apart | itself, logits, _NEVER)
+    if own.place is not None and others.place is not None:
+        compared = own.place[:, :, None] == others.place[:, None, :]
+        mine, theirs = jnp.stack(own.same)[..., None], jnp.stack(others.same)[:, :, None]
+        compared |= jnp.all((mine >= 0) & (theirs >= 0) & (mine != theirs), axis=0)
+        logits = jnp.where(compared, logits, _NEVER)
     return logits

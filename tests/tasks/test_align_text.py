@@ -1,4 +1,5 @@
-"""Alignment with texts: its loss beside NumPy, clips without a text, and a run from descriptions to answers."""
+"""Alignment with texts: its loss beside NumPy, clips without a text or a stream, and a run from descriptions to
+answers."""
 
 from __future__ import annotations
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from scipy.special import logsumexp
 
+from avemo_jax import augmentation
 from avemo_jax.cli import main
 from avemo_jax.config import load_config
 from avemo_jax.errors import UserError
@@ -24,6 +26,7 @@ from input_pipeline.describing import WRITERS
 from tests.convert.test_text_tower import write_tower
 from tests.evaluation import synthetic
 from tests.tasks.small import batch, check_learned_temperature, fresh
+from tests.tasks.test_missing import HEARD, SEEN
 
 SMALL = (
     *("model.dim=16", "model.heads=2", "model.depth=2", "model.image_size=32", "model.frames=4"),
@@ -45,13 +48,13 @@ def texts(number):
 
 
 @functools.cache
-def aligned():
+def aligned(*overrides):
     """(task, parts of the model, a batch of eight clips of which two have no text)."""
     told = (
         *(f"contrast.pairs={','.join(PAIRS)}", f"contrast.weights={','.join(map(str, WEIGHTS))}"),
         "model.learned_temperature=0.07",
     )
-    task = make_task(load_config("vaemo_text:demo", [*ALIGNED, *told]))
+    task = make_task(load_config("vaemo_text:demo", [*ALIGNED, *told, *overrides]))
     of = batch(8) | {"text": jnp.asarray(texts(NUMBER)), "text_number": jnp.asarray(NUMBER)}
     graphdef, params = split(fresh(task))
     rng = np.random.default_rng(2)
@@ -62,18 +65,19 @@ def aligned():
 
 
 def infonce(first, second, number):
-    """The definition, clip by clip: against clips of other texts."""
+    """The definition, clip by clip: against clips of other texts; 0 without a clip."""
     first, second = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in np.float64([first, second]))
     logits, terms = first @ second.T / 0.07, []
     for i in np.flatnonzero(number >= 0):
         others = [j for j in range(len(number)) if number[j] >= 0 and (j == i or number[j] != number[i])]
         both = logsumexp(logits[i, others]) + logsumexp(logits[others, i])
         terms.append(both / 2 - logits[i, i])
-    return np.mean(terms)
+    return np.mean(terms or [0.0])
 
 
-def test_the_loss_is_that_of_its_equations_and_clips_without_a_text_are_in_pairs_that_need_none():
-    task, graphdef, params, of = aligned()
+@functools.cache
+def computing(*overrides):
+    task, graphdef, _, _ = aligned(*overrides)
 
     @functools.partial(jax.jit, compiler_options=QUICKLY)
     def compute(params, of):
@@ -81,7 +85,25 @@ def test_the_loss_is_that_of_its_equations_and_clips_without_a_text_are_in_pairs
         seen = clips.seen(of, task.config, None)
         return task.loss(model, of, key), model.encode(seen), task.embeddings(model, of, key)
 
-    (loss, terms), features, vectors = jax.tree.map(np.asarray, compute(params, of))
+    return compute
+
+
+EVERY = np.ones(8, bool)
+
+
+@pytest.mark.parametrize(
+    "seen, heard, overrides",
+    [
+        (EVERY, EVERY, ()),
+        (SEEN, HEARD, ("data.allow_missing=true",)),
+        (EVERY, ~EVERY, ("data.allow_missing=true",)),
+    ],
+    ids=["complete", "some lack a stream", "pictures alone"],
+)
+def test_the_loss_is_that_of_its_equations_and_a_clip_is_in_the_pairs_of_what_it_has(seen, heard, overrides):
+    of = augmentation.without(aligned()[3], jnp.asarray(~seen), jnp.asarray(~heard))
+    params = aligned()[2]
+    (loss, terms), features, vectors = jax.tree.map(np.asarray, computing(*overrides)(params, of))
     head = jax.tree.map(lambda x: np.asarray(x, np.float64), params["head"])
     means = {"video": features.video_layers[-1].mean(1), "audio": features.audio_layers[-1].mean(1)}
     fused = (features.fused_video.mean(1), features.fused_audio.mean(1))
@@ -89,10 +111,11 @@ def test_the_loss_is_that_of_its_equations_and_clips_without_a_text_are_in_pairs
     plain = {name: vector @ head[name]["kernel"] + head[name]["bias"] for name, vector in given.items()}
     for name, vector in plain.items():
         np.testing.assert_allclose(vectors[name], vector, atol=1e-5)
+    text = plain["text"] + (NUMBER < 0)[:, None]
     expected = {
-        "video_text": infonce(plain["video"], plain["text"] + (NUMBER < 0)[:, None], NUMBER),
-        "text_joint": infonce(plain["text"] + (NUMBER < 0)[:, None], plain["joint"], NUMBER),
-        "video_audio": infonce(plain["video"], plain["audio"], np.arange(8)),
+        "video_text": infonce(plain["video"], text, np.where(seen, NUMBER, -1)),
+        "text_joint": infonce(text, plain["joint"], np.where(seen & heard, NUMBER, -1)),
+        "video_audio": infonce(plain["video"], plain["audio"], np.where(seen & heard, np.arange(8), -1)),
     }
     for name, value in expected.items():
         assert terms[f"loss_contrast_{name}"] == pytest.approx(value, rel=1e-4), name
@@ -179,7 +202,8 @@ def test_the_weight_of_a_pair_changes_over_the_steps():
 
 @pytest.mark.slow
 def test_microbatches_and_devices_make_no_difference():
-    task, graphdef, params, of = aligned()
+    task, graphdef, params, of = aligned("data.allow_missing=true")
+    of = augmentation.without(of, jnp.asarray(~SEEN), jnp.asarray(~HEARD))
 
     def gradients(count, devices):
         with task.config.unlocked():
