@@ -113,10 +113,15 @@ def pairs(here: Sequence[Predicted], there: Sequence[Predicted]) -> list[tuple[P
       UserError: other things are predicted there, or of other clips, or they are judged by another truth.
     """
     same = [(one, other) for one in here for other in there if one.model == other.model]
-    return [(one, _as_ordered(one, other)) for one, other in same or [(here[0], there[0])]]
+    return [(one, as_ordered(one, other)) for one, other in same or [(here[0], there[0])]]
 
 
-def _as_ordered(one: Predicted, other: Predicted) -> Predicted:
+def as_ordered(one: Predicted, other: Predicted) -> Predicted:
+    """The other model of the same test clips, in the order of this one.
+
+    Raises:
+      UserError: see `pairs`.
+    """
     if (one.kind, one.names) != (other.kind, other.names):
         raise UserError(
             f"--against: it predicts {', '.join(other.names)} ({other.kind}), not {', '.join(one.names)} ({one.kind})"

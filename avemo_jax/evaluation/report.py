@@ -18,7 +18,7 @@ import numpy as np
 
 from avemo_jax.evaluation.aligning import aligned
 from avemo_jax.evaluation.judging import Judged
-from avemo_jax.evaluation.outcome_files import IN_OWN_UNIT, cells, columns, shown
+from avemo_jax.evaluation.outcome_files import IN_OWN_UNIT, cells, columns, plain, shown
 from avemo_jax.evaluation.outcomes import MAIN_SCORES
 from avemo_jax.evaluation.probing import ProbeResult
 from avemo_jax.evaluation.protocols import LabelledClips
@@ -79,7 +79,7 @@ def write(
 
 def rows_json(rows: Sequence[Row]) -> str:
     """A JSON list, one row an object."""
-    return json.dumps(list(rows), indent=1) + "\n"
+    return json.dumps(plain(list(rows)), indent=1) + "\n"
 
 
 def predictions(judged: Sequence[Judged], clips: LabelledClips) -> str:

@@ -157,11 +157,16 @@ def test_what_has_no_pair_is_refused_before_any_work(place, tmp_path, capsys, mo
     monkeypatch.setattr(probing, "gather", None)
     predictions = tmp_path / "a" / "predictions.csv"
     text = predictions.read_text()
-    lacks, (head, _, *others) = "lacks clips or has other classes", text.splitlines(keepends=True)
+    head, _, *others = text.splitlines(keepends=True)
     for what, written, features in (
         ("no row of the same feature, head", text, "video"),
-        (lacks, "".join([head, *others]), "cat4"),
-        (lacks, text.replace("low", "deep"), "cat4"),
+        ("other clips or folds (1 of these are not there, 0", "".join([head, *others]), "cat4"),
+        (
+            "it predicts high, deep, middle (class), not high, low, middle",
+            text.replace("low", "deep"),
+            "cat4",
+        ),
+        ("the same clips have other labels there", text.replace("p0,low,", "p0,high,"), "cat4"),
     ):
         predictions.write_text(written)
         line = words(place, tmp_path / "c", "tone", against=tmp_path / "a", features=features)
