@@ -23,6 +23,7 @@ from avemo_jax.evaluation.outcomes import Row, main_scores
 from avemo_jax.files import write_file
 from input_pipeline.targets import Target
 
+SPLIT_SEED = "split_seed"  # tells apart predictions by folds that were dealt several times
 ROWS, PREDICTIONS, TABLE = "rows.json", "predictions.csv", "table.txt"
 IN_OWN_UNIT = frozenset(
     {"mae", "rmse", "mse", "kl", "js"}
@@ -123,7 +124,7 @@ def step_of(folder: str | os.PathLike, model: Mapping[str, str]) -> int | None:
     """Of the weights of a model of the folder's `predictions.csv`, by the rows that were written with it; None where
     they do not say."""
     for row in _rows_in(folder):
-        if all(str(row.get(key)) == value for key, value in model.items() if value):
+        if all(str(row.get(key)) == value for key, value in model.items() if value and key != SPLIT_SEED):
             return row.get("step")
     return None
 

@@ -79,8 +79,12 @@ def read(folder: str | os.PathLike) -> Earlier:
         models = predicted.read(path / predicted.NAME)
     except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
         raise UserError(f"--against {folder}: not the folder of a probe ({PROBE_ROWS}: {error})") from error
-    of_checkpoint = [model for model in models if model.model.get("weights") == "checkpoint"]
-    return Earlier(os.fspath(folder), rows, {_pair(model.model): model for model in of_checkpoint})
+    of_checkpoint: dict[Pair, list[Predicted]] = {}
+    for model in models:
+        if model.model.get("weights") == "checkpoint":
+            of_checkpoint.setdefault(_pair(model.model), []).append(model)
+    joined = {pair: predicted.joined(each) for pair, each in of_checkpoint.items()}
+    return Earlier(os.fspath(folder), rows, joined)
 
 
 def compare(judged: Sequence[Judged], earlier: Earlier, clips: LabelledClips) -> list[Row]:
@@ -99,7 +103,13 @@ def compare(judged: Sequence[Judged], earlier: Earlier, clips: LabelledClips) ->
 
 def tests(here: Predicted, there: Predicted) -> Row:
     """Two models of the same clips in the same order. Keys: those of `paired_scores`, and of classes those of
-    `paired_tests` too."""
+    `paired_tests` too, but where folds were dealt several times: each clip is then tested as often, and what is drawn
+    and swapped has all of it."""
+    clips = len(np.unique(here.clip_id))
+    if clips < len(here.clip_id):
+        unit = "speaker" if len(np.unique(here.speaker)) > 1 else "clip"
+        drawn = here.speaker if unit == "speaker" else here.clip_id
+        return paired_scores(here.summed, there.summed, drawn) | {"n": clips, "ci_unit": unit}
     if here.kind == CLASS:
         return paired_tests(here.label, here.guess, there.guess, here.speaker, len(here.names))
     return paired_scores(here.summed, there.summed, here.speaker)

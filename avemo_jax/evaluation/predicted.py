@@ -12,6 +12,7 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -24,6 +25,7 @@ from input_pipeline.targets import CLASS, DISTRIBUTION, MULTI_LABEL, VALUES, kin
 NAME = "predictions.csv"
 _PART = "test_of"
 _NEEDED = (_PART, "clip_id", "speaker")
+_ARRAYS = ("clip_id", "speaker", "part", "truth", "outputs", "guess")  # of `Predicted`, a row a clip
 
 
 @dataclass(frozen=True)
@@ -62,8 +64,7 @@ class Predicted:
 
     def at(self, clips: np.ndarray) -> Predicted:
         """Of these clips alone, by their numbers or as bool [N]."""
-        arrays = ("clip_id", "speaker", "part", "truth", "outputs", "guess")
-        return replace(self, **{name: getattr(self, name)[clips] for name in arrays})
+        return replace(self, **{name: getattr(self, name)[clips] for name in _ARRAYS})
 
 
 def read(path: Path) -> list[Predicted]:
@@ -103,6 +104,14 @@ def read(path: Path) -> list[Predicted]:
         ]
     except ValueError as error:
         raise UserError(f"{path} is damaged: {error}") from error
+
+
+def joined(models: Sequence[Predicted]) -> Predicted:
+    """One model's predictions by the folds of each seed, as one, which has each clip as often."""
+    arrays: dict[str, Any] = {
+        name: np.concatenate([getattr(one, name) for one in models]) for name in _ARRAYS
+    }
+    return replace(models[0], **arrays)
 
 
 def pairs(here: Sequence[Predicted], there: Sequence[Predicted]) -> list[tuple[Predicted, Predicted]]:
