@@ -42,6 +42,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add("--fold_by", default="fold", metavar="COLUMN", help="the manifest's column of protocol folds")
     add("--test_split", default="test", metavar="SPLIT", help="the split that protocol split tests on")
     add("--head", default="", help=_HEADS)
+    add(
+        "--head_steps",
+        type=int,
+        default=400,
+        help="of layer_mix and attentive: so many steps of training (400)",
+    )
     add("--features", default="default", help="names, comma-separated, or default, layers, all")
     add(
         "--modality",
@@ -100,6 +106,7 @@ def run(args: argparse.Namespace) -> int:
         test_split=args.test_split,
         features=args.features,
         heads=args.head,
+        head_steps=args.head_steps,
         modality=args.modality,
         missing=args.missing,
         classes=tuple(name for name in args.classes.split(",") if name),

@@ -10,7 +10,7 @@ import numpy as np
 
 from avemo_jax.evaluation import features as named
 from avemo_jax.evaluation.extraction import Source
-from avemo_jax.evaluation.heads import HEADS
+from avemo_jax.evaluation.heads import HEADS, pooled
 from avemo_jax.evaluation.heads.examples import Examples, centre_views
 from avemo_jax.evaluation.outcome_files import plain
 from avemo_jax.evaluation.outcomes import judged, main_scores, scores_of
@@ -41,9 +41,11 @@ def judge(
     *,
     legacy: bool = False,
     further: Mapping[str, Score] | None = None,
+    steps: int = pooled.STEPS,
 ) -> list[Judged]:
     """Probe features [R, …] of `clips` on every split and score the pooled test predictions: one result, and with
     `legacy` a second one whose setting was chosen in each split by its accuracy (of numbers the CCC) on the test clips.
+    Heads that are trained step by step are for so many `steps`.
 
     Row keys: `feature`, `weights`, `seed`, `loudness`, `missing` (see `extraction.Source`), `modality`, `head`,
     `split` (protocol), `split_hash`, `n` tested clips; `selection`, `inner_folds` or `test (legacy)`; `target`, `class`
@@ -59,7 +61,8 @@ def judge(
     `repeat_uar_std` (n - 1) and the like.
     """
     examples = examples or centre_views(clips.truth, clips.target.outputs)
-    scored = HEADS[head].fit(features, examples, splits.splits)
+    asked = {"steps": steps} if HEADS[head].by_steps else {}
+    scored = HEADS[head].fit(features, examples, splits.splits, **asked)
     found = []
     for on_test in (False, True) if legacy else (False,):
         results = [

@@ -36,6 +36,7 @@ def summary(checkpoint: str, result: ProbeResult) -> str:
     what = f"classes: {len(clips.classes)}, chance {100 * first['chance']:.1f} %"
     of_classes = not clips.numbers
     by = "".join(f", by '{first[key]}'" for key in ("fold_by", "test_split") if key in first)
+    steps = next((f" of {row['head_steps']} steps" for row in rows if row.get("head_steps")), "")
     parts = f"{len(result.splits.splits) // repeats} test parts" + f", dealt {repeats} times" * (repeats > 1)
     lines = [
         f"label {first['label']}: {first['n']} clips tested, speakers: {first['speakers']}, "
@@ -47,7 +48,7 @@ def summary(checkpoint: str, result: ProbeResult) -> str:
             else []
         ),
         f"regularisation chosen inside the training part, by {first['inner_unit']}",
-        f"checkpoint {checkpoint}, step {result.step}; {', '.join(heads)} probe, {first['views']} views, "
+        f"checkpoint {checkpoint}, step {result.step}; {', '.join(heads)} probe{steps}, {first['views']} views, "
         + ("per cent" if of_classes else "CCC and PCC in per cent, errors in the label's unit"),
         "",
         table(rows),

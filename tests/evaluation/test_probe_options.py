@@ -152,6 +152,15 @@ def test_two_checkpoints_are_compared_clip_by_clip(place, tmp_path, capsys):
         assert what in capsys.readouterr().err and not (tmp_path / "c").exists()
 
 
+def test_a_learnt_head_is_trained_for_as_many_steps_as_asked(place, tmp_path, capsys):
+    flags = {"head": "linear,layer_mix", "modality": "audio", "features": "audio", "protocol": "split"}
+    rows = probe_rows(place, tmp_path, "tone", head_steps=1, **flags)
+    assert {(row["head"], row["head_steps"]) for row in rows} == {("linear", None), ("layer_mix", 1)}
+    assert "linear, layer_mix probe of 1 steps, cached views" in capsys.readouterr().out
+    (barely,) = (row["layer_shares"] for row in rows if row["head"] == "layer_mix")
+    np.testing.assert_allclose(barely, 1 / len(barely[0]), atol=0.03)  # of layers, from the plain mean on
+
+
 def test_folds_that_are_dealt_several_times_have_one_row_and_are_compared_by_whole_speakers(
     place, tmp_path, capsys
 ):
@@ -235,6 +244,8 @@ def test_the_paired_tests_find_a_difference_that_is_there_and_none_that_is_not()
         ({"against": "/nowhere"}, "--against /nowhere: not the folder of a probe"),
         ({"head": "attentive", "token_memory": 0}, "--token_memory allows 0"),
         ({"views_per_clip": 0}, "--views_per_clip is 0, it must be at least 1"),
+        ({"head_steps": 9}, "--head_steps 9 is of --head layer_mix and attentive"),
+        ({"head_steps": 0, "head": "layer_mix"}, "--head_steps is 0, it must be at least 1"),
         ({"split_seeds": 0}, "--split_seeds is 0, it must be at least 1"),
         ({"split_seeds": 2}, "--split_seeds 2: by protocol leave_one_speaker_out no fold is dealt; it is of"),
         (
