@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from avemo_jax.commands import add_wording
@@ -138,8 +139,9 @@ def run(args: argparse.Namespace) -> int:
     for place in (args.out, *([Path(args.json).parent] if args.json else [])):
         files.check_place(place)
 
-    if args.checkpoint and set(chosen) - {*suites.OF_PREDICTIONS, *of_texts}:
-        _check_network(args, chosen)
+    of_networks = [name for name in chosen if name not in (*suites.OF_PREDICTIONS, *of_texts)]
+    if args.checkpoint and of_networks:
+        _check_network(args, of_networks)
     results = {}
     if of_predictions := [name for name in chosen if name in suites.OF_PREDICTIONS]:
         models, folder = _models(args.predictions or args.checkpoint, args.models)
@@ -190,7 +192,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _check_network(args: argparse.Namespace, chosen: tuple[str, ...]) -> None:
+def _check_network(args: argparse.Namespace, chosen: Sequence[str]) -> None:
     """Raises a UserError where a suite cannot be asked of this network, before another one has done its work."""
     from avemo_jax.config import from_json
     from avemo_jax.errors import UserError
@@ -198,13 +200,15 @@ def _check_network(args: argparse.Namespace, chosen: tuple[str, ...]) -> None:
     from avemo_jax.tasks import robustness
     from avemo_jax.training.checkpoint_files import newest_config
 
+    if "robustness" in chosen and not args.label:
+        robustness.check(args.checkpoint)
+        if len(chosen) == 1:
+            return  # of all folds, which the other suites do not take
     config = from_json(json.dumps(newest_config(args.checkpoint)))
     if "retrieval" in chosen and config.task == "finetune":
         raise UserError(f"{args.checkpoint} is of a classifier: suite retrieval needs a pretrained network")
     if "robustness" in chosen and args.label:
         features.select(args.feature, config.model)
-    elif "robustness" in chosen:
-        robustness.check(config, args.checkpoint)
     if "cross_corpus" in chosen:
         from avemo_jax.tasks import transfer
 

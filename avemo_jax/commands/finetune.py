@@ -25,7 +25,6 @@ EXAMPLE = (
     "--config.init.checkpoint=runs/first"
 )
 TAKES_CONFIG = True
-ALL_FOLDS = "all"
 SEQUENCES = "sequences.csv"
 
 
@@ -54,13 +53,14 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         files.check_place(args.json.parent)
     with train.joined(config) as mesh:
+        from avemo_jax.evaluation.outcome_files import ALL_FOLDS
         from avemo_jax.evaluation.partition import fold_names
         from avemo_jax.tasks import finetuning
 
         every = config.data.fold == ALL_FOLDS
         by_fold, partition = [], None
         for fold in fold_names(config.data) if every else [config.data.fold]:
-            workdir = args.workdir / f"fold_{fold}" if every else args.workdir
+            workdir = finetuning.fold_folder(args.workdir, fold) if every else args.workdir
             with config.unlocked():
                 config.data.fold = fold
             partition = finetuning.partition_of(config)

@@ -24,6 +24,9 @@ _HEADS = """comma-separated: linear (default), ridge (default of numbers) and kn
 mean of all layers; attentive, a learned query over all tokens; numbers have ridge and knn alone"""
 _MISSING = """audio, video or both, comma-separated: more rows of what sees both, trained and tested on clips with that
 modality: no sound, or black frames, as in fine-tuning"""
+_SPLIT_SEEDS = (
+    """deal those groups N times, by seeds 0 to N - 1 (repeated k-fold): scores are the means over them"""
+)
 _SCORES = """further metrics, comma-separated: kappa, or Python files with score(predicted, truth)"""
 _MAP = """common names of the labels of both corpora: angry=ANG,sad=SAD, or a file with such a pair on each line"""
 _SHARED = """names of speakers in both: refuse (default); drop: not trained on; differ: other people"""
@@ -39,6 +42,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add("--fold_by", default="fold", metavar="COLUMN", help="the manifest's column of protocol folds")
     add("--test_split", default="test", metavar="SPLIT", help="the split that protocol split tests on")
     add("--head", default="", help=_HEADS)
+    add(
+        "--head_steps",
+        type=int,
+        default=400,
+        help="of layer_mix and attentive: so many steps of training (400)",
+    )
     add("--features", default="default", help="names, comma-separated, or default, layers, all")
     add(
         "--modality",
@@ -73,6 +82,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add("--cache", default="", metavar="DIR", help="folder that keeps features for other probes")
     add("--token_memory", type=float, default=4.0, help="most GiB of tokens for attentive")
     add("--folds", type=int, default=5, help="number of groups of speaker_folds and within_speakers")
+    add("--split_seeds", type=int, default=1, metavar="N", help=_SPLIT_SEEDS)
     add("--inner_folds", type=int, default=5, help="most folds inside a training part")
     add("--batch_size", type=int, default=32, help="clips in one forward pass")
     add("--workers", type=int, default=0, help="processes that decode (0: none beside this one)")
@@ -96,6 +106,7 @@ def run(args: argparse.Namespace) -> int:
         test_split=args.test_split,
         features=args.features,
         heads=args.head,
+        head_steps=args.head_steps,
         modality=args.modality,
         missing=args.missing,
         classes=tuple(name for name in args.classes.split(",") if name),
@@ -103,6 +114,7 @@ def run(args: argparse.Namespace) -> int:
         random_seeds=args.random_seeds,
         folds=args.folds,
         inner_folds=args.inner_folds,
+        split_seeds=args.split_seeds,
         views=args.views,
         views_per_clip=args.views_per_clip,
         legacy=args.legacy,

@@ -16,7 +16,7 @@ EXAMPLE = "avemo report runs/first --label emotion"
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("runs", nargs="+", metavar="RUN", help="a run's folder (--workdir of `avemo train`)")
+    add("runs", nargs="+", metavar="RUN", help="a run's folder (--workdir of `avemo train`), or one step's")
     add("--out", type=to_path, metavar="FILE", help="the page (RUN/report.html; needed for several runs)")
     add("--data", default="", metavar="DIR", help="prepared folder to map (default: the run's own)")
     add("--label", default="", metavar="KEY", help="label to colour maps by first")
@@ -28,6 +28,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from avemo_jax import report
     from avemo_jax.errors import UserError
+    from avemo_jax.evaluation.runs import folder_of
     from avemo_jax.files import check_place, write_file
 
     report.check_packages()
@@ -35,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
         raise UserError("--out is needed for several runs: the page is in none of their folders")
     if args.clips < 0:
         raise UserError(f"--clips is {args.clips}, it must be at least 0")
-    out = args.out or to_path(args.runs[0]) / "report.html"
+    out = args.out or folder_of(args.runs[0]) / "report.html"
     for folder in args.runs:
         if not to_path(folder).is_dir():
             raise UserError(f"{folder}: no such folder; give the --workdir of an `avemo train`")

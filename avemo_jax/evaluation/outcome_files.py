@@ -23,7 +23,9 @@ from avemo_jax.evaluation.outcomes import Row, main_scores
 from avemo_jax.files import write_file
 from input_pipeline.targets import Target
 
+SPLIT_SEED = "split_seed"  # tells apart predictions by folds that were dealt several times
 ROWS, PREDICTIONS, TABLE = "rows.json", "predictions.csv", "table.txt"
+ALL_FOLDS = "all"  # `data.fold` of a fine-tuning of every fold, and `fold` of the rows of all together
 IN_OWN_UNIT = frozenset(
     {"mae", "rmse", "mse", "kl", "js"}
 )  # in their own unit; others are fractions, shown in per cent
@@ -123,9 +125,15 @@ def step_of(folder: str | os.PathLike, model: Mapping[str, str]) -> int | None:
     """Of the weights of a model of the folder's `predictions.csv`, by the rows that were written with it; None where
     they do not say."""
     for row in _rows_in(folder):
-        if all(str(row.get(key)) == value for key, value in model.items() if value):
+        if all(str(row.get(key)) == value for key, value in model.items() if value and key != SPLIT_SEED):
             return row.get("step")
     return None
+
+
+def folds_of(folder: str | os.PathLike) -> list[str]:
+    """The folds of a fine-tuning of all of them, by the rows in its folder; none of any other."""
+    rows = [row for row in _rows_in(folder) if row.get("fold") == ALL_FOLDS and "folds" in row]
+    return [str(one["fold"]) for one in rows[0]["folds"]] if rows else []
 
 
 def _rows_in(folder: str | os.PathLike) -> list[Row]:

@@ -25,6 +25,7 @@ from avemo_jax.evaluation.protocols import LabelledClips, Splits
 from avemo_jax.evaluation.questions import QUESTION, Row, manner
 from avemo_jax.evaluation.runs import PROBE_ROWS
 from avemo_jax.evaluation.sums import Summed, of_classes
+from input_pipeline.targets import CLASS
 
 _DRAWS = 2000
 # What makes two rows a pair, beside that both are of a checkpoint.
@@ -42,13 +43,8 @@ class Earlier:
     models: dict[Pair, Predicted]
 
     def check(self, label: str, clips: LabelledClips, splits: Splits, rows: Sequence[Row]) -> None:
-        """Raise a UserError when the label is a number, or it is of another label, has other classes or was split
-        otherwise, or when none of these rows, which are to be, will have a pair."""
-        if clips.numbers:
-            raise UserError(
-                f"--against compares classes, and '{','.join(clips.numbers)}' is a number: probe it without, and then "
-                f"compare both with avemo evaluate --suite paired --predictions OUT --against {self.folder}"
-            )
+        """Raise a UserError when it is of another label, was split otherwise or has other classes or truths, or when
+        none of these rows, which are to be, will have a pair."""
         found = self.rows[0]
         if found.get("label") != label:
             raise UserError(
@@ -62,15 +58,11 @@ class Earlier:
         paired = [self.models[_pair(row)] for row in rows if _pair(row) in self.models]
         if not paired:
             raise UserError(f"--against {self.folder} has no row of the same feature, head and loudness")
-        tested = {
-            (split.name, clip) for split in splits.splits for clip in clips.clip_id[split.test].tolist()
-        }
+        tested = np.concatenate([split.test for split in splits.splits])
+        part = np.concatenate([np.full(len(split.test), split.name) for split in splits.splits])
+        to_be = _predicted(clips, tested, part, np.zeros((len(tested), len(clips.target.names))))
         for there in paired:
-            told = set(zip(there.part.tolist(), there.clip_id.tolist(), strict=True))
-            if there.names != clips.classes or not tested <= told:
-                raise UserError(
-                    f"--against {self.folder}: its {predicted.NAME} lacks clips or has other classes"
-                )
+            predicted.as_ordered(to_be, there)
 
 
 def read(folder: str | os.PathLike) -> Earlier:
@@ -87,33 +79,49 @@ def read(folder: str | os.PathLike) -> Earlier:
         models = predicted.read(path / predicted.NAME)
     except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
         raise UserError(f"--against {folder}: not the folder of a probe ({PROBE_ROWS}: {error})") from error
-    of_checkpoint = [model for model in models if model.model.get("weights") == "checkpoint"]
-    return Earlier(os.fspath(folder), rows, {_pair(model.model): model for model in of_checkpoint})
+    of_checkpoint: dict[Pair, list[Predicted]] = {}
+    for model in models:
+        if model.model.get("weights") == "checkpoint":
+            of_checkpoint.setdefault(_pair(model.model), []).append(model)
+    joined = {pair: predicted.joined(each) for pair, each in of_checkpoint.items()}
+    return Earlier(os.fspath(folder), rows, joined)
 
 
 def compare(judged: Sequence[Judged], earlier: Earlier, clips: LabelledClips) -> list[Row]:
-    """One row a pair: what makes it a pair, `uar` and `war` here and there, `uar_difference` (here minus there) with
-    `uar_difference_ci95` and the like for WAR, `p_permutation` of the UAR, `p_mcnemar`, `only_here` and `only_there`
-    (clips that one alone gets right). `earlier` has been checked, see `Earlier.check`."""
+    """One row a pair: what makes it a pair, and the numbers of `tests`, here minus there. `earlier` has been checked,
+    see `Earlier.check`."""
     compared = []
     for one in judged:
         there = earlier.models.get(_pair(one.row))
         if one.row["weights"] != "checkpoint" or there is None:
             continue
-        place = {key: row for row, key in enumerate(zip(there.part, there.clip_id, strict=True))}
-        other = there.guess[[place[key] for key in zip(one.split, clips.clip_id[one.tested], strict=True)]]
         fixed = dict(zip(_PAIR, _pair(one.row), strict=True))
-        mine = one.predicted.argmax(-1)
-        label, speaker = clips.label[one.tested], clips.speaker[one.tested]
-        compared.append(fixed | paired_tests(label, mine, other, speaker, len(clips.classes)))
+        here = _predicted(clips, one.tested, one.split, one.predicted)
+        compared.append(fixed | tests(here, predicted.as_ordered(here, there)))
     return compared
+
+
+def tests(here: Predicted, there: Predicted) -> Row:
+    """Two models of the same clips in the same order. Keys: those of `paired_scores`, and of classes those of
+    `paired_tests` too, but where folds were dealt several times: each clip is then tested as often, and what is drawn
+    and swapped has all of it."""
+    clips = len(np.unique(here.clip_id))
+    if clips < len(here.clip_id):
+        unit = "speaker" if len(np.unique(here.speaker)) > 1 else "clip"
+        drawn = here.speaker if unit == "speaker" else here.clip_id
+        return paired_scores(here.summed, there.summed, drawn) | {"n": clips, "ci_unit": unit}
+    if here.kind == CLASS:
+        return paired_tests(here.label, here.guess, there.guess, here.speaker, len(here.names))
+    return paired_scores(here.summed, there.summed, here.speaker)
 
 
 def paired_tests(
     label: np.ndarray, here: np.ndarray, there: np.ndarray, speaker: np.ndarray, classes: int, seed: int = 0
 ) -> Row:
-    """The numbers of `compare`; all int [N] but the speakers, which are any names. With one speaker, clips are drawn
-    and swapped."""
+    """`paired_scores` of classes, with `p_mcnemar`, `only_here` and `only_there` (clips that one alone gets right).
+
+    All int [N] but the speakers, which are any names. With one speaker, clips are drawn and swapped.
+    """
     sides = [of_classes(label, guess, classes) for guess in (here, there)]
     right, other = here == label, there == label
     only_here, only_there = int((right & ~other).sum()), int((other & ~right).sum())
@@ -156,16 +164,36 @@ def paired_scores(here: Summed, there: Summed, speaker: np.ndarray, seed: int = 
 
 
 def table(rows: Sequence[Row], folder: str) -> str:
-    """Aligned text, points of UAR."""
-    lines = [f"against {folder}: UAR here minus there, points, [95 % interval by speaker]"]
+    """Aligned text, points of the first score."""
+    score = rows[0]["score"]
+    lines = [
+        f"against {folder}: {score.upper()} here minus there, points, [95 % interval by {rows[0]['ci_unit']}]"
+    ]
     for row in rows:
-        low, high = row["uar_difference_ci95"]
+        low, high = row[f"{score}_difference_ci95"]
         name = ", ".join([row["feature"], *manner(row)])
+        mcnemar = f", McNemar p {row['p_mcnemar']:.3f}" if "p_mcnemar" in row else ""
         lines.append(
-            f"{name:<24} {100 * row['uar_difference']:+6.1f} [{100 * low:+.1f}, {100 * high:+.1f}]  "
-            f"permutation p {row['p_permutation']:.3f}, McNemar p {row['p_mcnemar']:.3f}"
+            f"{name:<24} {100 * row[f'{score}_difference']:+6.1f} [{100 * low:+.1f}, {100 * high:+.1f}]  "
+            f"permutation p {row['p_permutation']:.3f}{mcnemar}"
         )
     return "\n".join(lines)
+
+
+def _predicted(clips: LabelledClips, tested: np.ndarray, part: np.ndarray, outputs: np.ndarray) -> Predicted:
+    """Of a probe's test clips, as their file will say it."""
+    target = clips.target
+    return Predicted(
+        {},
+        target.names,
+        clips.clip_id[tested],
+        clips.speaker[tested],
+        part,
+        clips.truth[tested],
+        outputs,
+        outputs.argmax(-1),
+        target.kind,
+    )
 
 
 def _pair(row: Row) -> Pair:

@@ -12,6 +12,7 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -24,6 +25,7 @@ from input_pipeline.targets import CLASS, DISTRIBUTION, MULTI_LABEL, VALUES, kin
 NAME = "predictions.csv"
 _PART = "test_of"
 _NEEDED = (_PART, "clip_id", "speaker")
+_ARRAYS = ("clip_id", "speaker", "part", "truth", "outputs", "guess")  # of `Predicted`, a row a clip
 
 
 @dataclass(frozen=True)
@@ -62,8 +64,7 @@ class Predicted:
 
     def at(self, clips: np.ndarray) -> Predicted:
         """Of these clips alone, by their numbers or as bool [N]."""
-        arrays = ("clip_id", "speaker", "part", "truth", "outputs", "guess")
-        return replace(self, **{name: getattr(self, name)[clips] for name in arrays})
+        return replace(self, **{name: getattr(self, name)[clips] for name in _ARRAYS})
 
 
 def read(path: Path) -> list[Predicted]:
@@ -105,6 +106,14 @@ def read(path: Path) -> list[Predicted]:
         raise UserError(f"{path} is damaged: {error}") from error
 
 
+def joined(models: Sequence[Predicted]) -> Predicted:
+    """One model's predictions by the folds of each seed, as one, which has each clip as often."""
+    arrays: dict[str, Any] = {
+        name: np.concatenate([getattr(one, name) for one in models]) for name in _ARRAYS
+    }
+    return replace(models[0], **arrays)
+
+
 def pairs(here: Sequence[Predicted], there: Sequence[Predicted]) -> list[tuple[Predicted, Predicted]]:
     """Models of two files that the files call the same, with the same test clips in the order of the first; where no
     two are, the first of each.
@@ -113,10 +122,15 @@ def pairs(here: Sequence[Predicted], there: Sequence[Predicted]) -> list[tuple[P
       UserError: other things are predicted there, or of other clips, or they are judged by another truth.
     """
     same = [(one, other) for one in here for other in there if one.model == other.model]
-    return [(one, _as_ordered(one, other)) for one, other in same or [(here[0], there[0])]]
+    return [(one, as_ordered(one, other)) for one, other in same or [(here[0], there[0])]]
 
 
-def _as_ordered(one: Predicted, other: Predicted) -> Predicted:
+def as_ordered(one: Predicted, other: Predicted) -> Predicted:
+    """The other model of the same test clips, in the order of this one.
+
+    Raises:
+      UserError: see `pairs`.
+    """
     if (one.kind, one.names) != (other.kind, other.names):
         raise UserError(
             f"--against: it predicts {', '.join(other.names)} ({other.kind}), not {', '.join(one.names)} ({one.kind})"

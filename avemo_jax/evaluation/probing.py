@@ -15,10 +15,11 @@ from avemo_jax.evaluation import baselines, cross_corpus, extraction, features, 
 from avemo_jax.evaluation.choosing import load_result
 from avemo_jax.evaluation.extraction import LOUDNESS, MISSING, Network, Source
 from avemo_jax.evaluation.gathering import Folder, Wanted, check_tokens, gather
+from avemo_jax.evaluation.heads import pooled
 from avemo_jax.evaluation.judging import Judged, judge
 from avemo_jax.evaluation.labelled import read_labelled
 from avemo_jax.evaluation.paired import Earlier
-from avemo_jax.evaluation.protocols import LabelledClips, Splits, make_splits, testing_on
+from avemo_jax.evaluation.protocols import DEALT, LabelledClips, Splits, make_splits, testing_on
 from avemo_jax.models.positions import resized, sizes_of
 from input_pipeline.progress import Progress
 
@@ -32,11 +33,13 @@ class ProbeOptions:
     label: one, or several that are numbers, comma-separated (`labelled.read_labelled`). fold_by: the metadata that
     protocol `folds` goes by. test_split: the split that protocol `split` tests on.
     features: names and groups, comma-separated (`features.select`). heads: names, comma-separated (`heads.select`),
-    when empty the usual one; each takes the features of its kind. modality, missing: comma-separated, all when empty
+    when empty the usual one; each takes the features of its kind. head_steps: of those that are trained step by step.
+    modality, missing: comma-separated, all when empty
     and none when empty.
     classes: all of the label's when empty. random_seeds: how many randomly initialised networks stand beside the
     checkpoint. views: `cached` trains on the centre view, `augmented` on `views_per_clip` random ones. cache: folder
     of features, none when empty. token_memory: GiB. legacy: rows whose setting is chosen on the test clips too.
+    split_seeds: how often the folds are dealt, by as many seeds, all fitted side by side (of `protocols.DEALT`).
     scores: further ones, names or Python files (`scores.select`). sizes, positions: of clips of another size than in
     training, see `models.positions`. other: the corpus to test on, all of it, where it is not the one to train on.
     """
@@ -47,6 +50,7 @@ class ProbeOptions:
     test_split: str = "test"
     features: str = "default"
     heads: str = ""
+    head_steps: int = pooled.STEPS
     modality: str = ""
     missing: str = ""
     classes: tuple[str, ...] = ()
@@ -54,6 +58,7 @@ class ProbeOptions:
     random_seeds: int = 3
     folds: int = 5
     inner_folds: int = 5
+    split_seeds: int = 1
     views: str = "cached"
     views_per_clip: int = 4
     legacy: bool = False
@@ -138,6 +143,7 @@ def run(
                         examples,
                         legacy=options.legacy,
                         further=further,
+                        steps=options.head_steps,
                     )
             progress.advance(source.feature)
     for one in judged:
@@ -146,6 +152,9 @@ def run(
             one.row.update(fold_by=options.fold_by)
         if options.test_split != "test":
             one.row.update(test_split=options.test_split)
+        if options.head_steps != pooled.STEPS:
+            stepped = heads.HEADS[one.row["head"]].by_steps
+            one.row.update(head_steps=options.head_steps if stepped else None)
         if options.other:
             one.row.update(trained_on=data, tested_on=options.other.data)
         if options.sizes:
@@ -168,6 +177,7 @@ def divided(data: str, options: ProbeOptions) -> tuple[LabelledClips, Counter, S
         folds=options.folds,
         inner_folds=options.inner_folds,
         need_classes=not clips.numbers,
+        seeds=range(options.split_seeds),
     )
     splits = split_up(clips)
     if splits.left_out:
@@ -236,7 +246,16 @@ def _check(options: ProbeOptions) -> None:
     for name, usual, protocol in (("fold_by", "fold", "folds"), ("test_split", "test", "split")):
         if getattr(options, name) != usual and (options.other or options.protocol != protocol):
             raise UserError(f"--{name} {getattr(options, name)} is of --protocol {protocol}")
-    for name in ("random_seeds", "folds", "inner_folds", "views_per_clip", "batch_size", "workers"):
+    stepped = [name for name, head in heads.HEADS.items() if head.by_steps]
+    if options.head_steps != pooled.STEPS and not set(stepped) & set(_words(options.heads)):
+        raise UserError(f"--head_steps {options.head_steps} is of --head {' and '.join(stepped)}")
+    if options.split_seeds > 1 and (options.other or options.protocol not in DEALT):
+        where = "with --test_data" if options.other else f"by protocol {options.protocol}"
+        raise UserError(
+            f"--split_seeds {options.split_seeds}: {where} no fold is dealt; it is of --protocol {' and '.join(DEALT)}"
+        )
+    at_least_one = ("head_steps", "split_seeds", "views_per_clip", "batch_size")
+    for name in ("random_seeds", "folds", "inner_folds", *at_least_one, "workers"):
         least = 0 if name in ("random_seeds", "workers") else 2 if name.endswith("folds") else 1
         if getattr(options, name) < least:
             raise UserError(f"--{name} is {getattr(options, name)}, it must be at least {least}")

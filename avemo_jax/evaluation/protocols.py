@@ -1,15 +1,15 @@
 """Who is trained on and who is tested: ways to split labelled clips, and the checks of a split.
 
 A protocol only looks at clip ids, speakers, fold names and labels, never at features or predictions. The
-same clips always give the same splits; `split_hash` names them, and is stored with every result because the
-same data set circulates with different clip lists.
+same clips always give the same splits, and where clips are dealt into folds the same seed; `split_hash` names them,
+and is stored with every result because the same data set circulates with different clip lists.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
 
@@ -54,7 +54,7 @@ class LabelledClips:
 
     def at(self, rows: np.ndarray) -> LabelledClips:
         """Only these rows (numbers or a mask)."""
-        columns = {field.name: getattr(self, field.name) for field in fields(self)}
+        columns = {one.name: getattr(self, one.name) for one in fields(self)}
         return replace(self, **{name: of[rows] for name, of in columns.items() if isinstance(of, np.ndarray)})
 
     def of_found_classes(self) -> LabelledClips:
@@ -66,24 +66,28 @@ class LabelledClips:
 @dataclass(frozen=True)
 class Split:
     """Row numbers to train on and to test on. `inner` [N] numbers the folds inside the training rows that
-    choose the regularisation (-1 elsewhere); `inner_unit` says what those folds keep together."""
+    choose the regularisation (-1 elsewhere); `inner_unit` says what those folds keep together. `seed` is what the
+    folds were dealt by."""
 
     name: str
     train: np.ndarray
     test: np.ndarray
     inner: np.ndarray
     inner_unit: str
+    seed: int = 0
 
 
 @dataclass(frozen=True)
 class Splits:
-    """All splits of one protocol. `left_out` counts labelled clips that no split uses."""
+    """All splits of one protocol. `left_out` counts labelled clips that no split uses. `split_hash` is of all of them;
+    `hashes` has that of each seed where folds were dealt by several."""
 
     protocol: str
     splits: tuple[Split, ...]
     left_out: int
     speaker_disjoint: bool
     split_hash: str
+    hashes: dict[int, str] = field(default_factory=dict)
 
     @property
     def rows(self) -> np.ndarray:
@@ -92,30 +96,52 @@ class Splits:
 
 
 def make_splits(
-    protocol: str, clips: LabelledClips, *, folds: int = 5, inner_folds: int = 5, need_classes: bool = True
+    protocol: str,
+    clips: LabelledClips,
+    *,
+    folds: int = 5,
+    inner_folds: int = 5,
+    need_classes: bool = True,
+    seeds: Sequence[int] = (0,),
 ) -> Splits:
     """Split `clips` by the protocol's name (see `PROTOCOLS`).
 
     `folds` is the number of groups of `speaker_folds`; `inner_folds` the most folds inside a training part;
-    `need_classes` whether `label` is what is to be learnt, so that each tested class must be trained on.
-    Raises UserError when the data cannot be split that way.
+    `need_classes` whether `label` is what is to be learnt, so that each tested class must be trained on; `seeds`, of
+    protocols that deal clips (`DEALT`), those that folds are dealt by, all anew for each: splits of another seed than
+    0 are called SEED:FOLD.
+    Raises UserError when the data cannot be split that way, or several seeds would split it alike.
     """
     if protocol not in PROTOCOLS:
         raise UserError(f"unknown protocol {protocol!r}; choose one of {', '.join(PROTOCOLS)}")
-    group, tested = PROTOCOLS[protocol](clips, folds)
-    names = _natural(np.unique(group[group != ""]).tolist())
-    used = group != ""
-    pairs = set(zip(clips.speaker[used], group[used], strict=True))
-    disjoint = "" not in clips.speaker[used] and len(pairs) == len(np.unique(clips.speaker[used]))
-    splits = []
-    for name in tested or names:
-        train, test = np.flatnonzero(used & (group != name)), np.flatnonzero(group == name)
-        if need_classes:
-            _check_classes(protocol, name, clips, train, test)
-        inner, unit = _inner_folds(clips, train, group, disjoint, inner_folds)
-        splits.append(Split(name, train, test, inner, unit))
-    name_of_split = split_hash(clips.clip_id[used], group[used])
-    return Splits(protocol, tuple(splits), int((~used).sum()), disjoint, name_of_split)
+    splits: list[Split] = []
+    groups = []
+    for seed in seeds:
+        group, tested = PROTOCOLS[protocol](clips, folds, seed)
+        groups.append(group)
+        used = group != ""  # the same clips by any seed
+        pairs = set(zip(clips.speaker[used], group[used], strict=True))
+        disjoint = "" not in clips.speaker[used] and len(pairs) == len(np.unique(clips.speaker[used]))
+        for name in tested or _natural(np.unique(group[used]).tolist()):
+            train, test = np.flatnonzero(used & (group != name)), np.flatnonzero(group == name)
+            called = f"{seed}:{name}" if seed else name
+            if need_classes:
+                _check_classes(protocol, called, clips, train, test)
+            inner, unit = _inner_folds(clips, train, group, disjoint, inner_folds)
+            splits.append(Split(called, train, test, inner, unit, seed))
+    ids = clips.clip_id[used]
+    hashes = {seed: split_hash(ids, group[used]) for seed, group in zip(seeds, groups, strict=True)}
+    if len(hashes) == 1:
+        return Splits(protocol, tuple(splits), int((~used).sum()), disjoint, hashes[seeds[0]])
+    dealt = {frozenset(split.test.tobytes() for split in splits if split.seed == seed) for seed in seeds}
+    if len(dealt) == 1:
+        raise UserError(
+            f"protocol {protocol}: all {len(seeds)} seeds deal the same {len(splits) // len(seeds)} folds; "
+            "take fewer --folds, or no --split_seeds"
+        )
+    lines = zip(*(group[used].tolist() for group in groups), strict=True)
+    of_all = split_hash(ids, ["\t".join(line) for line in lines])
+    return Splits(protocol, tuple(splits), int((~used).sum()), disjoint, of_all, hashes)
 
 
 def testing_on(clips: LabelledClips, part: str, asked: str) -> LabelledClips:
@@ -144,28 +170,28 @@ def clips_hash(clip_ids: Sequence[str]) -> str:
     return split_hash(clip_ids, [""] * len(clip_ids))
 
 
-def _leave_one_speaker_out(clips: LabelledClips, folds: int) -> tuple[np.ndarray, tuple[str, ...]]:
+def _leave_one_speaker_out(clips: LabelledClips, folds: int, seed: int) -> tuple[np.ndarray, tuple[str, ...]]:
     _need_speakers("leave_one_speaker_out", clips)
     return clips.speaker, ()
 
 
-def _speaker_folds(clips: LabelledClips, folds: int) -> tuple[np.ndarray, tuple[str, ...]]:
+def _speaker_folds(clips: LabelledClips, folds: int, seed: int) -> tuple[np.ndarray, tuple[str, ...]]:
     _need_speakers("speaker_folds", clips)
-    group = np.array([str(fold) for fold in deal(clips.speaker, folds)])
+    group = np.array([str(fold) for fold in deal(clips.speaker, folds, seed)])
     return np.where(clips.speaker == "", "", group), ()
 
 
-def _within_speakers(clips: LabelledClips, folds: int) -> tuple[np.ndarray, tuple[str, ...]]:
+def _within_speakers(clips: LabelledClips, folds: int, seed: int) -> tuple[np.ndarray, tuple[str, ...]]:
     """Each speaker's clips, class by class, are dealt in turn; one clip alone cannot be on both sides."""
     named = clips.speaker != ""
     if not named.any():
         _need_speakers("within_speakers", clips)
     _, speaker, count = np.unique(clips.speaker, return_inverse=True, return_counts=True)
-    group = _in_turn(clips.clip_id, speaker, clips.label, folds).astype(str)
+    group = _in_turn(clips.clip_id, speaker, clips.label, folds, seed).astype(str)
     return np.where(named & (count[speaker] > 1), group, ""), ()
 
 
-def _manifest_folds(clips: LabelledClips, folds: int) -> tuple[np.ndarray, tuple[str, ...]]:
+def _manifest_folds(clips: LabelledClips, folds: int, seed: int) -> tuple[np.ndarray, tuple[str, ...]]:
     names = np.unique(clips.fold[clips.fold != ""])
     if len(names) < 2:
         raise UserError(
@@ -175,7 +201,7 @@ def _manifest_folds(clips: LabelledClips, folds: int) -> tuple[np.ndarray, tuple
     return clips.fold, ()
 
 
-def _train_test(clips: LabelledClips, folds: int) -> tuple[np.ndarray, tuple[str, ...]]:
+def _train_test(clips: LabelledClips, folds: int, seed: int) -> tuple[np.ndarray, tuple[str, ...]]:
     missing = [part for part in ("train", "test") if part not in clips.part]
     if missing:
         found = ", ".join(sorted(set(clips.part) - {""})) or "none"
@@ -186,14 +212,15 @@ def _train_test(clips: LabelledClips, folds: int) -> tuple[np.ndarray, tuple[str
     return np.where(np.isin(clips.part, ["train", "test"]), clips.part, ""), ("test",)
 
 
-# name → (clips, folds) → (each clip's group, "" = left out; the groups to test on, () = each in turn)
-PROTOCOLS: dict[str, Callable[[LabelledClips, int], tuple[np.ndarray, tuple[str, ...]]]] = {
+# name → (clips, folds, seed) → (each clip's group, "" = left out; the groups to test on, () = each in turn)
+PROTOCOLS: dict[str, Callable[[LabelledClips, int, int], tuple[np.ndarray, tuple[str, ...]]]] = {
     "leave_one_speaker_out": _leave_one_speaker_out,
     "speaker_folds": _speaker_folds,
     "within_speakers": _within_speakers,
     "folds": _manifest_folds,
     "split": _train_test,
 }
+DEALT = ("speaker_folds", "within_speakers")  # by a seed; of the others the data says who is tested on
 
 
 def _inner_folds(
@@ -219,10 +246,12 @@ def _inner_folds(
     return inner, unit
 
 
-def _in_turn(clip_id: np.ndarray, whose: np.ndarray, then: np.ndarray, folds: int) -> np.ndarray:
+def _in_turn(
+    clip_id: np.ndarray, whose: np.ndarray, then: np.ndarray, folds: int, seed: int = 0
+) -> np.ndarray:
     """Numbers of folds int [N]: the clips of each `whose` in the order of `then`, of equal ones in one that
-    follows from their ids alone, go to the folds in turn."""
-    digest = np.array([_digest(clip) for clip in clip_id.tolist()])
+    follows from their ids and the seed alone, go to the folds in turn."""
+    digest = np.array([_digest(f"{seed}:{clip}" if seed else clip) for clip in clip_id.tolist()])
     order = np.lexsort((digest, then, whose))
     first = np.flatnonzero(np.diff(whose[order], prepend=-1))
     rank = np.empty(len(order), np.int64)

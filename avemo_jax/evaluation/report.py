@@ -18,7 +18,7 @@ import numpy as np
 
 from avemo_jax.evaluation.aligning import aligned
 from avemo_jax.evaluation.judging import Judged
-from avemo_jax.evaluation.outcome_files import IN_OWN_UNIT, cells, columns, shown
+from avemo_jax.evaluation.outcome_files import IN_OWN_UNIT, SPLIT_SEED, cells, columns, plain, shown
 from avemo_jax.evaluation.outcomes import MAIN_SCORES
 from avemo_jax.evaluation.probing import ProbeResult
 from avemo_jax.evaluation.protocols import LabelledClips
@@ -31,28 +31,32 @@ def summary(checkpoint: str, result: ProbeResult) -> str:
     """All that is printed: what was probed, the table, one confusion matrix, and what to be careful about."""
     rows, clips = result.rows, result.clips
     first = rows[0]
+    repeats = len(first.get("repeats", [1]))
     heads = dict.fromkeys(row["head"] for row in rows)
     what = f"classes: {len(clips.classes)}, chance {100 * first['chance']:.1f} %"
     of_classes = not clips.numbers
     by = "".join(f", by '{first[key]}'" for key in ("fold_by", "test_split") if key in first)
+    steps = next((f" of {row['head_steps']} steps" for row in rows if row.get("head_steps")), "")
+    parts = f"{len(result.splits.splits) // repeats} test parts" + f", dealt {repeats} times" * (repeats > 1)
     lines = [
         f"label {first['label']}: {first['n']} clips tested, speakers: {first['speakers']}, "
         + (what if of_classes else "a number"),
-        f"protocol {first['split']}{by}, {len(result.splits.splits)} test parts, hash {first['split_hash'][:12]}",
+        f"protocol {first['split']}{by}, {parts}, hash {first['split_hash'][:12]}",
         *(
             [f"trained on {first['trained_on']}, tested on {first['tested_on']}"]
             if "tested_on" in first
             else []
         ),
         f"regularisation chosen inside the training part, by {first['inner_unit']}",
-        f"checkpoint {checkpoint}, step {result.step}; {', '.join(heads)} probe, {first['views']} views, "
+        f"checkpoint {checkpoint}, step {result.step}; {', '.join(heads)} probe{steps}, {first['views']} views, "
         + ("per cent" if of_classes else "CCC and PCC in per cent, errors in the label's unit"),
         "",
         table(rows),
         "",
     ]
     if of_classes:
-        lines += [f"confusion, {first['feature']} of the {first['weights']}:", confusion_table(first)]
+        summed = ", summed over all" if repeats > 1 else ""
+        lines += [f"confusion, {first['feature']} of the {first['weights']}{summed}:", confusion_table(first)]
     return "\n".join([*lines, *("note: " + note for note in _notes(result))])
 
 
@@ -79,21 +83,23 @@ def write(
 
 def rows_json(rows: Sequence[Row]) -> str:
     """A JSON list, one row an object."""
-    return json.dumps(list(rows), indent=1) + "\n"
+    return json.dumps(plain(list(rows)), indent=1) + "\n"
 
 
 def predictions(judged: Sequence[Judged], clips: LabelledClips) -> str:
-    """CSV text, one line a source and test clip, with the probability of each class, or the predicted numbers."""
+    """CSV text, one line a source and test clip, with the probability of each class, or the predicted numbers; of
+    folds that were dealt several times, one for each, told apart by `split_seed`."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     source = ("feature", "weights", "seed", "loudness", "head", "split", "missing", "views", "selection")
     target, truth = clips.target, clips.truth
-    writer.writerow([*source, "test_of", "clip_id", "speaker", *columns(target)])
+    seeds = [SPLIT_SEED] if any("repeats" in one.row for one in judged) else []
+    writer.writerow([*source, *seeds, "test_of", "clip_id", "speaker", *columns(target)])
     for one in judged:
         fixed = [one.row[key] for key in source]
-        for row, split, output in zip(one.tested, one.split, one.predicted, strict=True):
+        for row, split, seed, output in zip(one.tested, one.split, one.seed, one.predicted, strict=True):
             line = [split, clips.clip_id[row], clips.speaker[row], *cells(target, truth[row], output)]
-            writer.writerow([*fixed, *line])
+            writer.writerow([*fixed, *([seed] if seeds else []), *line])
     return buffer.getvalue()
 
 
@@ -104,7 +110,8 @@ def summarise(rows: Sequence[Row]) -> list[Row]:
     so on, which are the 95 % bootstrap interval of a single row and the lowest and highest of several seeds, and the
     same of `further`, where rows have further scores (None where they are not defined);
     `fold_uar_mean`, and `fold_uar_std` of a single row (None elsewhere). Fractions. Of numbers the scores are
-    `main_scores` of such rows, and it is `fold_ccc_mean`.
+    `main_scores` of such rows, and it is `fold_ccc_mean`. Where folds were dealt several times `repeat_uar_std` and so
+    on too, the mean over seeds of networks.
     """
     main, *others = main_scores(rows)
     lines = []
@@ -123,6 +130,9 @@ def summarise(rows: Sequence[Row]) -> list[Row]:
             line[score] = float(np.mean(values)) if values else None
             spread = [min(values), max(values)] if values else None
             line[f"{score}_bounds"] = alone[interval] if alone else spread
+            repeat = f"repeat_{score}_std"
+            known = [row[repeat] for row in group if row.get(repeat) is not None]
+            line |= {repeat: float(np.mean(known))} if known else {}
         of_folds = f"fold_{main}"
         means = [row[f"{of_folds}_mean"] for row in group if row[f"{of_folds}_mean"] is not None]
         line[f"{of_folds}_mean"] = float(np.mean(means)) if means else None
@@ -140,11 +150,15 @@ def table(rows: Sequence[Row]) -> str:
     """Aligned text, per cent, errors in their own unit: the lines of `summarise`.
 
     Brackets hold the 95 % bootstrap interval, of classes of the UAR alone. Random seeds share one line: mean scores,
-    and the lowest and highest.
+    and the lowest and highest. Where folds were dealt several times, the first score's deviation over them is beside.
     """
     main, further = main_scores(rows), rows[0].get("further", [])
     bounded = main[:1] if "uar" in main else main
-    heads = [(name.upper(), "") if name in bounded else (name.upper(),) for name in main]
+    heads: list[tuple[str, ...]] = [
+        (name.upper(), "") if name in bounded else (name.upper(),) for name in main
+    ]
+    repeated = "repeats" in rows[0]
+    heads[0] += ("± repeats",) if repeated else ()
     lines = [("feature", "weights", *sum(heads, ()), *further, f"folds' {main[0].upper()}", "size")]
     several_heads = len({question(row)["head"] for row in rows}) > 1
     for line in summarise(rows):
@@ -156,6 +170,9 @@ def table(rows: Sequence[Row]) -> str:
             cells.append("-" if line[score] is None else shown(score, line[score]))
             if score in bounded:
                 cells.append(_between(score, line[f"{score}_bounds"], line["seeds"] > 1))
+            if repeated and score == main[0]:
+                spread = line.get(f"repeat_{score}_std")
+                cells.append("-" if spread is None else shown(score, spread))
         folds, spread = line[f"fold_{main[0]}_mean"], line[f"fold_{main[0]}_std"]
         cells.append("-" if folds is None else shown(main[0], folds))
         if spread is not None:

@@ -87,12 +87,13 @@ class Run:
 
     name: str
     folder: Path
+    weights: Path  # what is looked at: the folder itself, or that of one step
     config: dict[str, Any]
     metrics: list[Row]  # by step
-    checkpoint_step: int | None  # of the newest finished checkpoint
+    checkpoint_step: int | None  # of the newest finished checkpoint, or of that one step
     parameters: int | None  # numbers in its model
     versions: dict[str, str]  # of the packages it was made with
-    samples: dict[int, dict[str, Path]]  # step → name → file
+    samples: dict[int, dict[str, Path]]  # step → name → file; of one step none that came later
     probes: list[Probe]
     outcomes: list[Outcomes]  # of a run with folds, only those of all together
     suites: list[Suites]
@@ -112,22 +113,29 @@ class Run:
 
 
 def gather_run(folder: str | os.PathLike) -> Run:
-    """Reads what is in a run's folder.
+    """Reads what is in a run's folder; of the folder of one of its steps likewise, with the weights of that step.
 
     Raises:
-      UserError: there is no such folder, or no run in it.
+      UserError: there is no such folder, or no run in it, or the step's checkpoint is not finished.
     """
-    folder = paths.to_path(folder)
+    weights, folder = paths.to_path(folder), folder_of(folder)
+    is_step = weights != folder
+    if is_step and not manifest.is_finished(weights):
+        raise UserError(
+            f"{weights}: this checkpoint is not finished; give another step's folder, or {folder}"
+        )
     if not (folder / CONFIG).is_file() and not files.step_folders(folder / files.FOLDER):
         what = "no run in it (neither config.json nor checkpoints)" if folder.is_dir() else "no such folder"
         raise UserError(f"{folder}: {what}; give the --workdir of an `avemo train`")
-    run = Run(
-        paths.absolute(folder).name, folder, {}, [], None, None, {}, {}, [], [], [], None, read_calls(folder)
-    )
+    name = paths.absolute(folder).name
+    run = Run(name, folder, weights, {}, [], None, None, {}, {}, [], [], [], None, read_calls(folder))
     _read_checkpoint(run)
     run.config = _read_json(run, folder / CONFIG) or run.config
     run.metrics = _read_metrics(folder / METRICS)
     run.samples = _find_samples(folder / SAMPLES)
+    if is_step and run.checkpoint_step is not None:
+        run.name = f"{name} at step {run.checkpoint_step}"
+        run.samples = {step: found for step, found in run.samples.items() if step <= run.checkpoint_step}
     run.time = _read_json(run, folder / goodput.NAME)
     made_in = set()
     for path in _find(folder, PROBE_ROWS):
@@ -143,6 +151,12 @@ def gather_run(folder: str | os.PathLike) -> Run:
     run.calls += read_calls(paths.to_path(run.data)) if run.data else []
     run.calls.sort(key=lambda call: str(call.get("began")))
     return run
+
+
+def folder_of(path: str | os.PathLike) -> Path:
+    """The run's folder: itself, or that of which this is the folder of one step."""
+    path = paths.to_path(path)
+    return files.run_folder(path) if (path / files.ARRAYS).is_dir() else path
 
 
 def _are_rows(rows: Any, keys: set[str]) -> bool:
@@ -177,7 +191,8 @@ def _add_suites(run: Run, path: Path) -> bool:
 
 
 def _read_checkpoint(run: Run) -> None:
-    finished = [f for f in files.step_folders(run.folder / files.FOLDER) if manifest.is_finished(f)]
+    steps = [run.weights] if run.weights != run.folder else files.step_folders(run.folder / files.FOLDER)
+    finished = [folder for folder in steps if manifest.is_finished(folder)]
     if not finished:
         return
     try:

@@ -181,7 +181,8 @@ def _robustness_of(model: str, rows: Sequence[Row]) -> str:
         if "follows_donor" in row
     ]
     known = f"{first['n']} test clips of {first['speakers']} speakers"
-    known += f", weights: {first['selection']}, step {first['step']}; stays: the share of predictions that do"
+    step = f", step {first['step']}" if first["step"] is not None else " of each clip's own fold"
+    known += f", weights: {first['selection']}{step}; stays: the share of predictions that do"
     if relied:
         known += f"; reliance, the share of the {score.upper()} lost with another clip's: {', '.join(relied)}"
     if followed:

@@ -29,11 +29,10 @@ from ml_collections import ConfigDict
 
 from avemo_jax import frontend
 from avemo_jax.errors import UserError
-from avemo_jax.evaluation import calibration, extraction, groups, retrieval, text_suites
+from avemo_jax.evaluation import calibration, extraction, groups, paired, retrieval, text_suites
 from avemo_jax.evaluation.conflict import conflict
 from avemo_jax.evaluation.intervals import bootstrap_scores
 from avemo_jax.evaluation.metrics import confusion_matrix, uar
-from avemo_jax.evaluation.paired import paired_scores, paired_tests
 from avemo_jax.evaluation.predicted import Predicted, pairs
 from avemo_jax.evaluation.protocols import clips_hash
 from avemo_jax.models.params import Params
@@ -166,19 +165,15 @@ def conflict_rows(models: Sequence[Predicted], known: Mapping[str, Row]) -> list
 
 def paired_rows(models: Sequence[Predicted], others: Sequence[Predicted]) -> list[Row]:
     """One row a pair of models of two files (see `predicted.pairs`). Keys: `model`, `against`, the other one's; those
-    of `paired.paired_scores`, and of classes `only_here`, `only_there` and `p_mcnemar` too.
+    of `paired.tests`.
 
     Raises:
       UserError: see `predicted.pairs`.
     """
-    rows = []
-    for one, other in pairs(models, others):
-        if one.kind == CLASS:
-            tested = paired_tests(one.label, one.guess, other.guess, one.speaker, len(one.names))
-        else:
-            tested = paired_scores(one.summed, other.summed, one.speaker)
-        rows.append({"model": one.model, "against": other.model, **tested})
-    return rows
+    return [
+        {"model": one.model, "against": other.model, **paired.tests(one, other)}
+        for one, other in pairs(models, others)
+    ]
 
 
 def retrieval_rows(

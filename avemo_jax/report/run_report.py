@@ -44,7 +44,7 @@ def make(
     """The HTML text, what `--json` writes, and the charts by name.
 
     Args:
-      folders: of one run, or of several to stand side by side.
+      folders: of one run, or of several to stand side by side; that of a step for its weights and pictures.
       data: the prepared folder whose clips are mapped; that of each run unless given.
       label: the first to colour maps by.
       clips: at most so many on a map; 0 for no map.
@@ -125,7 +125,7 @@ def _add_maps(
             which = places[path]
             described = numbers["data"][which]
             step, feature, found = embedding.embed(
-                str(run.folder), path, [card["position"] for card in described["clips"]]
+                str(run.weights), path, [card["position"] for card in described["clips"]]
             )
         except (UserError, DataError) as error:
             if label or data:
@@ -222,14 +222,16 @@ def _judged_charts(judged: Row, tables: dict[str, list[Row]]) -> list[charts.Cha
 
 
 def _add_learned_layers(numbers: contents.Numbers, runs: Sequence[Run]) -> None:
-    """How much of each layer fine-tuned classifiers learned to take, of the weights that were chosen."""
+    """How much of each layer fine-tuned classifiers learned to take, of the weights that were chosen, or one step's."""
     for run in runs:
         if run.config.get("task") != "finetune" or run.checkpoint_step is None:
             continue
         try:
-            config, _, _ = load_params(run.folder, say=lambda _: None)
-            selection, folder = choices(config, run.folder)[0]
-            _, params, _ = load_params(folder, say=lambda _: None)
+            config, params, _ = load_params(run.weights, say=lambda _: None)
+            selection = f"step {run.checkpoint_step}"
+            if run.weights == run.folder:
+                selection, folder = choices(config, run.folder)[0]
+                _, params, _ = load_params(folder, say=lambda _: None)
         except UserError as error:
             run.notes.append(str(error))
             continue

@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 from avemo_jax.errors import UserError
 from avemo_jax.evaluation import decisions, pooling, scores, stitching
 from avemo_jax.evaluation.choosing import choices
+from avemo_jax.evaluation.outcome_files import ALL_FOLDS
 from avemo_jax.evaluation.outcomes import Row, judged, main_scores
 from avemo_jax.evaluation.partition import Partition, make_partition
 from avemo_jax.evaluation.views import BOTH, MODALITIES, Viewer
@@ -196,12 +197,17 @@ def pooled(config: ConfigDict, partition: Partition, folds: list[list[Outcome]])
             found[f"fold_{name}_std"] = float(np.std(values, ddof=1)) if len(values) > 1 else None
         row.pop("decision", None)
         row.pop("sequence", None)  # each fold has its own
-        row |= {"fold": "all", "step": None, "n_train": None, "n_development": None, **found}
+        row |= {"fold": ALL_FOLDS, "step": None, "n_train": None, "n_development": None, **found}
         for name in ("unreadable", "clips"):
             row[name] = sum(outcome.row[name] for outcome in same)
         row["folds"] = [outcome.row for outcome in same]
         together.append(Outcome(row, **arrays))
     return together
+
+
+def fold_folder(workdir: Path, fold: str) -> Path:
+    """The folder of one fold's run, of a fine-tuning of all of them."""
+    return workdir / f"fold_{fold}"
 
 
 def _decision(viewer: Viewer, placed: Params, partition: Partition) -> Row | None:

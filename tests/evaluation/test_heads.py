@@ -117,13 +117,12 @@ def _marked(items, signal):
 @pytest.mark.parametrize(
     "attentive, features", [(True, _marked(24, 1.2)), (False, _features(1, 3, 4, signal=0.6))]
 )
-def test_a_pooled_head_finds_the_optimum_that_scipy_finds_of_the_same_loss(monkeypatch, attentive, features):
+def test_a_pooled_head_finds_the_optimum_that_scipy_finds_of_the_same_loss(attentive, features):
     """Softmax regression on a weighted mean of items, of tokens by a query, of layers by a number each; both from the
     plain mean on, on the training part as it is standardised there."""
-    monkeypatch.setattr(pooled, "STEPS", 5000)
     split, inverse_penalty, (items, width) = _split(), 0.02, features.shape[2:]
     (scored,) = pooled.fit(
-        features, centre_views(LABEL, CLASSES), [split], (inverse_penalty,), attentive=attentive
+        features, centre_views(LABEL, CLASSES), [split], (inverse_penalty,), attentive=attentive, steps=5000
     )
     rows, x = split.train, features[:, 0].astype(np.float64)
     of_items = x[rows].std((0, 1))

@@ -110,8 +110,11 @@ def test_a_label_that_is_a_number_is_learnt_by_ridge_and_judged_by_its_agreement
     printed = capsys.readouterr().out
     assert "48 clips tested, speakers: 4, a number" in printed and "folds' CCC" in printed
     assert "confusion" not in printed and "by speaker" in printed
-    assert main(words(place, tmp_path / "b", "rating", against=tmp_path)) == 2
-    assert "'rating' is a number: probe it without" in capsys.readouterr().err
+    probe_rows(place, tmp_path / "b", "rating", against=tmp_path)
+    (pair,) = json.loads((tmp_path / "b" / "paired.json").read_text())
+    assert (pair["feature"], pair["head"], pair["score"], pair["n"]) == ("cat4", "ridge", "ccc", 48)
+    assert pair["ccc_difference"] == pytest.approx(0, abs=1e-4) and "p_mcnemar" not in pair
+    assert f"against {tmp_path}: CCC here minus there" in capsys.readouterr().out
     both = [
         "--predictions",
         tmp_path,
@@ -128,7 +131,7 @@ def test_a_label_that_is_a_number_is_learnt_by_ridge_and_judged_by_its_agreement
         0
     }
     capsys.readouterr()
-    assert main(words(place, tmp_path / "b", "rating", test_data=place / "data")) == 2
+    assert main(words(place, tmp_path / "c", "rating", test_data=place / "data")) == 2
     assert "--test_data needs classes, label 'rating' is a number" in capsys.readouterr().err
     suite = ["evaluate", "--checkpoint", place / "run", "--data", place / "data", "--out", tmp_path / "c"]
     assert main([*map(str, suite), "--suite", "robustness", "--label", "rating"]) == 2

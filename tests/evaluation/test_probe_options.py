@@ -152,16 +152,55 @@ def test_two_checkpoints_are_compared_clip_by_clip(place, tmp_path, capsys):
         assert what in capsys.readouterr().err and not (tmp_path / "c").exists()
 
 
+def test_a_learnt_head_is_trained_for_as_many_steps_as_asked(place, tmp_path, capsys):
+    flags = {"head": "linear,layer_mix", "modality": "audio", "features": "audio", "protocol": "split"}
+    rows = probe_rows(place, tmp_path, "tone", head_steps=1, **flags)
+    assert {(row["head"], row["head_steps"]) for row in rows} == {("linear", None), ("layer_mix", 1)}
+    assert "linear, layer_mix probe of 1 steps, cached views" in capsys.readouterr().out
+    (barely,) = (row["layer_shares"] for row in rows if row["head"] == "layer_mix")
+    np.testing.assert_allclose(barely, 1 / len(barely[0]), atol=0.03)  # of layers, from the plain mean on
+
+
+def test_folds_that_are_dealt_several_times_have_one_row_and_are_compared_by_whole_speakers(
+    place, tmp_path, capsys
+):
+    flags = {"protocol": "speaker_folds", "folds": 2, "split_seeds": 3}
+    row = probe_rows(place, tmp_path / "a", "tone", **flags)[0]
+    assert (
+        row["n"] == 48
+        and len(row["folds"]) == 6
+        and [one["split_seed"] for one in row["repeats"]] == [0, 1, 2]
+    )
+    printed = capsys.readouterr().out
+    assert "2 test parts, dealt 3 times" in printed and "± repeats" in printed
+    models = predicted.read(tmp_path / "a" / predicted.NAME)
+    assert [one.model["split_seed"] for one in models if one.model["feature"] == "cat4"] == ["0", "1", "2"]
+    synthetic.write_checkpoint(tmp_path / "run", ["seed=5"])
+    other = probe_rows(
+        place, tmp_path / "b", "tone", checkpoint=tmp_path / "run", against=tmp_path / "a", **flags
+    )[0]
+    (pair,) = json.loads((tmp_path / "b" / "paired.json").read_text())
+    assert pair["uar_difference"] == pytest.approx(other["uar"] - row["uar"])
+    assert (pair["n"], pair["groups"], pair["ci_unit"]) == (48, 4, "speaker") and "p_mcnemar" not in pair
+    line = words(place, tmp_path / "c", "tone", against=tmp_path / "a", protocol="speaker_folds", folds=2)
+    assert main(line) == 2 and "was split otherwise" in capsys.readouterr().err
+
+
 def test_what_has_no_pair_is_refused_before_any_work(place, tmp_path, capsys, monkeypatch):
     probe_rows(place, tmp_path / "a", "tone")
     monkeypatch.setattr(probing, "gather", None)
     predictions = tmp_path / "a" / "predictions.csv"
     text = predictions.read_text()
-    lacks, (head, _, *others) = "lacks clips or has other classes", text.splitlines(keepends=True)
+    head, _, *others = text.splitlines(keepends=True)
     for what, written, features in (
         ("no row of the same feature, head", text, "video"),
-        (lacks, "".join([head, *others]), "cat4"),
-        (lacks, text.replace("low", "deep"), "cat4"),
+        ("other clips or folds (1 of these are not there, 0", "".join([head, *others]), "cat4"),
+        (
+            "it predicts high, deep, middle (class), not high, low, middle",
+            text.replace("low", "deep"),
+            "cat4",
+        ),
+        ("the same clips have other labels there", text.replace("p0,low,", "p0,high,"), "cat4"),
     ):
         predictions.write_text(written)
         line = words(place, tmp_path / "c", "tone", against=tmp_path / "a", features=features)
@@ -205,6 +244,14 @@ def test_the_paired_tests_find_a_difference_that_is_there_and_none_that_is_not()
         ({"against": "/nowhere"}, "--against /nowhere: not the folder of a probe"),
         ({"head": "attentive", "token_memory": 0}, "--token_memory allows 0"),
         ({"views_per_clip": 0}, "--views_per_clip is 0, it must be at least 1"),
+        ({"head_steps": 9}, "--head_steps 9 is of --head layer_mix and attentive"),
+        ({"head_steps": 0, "head": "layer_mix"}, "--head_steps is 0, it must be at least 1"),
+        ({"split_seeds": 0}, "--split_seeds is 0, it must be at least 1"),
+        ({"split_seeds": 2}, "--split_seeds 2: by protocol leave_one_speaker_out no fold is dealt; it is of"),
+        (
+            {"split_seeds": 2, "protocol": "speaker_folds"},
+            "protocol speaker_folds: all 2 seeds deal the same 4 folds; take fewer --folds",
+        ),
     ],
 )
 def test_bad_options_are_one_clear_line_and_exit_code_2(place, tmp_path, capsys, flags, message):

@@ -1,11 +1,15 @@
 """The linear probe learns what is there, and looks at no test row while it chooses."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from avemo_jax.evaluation import metrics, probes, protocols
+from avemo_jax.evaluation.extraction import Source
 from avemo_jax.evaluation.heads import linear, scaling
 from avemo_jax.evaluation.heads.examples import centre_views
+from avemo_jax.evaluation.judging import judge
 
 
 def _case(seed=0, speakers=5, per_speaker=18, width=40, signal=1.0):
@@ -94,6 +98,33 @@ def test_splits_solved_together_and_one_by_one_give_the_same_predictions(monkeyp
         np.testing.assert_allclose(one.predicted, two.predicted, atol=3e-3)
         np.testing.assert_allclose(one.predicted, three.predicted, atol=3e-3)
         assert one.value == two.value == three.value
+
+
+@pytest.mark.parametrize(
+    ("protocol", "head"),
+    [("speaker_folds", "linear"), ("within_speakers", "linear"), ("speaker_folds", "ridge")],
+)
+def test_folds_dealt_by_several_seeds_are_fitted_at_once_and_score_as_a_probe_of_each(protocol, head):
+    features, clips, _ = _case(signal=0.3)
+    if head == "ridge":
+        values = (clips.label + 0.1 * features[:, 0])[:, None].astype(np.float32)
+        clips = replace(clips, numbers=("rating",), values=values)
+
+    def row(*seeds):
+        splits = protocols.make_splits(protocol, clips, folds=3, seeds=seeds, need_classes=not clips.numbers)
+        return judge(Source("cat4", "checkpoint", 0, "as_recorded"), features, clips, splits, head)[0].row
+
+    together, alone = row(0, 1, 2), [row(0), row(1), row(2)]
+    assert [one["split_hash"] for one in together["repeats"]] == [one["split_hash"] for one in alone]
+    assert len({one["split_hash"] for one in (together, *alone)}) == 4 and together["n"] == len(clips)
+    for score in ("uar", "war", "wf1") if head == "linear" else ("ccc", "pcc", "mae"):
+        each = [one[score] for one in alone]
+        np.testing.assert_allclose([one[score] for one in together["repeats"]], each, atol=1e-6)
+        assert together[score] == pytest.approx(np.mean(each))
+        assert together[f"repeat_{score}_std"] == pytest.approx(np.std(each, ddof=1)) and np.ptp(each) > 0
+    np.testing.assert_allclose(together["ci95"], np.mean([one["ci95"] for one in alone], axis=0), atol=1e-6)
+    folds = [fold for one in alone for fold in one["folds"]]
+    assert [fold["n"] for fold in together["folds"]] == [fold["n"] for fold in folds]
 
 
 def test_a_clip_far_from_all_others_does_not_blur_the_splits_that_test_it():

@@ -127,10 +127,12 @@ def test_folds_that_share_speakers_are_reported_and_choose_their_penalty_by_spea
     assert {split.inner_unit for split in plan.splits} == {"speaker"}
 
 
-@given(st.integers(1, 5), st.integers(2, 11), st.integers(2, 6), st.integers(1, 3))
-def test_within_speakers_each_speakers_clips_of_each_class_are_dealt_evenly(speakers, each, folds, classes):
+@given(st.integers(1, 5), st.integers(2, 11), st.integers(2, 6), st.integers(1, 3), st.integers(0, 3))
+def test_within_speakers_each_speakers_clips_of_each_class_are_dealt_evenly(
+    speakers, each, folds, classes, seed
+):
     clips = _clips(speakers, each, max(2, classes))
-    group = protocols.PROTOCOLS["within_speakers"](clips, folds)[0]
+    group = protocols.PROTOCOLS["within_speakers"](clips, folds, seed)[0]
     for speaker in set(clips.speaker):
         own = clips.speaker == speaker
         counts = [int((group[own] == str(fold)).sum()) for fold in range(folds)]
@@ -140,7 +142,7 @@ def test_within_speakers_each_speakers_clips_of_each_class_are_dealt_evenly(spea
             assert max(map(of_class.tolist().count, of_class)) - len(of_class) // folds <= 1
     shuffled = np.random.default_rng(0).permutation(len(clips))
     np.testing.assert_array_equal(
-        protocols.PROTOCOLS["within_speakers"](clips.at(shuffled), folds)[0], group[shuffled]
+        protocols.PROTOCOLS["within_speakers"](clips.at(shuffled), folds, seed)[0], group[shuffled]
     )
 
 
@@ -233,9 +235,9 @@ def test_the_hash_ignores_the_order_of_clips_and_notices_a_moved_clip():
     assert protocols.make_splits("folds", _clips(fold=moved)).split_hash != first
 
 
-@given(st.lists(st.sampled_from("abcdefghij"), min_size=1, max_size=80), st.integers(1, 8))
-def test_dealing_keeps_units_whole_and_uses_every_fold(units, folds):
-    dealt = protocols.deal(np.array(units), folds)
+@given(st.lists(st.sampled_from("abcdefghij"), min_size=1, max_size=80), st.integers(1, 8), st.integers(0, 3))
+def test_dealing_keeps_units_whole_and_uses_every_fold(units, folds, seed):
+    dealt = protocols.deal(np.array(units), folds, seed)
     assert len(set(zip(units, dealt, strict=True))) == len(set(units))
     assert set(dealt) == set(range(min(folds, len(set(units)))))
 

@@ -2,10 +2,14 @@
 
 import json
 
+import numpy as np
 import pytest
 
+from avemo_jax.config import load_config
 from avemo_jax.errors import UserError
 from avemo_jax.evaluation.runs import gather_run
+from avemo_jax.training.checkpoint_files import save_params
+from tests.evaluation import synthetic
 
 PROBE_ROW = dict.fromkeys(
     ("feature", "weights", "loudness", "uar", "ci95", "classes", "confusion", "folds"), 0
@@ -31,6 +35,21 @@ def test_a_run_that_has_only_begun_has_nothing_else(folder):
     assert (run.total_steps, run.data) == (9, "clips")
     assert not run.metrics and not run.samples and not run.probes and not run.calls and not run.notes
     assert run.time is None and run.checkpoint_step is None and run.parameters is None
+
+
+def test_the_folder_of_a_step_is_its_run_with_the_weights_and_pictures_of_that_step(folder):
+    config = load_config("hicmae:demo", synthetic.TINY)
+    steps = {step: save_params(folder, config, {"a": np.zeros(3, np.float32)}, step) for step in (4, 8)}
+    (folder / "samples").mkdir()
+    for step in (2, 4, 8):
+        (folder / "samples" / f"{step}_input.png").touch()
+    run, whole = gather_run(steps[4]), gather_run(folder)
+    assert (run.name, run.folder, run.weights) == (f"{folder.name} at step 4", folder, steps[4])
+    assert (run.checkpoint_step, sorted(run.samples)) == (4, [2, 4]) and run.config == whole.config
+    assert (whole.checkpoint_step, sorted(whole.samples)) == (8, [2, 4, 8]) and whole.weights == folder
+    (steps[4] / "manifest.json").unlink()
+    with pytest.raises(UserError, match="this checkpoint is not finished; give another step's folder"):
+        gather_run(steps[4])
 
 
 def test_a_line_that_is_being_written_is_passed_over(folder):

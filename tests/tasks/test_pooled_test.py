@@ -1,18 +1,20 @@
 """The test of a fine-tuned run whose clips are judged several as one."""
 
+import shutil
+
 import jax
 import numpy as np
 import pytest
 
 from avemo_jax.config import load_config
 from avemo_jax.errors import UserError
-from avemo_jax.evaluation import suite_tables
+from avemo_jax.evaluation import outcome_files, suite_tables
 from avemo_jax.models.params import split
 from avemo_jax.tasks import finetuning, looks, make_task, robustness
 from avemo_jax.training.checkpoint_files import save_params
 from avemo_jax.training.mesh import make_mesh
 from tests.evaluation import synthetic
-from tests.tasks.small import fresh
+from tests.tasks.small import drawn, fresh
 from tests.tasks.test_several import teacher_config
 
 TENS = r"views.pool=clip(\d)\d"
@@ -68,6 +70,33 @@ def test_wholes_are_judged_by_the_mean_of_their_clips(folder, tmp_path):
     (tmp_path / "rows.json").write_text('[{"split_hash": "of other clips"}]')
     with pytest.raises(UserError, match="gives other clips or folds .* than .* was tested on"):
         robustness.rows(tmp_path / "checkpoints", str(folder), mesh, (), lambda _: None)
+
+
+def test_a_run_of_all_folds_is_asked_of_all_their_clips_each_by_its_own_fold_s_weights(folder, tmp_path):
+    mesh = make_mesh(load_config("finetune/recipe:demo").mesh)
+    by_fold, alone = [], []
+    for fold in ("0", "1"):
+        config, workdir = config_of(folder, f"data.fold={fold}"), finetuning.fold_folder(tmp_path, fold)
+        save_params(workdir, config, drawn(make_task(config), seed=int(fold))[1], step=3)
+        partition = finetuning.partition_of(config)
+        by_fold.append(finetuning.test(config, partition, workdir, mesh))
+        alone.append(robustness.rows(workdir, str(folder), mesh, ("swapped_audio",), lambda _: None))
+    together = finetuning.pooled(config, partition, by_fold)
+    outcome_files.write(tmp_path, partition.target, together, "")
+    robustness.check(tmp_path)
+    clean, swapped = found = robustness.rows(tmp_path, str(folder), mesh, ("swapped_audio",), lambda _: None)
+    for score in ("n", "speakers", "uar", "ci95", "auc", "fold", "step", "split_hash"):
+        assert clean[score] == pytest.approx(together[0].row[score]) and clean["change"] == 0
+    assert [rows[1]["fold"] for rows in alone] == ["0", "1"] and swapped["step"] is None
+    assert swapped["donors"] == sum(rows[1]["donors"] for rows in alone)
+    sizes = [rows[1]["n"] for rows in alone]
+    for score in ("kept", "war"):
+        each = [rows[1][score] for rows in alone]
+        assert swapped[score] == pytest.approx(np.average(each, weights=sizes))
+    assert "weights: last of each clip's own fold" in suite_tables.text({"robustness": found})
+    shutil.rmtree(tmp_path / "fold_1")
+    with pytest.raises(UserError, match="no usable checkpoint in .*fold_1"):
+        robustness.check(tmp_path)
 
 
 @pytest.mark.parametrize(

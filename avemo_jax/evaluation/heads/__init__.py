@@ -11,33 +11,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
-import numpy as np
-
 from avemo_jax.errors import UserError
 from avemo_jax.evaluation.heads import linear, neighbours, pooled, ridge
-from avemo_jax.evaluation.heads.examples import Examples, Scored
-from avemo_jax.evaluation.protocols import Split
+from avemo_jax.evaluation.heads.examples import Scored
 
 
 class Head(NamedTuple):
-    """How a head is fitted, the kind of features that it takes (see `features.kind`), and whether it can predict
-    numbers."""
+    """How a head is fitted (features [R, …], `Examples`, splits), the kind of features that it takes (see
+    `features.kind`), whether it can predict numbers, and whether it is trained step by step: `fit` then takes `steps`,
+    too."""
 
-    fit: Callable[[np.ndarray, Examples, Sequence[Split]], list[Scored]]
+    fit: Callable[..., list[Scored]]
     takes: str
     numbers: bool = False
+    by_steps: bool = False
 
 
 HEADS = {
     "linear": Head(linear.fit, "vector"),
     "ridge": Head(ridge.fit, "vector", numbers=True),
     "knn": Head(neighbours.fit, "vector", numbers=True),
-    "layer_mix": Head(partial(pooled.fit, attentive=False), "layers"),
-    "attentive": Head(partial(pooled.fit, attentive=True), "tokens"),
+    "layer_mix": Head(partial(pooled.fit, attentive=False), "layers", by_steps=True),
+    "attentive": Head(partial(pooled.fit, attentive=True), "tokens", by_steps=True),
 }
 
 USUAL, USUAL_OF_NUMBERS = "linear", "ridge"

@@ -46,8 +46,9 @@ def fit(
     values: Sequence[float] = INVERSE_PENALTIES,
     *,
     attentive: bool,
+    steps: int = STEPS,
 ) -> list[Scored]:
-    """Every split with every inverse penalty.
+    """Every split with every inverse penalty, so many steps of Adam.
 
     features: float16 or float32 [R, G, T, C], finite: of each row, for each of G streams, T layers or tokens.
       The streams' means are put side by side.
@@ -80,6 +81,7 @@ def fit(
             classes=examples.classes,
             tested=len(examples.label),
             attentive=attentive,
+            steps=steps,
         )
         for place, split in enumerate(chosen):
             solved = np.asarray(logits[:, place * (folds + 1) : (place + 1) * (folds + 1)])
@@ -102,9 +104,21 @@ def _sharpness(features):
     return np.where(varies, 1 / np.sqrt(np.where(varies, variance, 1.0)), 0.0).astype(np.float32).reshape(-1)
 
 
-@partial(jax.jit, static_argnames=("classes", "tested", "attentive"))
+@partial(jax.jit, static_argnames=("classes", "tested", "attentive", "steps"))
 def _train(
-    features, labels, sets, means, scales, sharpness, inverse_penalties, pool, *, classes, tested, attentive
+    features,
+    labels,
+    sets,
+    means,
+    scales,
+    sharpness,
+    inverse_penalties,
+    pool,
+    *,
+    classes,
+    tested,
+    attentive,
+    steps,
 ) -> tuple[jax.Array, jax.Array]:
     """Logits of the first `tested` rows by each problem [C, S, tested, K], and its query [C, S, G, C or T].
 
@@ -147,8 +161,8 @@ def _train(
         return (fitted + penalty / 2 * jnp.square(params["weights"]).sum((1, 2))).sum()
 
     schedule = {
-        "linear": optax.cosine_decay_schedule(_RATE / np.sqrt(streams * width), STEPS),
-        "query": optax.cosine_decay_schedule(_QUERY_RATE, STEPS),
+        "linear": optax.cosine_decay_schedule(_RATE / np.sqrt(streams * width), steps),
+        "query": optax.cosine_decay_schedule(_QUERY_RATE, steps),
     }
     optimiser = optax.multi_transform(
         {name: optax.adam(rate) for name, rate in schedule.items()},
@@ -161,7 +175,7 @@ def _train(
         updates, state = optimiser.update(jax.grad(loss)(params, rows), state)
         return (optax.apply_updates(params, updates), state), None
 
-    keys = jax.random.split(jax.random.key(0), STEPS)
+    keys = jax.random.split(jax.random.key(0), steps)
     (params, _), _ = jax.lax.scan(step, (params, optimiser.init(params)), keys)
     size = min(_BATCH, tested)
     starts = jnp.arange(0, tested, size)
