@@ -15,6 +15,7 @@ Host → device, a plain dict of arrays (`Batch`):
   taught, share, pupil                      of several folders only: see `tasks.several`
   text             float32 [B, E]           alignment with texts only: the text tower's vector, zeros without a text
   text_number      int32   [B]              and which text it is, the same for equal ones; −1 without
+  clip_weights     float32 [B, 3]           parts of a batch with clips that lack a stream only: see `Targets`
 """
 
 from __future__ import annotations
@@ -63,6 +64,8 @@ class Targets(NamedTuple):
     # A teacher's tokens float32 [B, N masked, C] beside patches, where both are predicted
     video_latents: Array | None = None
     audio_latents: Array | None = None
+    # float32 [B, 3], of the batch that these are a part of (`objectives.reconstruction`); None: they are all of it
+    clip_weights: Array | None = None
 
     @property
     def complete(self) -> Array | None:

@@ -9,12 +9,16 @@ imported only when its verb is called, so that `avemo --help` stays quick.
 
 from __future__ import annotations
 
+import _thread
 import argparse
+import functools
 import importlib
 import sys
+import threading
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import ModuleType
+from typing import Any
 
 import avemo_jax
 from avemo_jax.errors import UserError
@@ -59,6 +63,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     debug = "--debug" in rest
     call, note_in = Call(argv), None
     code = 1  # of an error that nobody foresaw, which Python reports
+    hook = sys.unraisablehook
+    sys.unraisablehook = functools.partial(_interrupt_again, hook)
     try:
         command, args = _read(verb, [word for word in rest if word != "--debug"])
         if hasattr(command, "results_folder"):
@@ -73,9 +79,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("avemo: interrupted", file=sys.stderr)
         code = 130
     finally:
+        sys.unraisablehook = hook
         if note_in and code != _REFUSED:  # that made nothing, perhaps in a folder of somebody else's
             call.note(note_in, code)
     return code
+
+
+def _interrupt_again(otherwise: Callable[[Any], None], ignored: Any) -> None:
+    """For `sys.unraisablehook`: a Ctrl-C that came while garbage was collected, where Python ignores it, comes again a
+    moment later."""
+    if issubclass(ignored.exc_type, KeyboardInterrupt):
+        threading.Timer(0.05, _thread.interrupt_main).start()
+    else:
+        otherwise(ignored)
 
 
 def _read(verb: str, words: list[str]) -> tuple[ModuleType, argparse.Namespace]:

@@ -29,6 +29,8 @@ _SOUND_GAP_S = 0.1  # a jump in the sound's time stamps longer than this is fill
 _LONGEST_GAP_S = 60.0  # but this one is a damaged time stamp
 _USUAL_RATE = 25.0  # where neither container nor time stamps tell
 STAMP_ERROR_S = 0.002  # containers with millisecond clocks round their stamps
+# The clock of these streams has 33 bits: what lies before 0 is stamped so much too late.
+_MPEG_STREAMS, _MPEG_CLOCK_S = {"mpeg", "mpegts"}, 2**33 / 90_000
 _PLAYLISTS = {"hls", "dash", "concat", "sdp", "rtsp"}  # these name further files, which may lie anywhere
 
 
@@ -83,7 +85,9 @@ def read_clip(
             seeks = margin_s < np.inf
             if seeks:
                 _seek(container, first - margin_s)
-            decoded = _decode(container, video, sound, first, last, on_frame, seeks)
+            wraps = container.format.name in _MPEG_STREAMS
+            too_late = origin + _MPEG_CLOCK_S - _LONGEST_GAP_S if wraps else np.inf
+            decoded = _decode(container, video, sound, first, last, on_frame, seeks, too_late)
             clock = _clock(container, video, start_s)  # here: a stream's memory goes with its container
         if decoded is not None:
             break
@@ -156,8 +160,8 @@ def _seek(container, time_s):
         container.seek(max(0, int(time_s * av.time_base)))
 
 
-def _decode(container, video, sound, first, last, on_frame, sought):
-    """Decodes what lies near [first, last).
+def _decode(container, video, sound, first, last, on_frame, sought, too_late):
+    """Decodes what lies near [first, last); time stamps from `too_late` on lie before 0 on MPEG's clock.
 
     Returns [(time or None, on_frame(picture), duration or None)], [(time or None, sound frame)]; or None, before any
     call of `on_frame`, where the container was sought in and its pictures begin too late.
@@ -184,6 +188,8 @@ def _decode(container, video, sound, first, last, on_frame, sought):
             continue  # a damaged packet; the decoder finds its feet again at the next one
         for frame in frames:
             time = frame.time
+            if time is not None and time >= too_late:
+                time -= _MPEG_CLOCK_S
             if late and packet.stream is video:
                 if time is not None and time > first + STAMP_ERROR_S:
                     return None

@@ -1,7 +1,9 @@
 """The command line itself: verbs, help, one-line errors, exit codes; what verbs do is tested elsewhere."""
 
+import gc
 import importlib
 import shlex
+import time
 from pathlib import Path
 
 import pytest
@@ -116,10 +118,22 @@ def test_debug_shows_where_an_error_was_raised(capsys):
     assert "Traceback" in capsys.readouterr().err
 
 
-def test_ctrl_c_is_said_and_exits_with_130(capsys, monkeypatch):
-    def interrupted(args):
-        raise KeyboardInterrupt
+def interrupted(args):
+    raise KeyboardInterrupt
 
-    monkeypatch.setattr(module_of("doctor"), "run", interrupted)
+
+def interrupted_while_garbage_is_collected(args):
+    def callback(phase, of_it):
+        gc.callbacks.remove(callback)
+        raise KeyboardInterrupt  # which Python ignores here
+
+    gc.callbacks.append(callback)
+    gc.collect()
+    time.sleep(10)
+
+
+@pytest.mark.parametrize("run", [interrupted, interrupted_while_garbage_is_collected])
+def test_ctrl_c_is_said_and_exits_with_130(capsys, monkeypatch, run):
+    monkeypatch.setattr(module_of("doctor"), "run", run)
     assert main(["doctor"]) == 130
     assert capsys.readouterr().err == "avemo: interrupted\n"

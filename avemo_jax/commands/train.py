@@ -97,7 +97,8 @@ def train_in(
         ending = train(task, loader, config, workdir, mesh, watch)
     said = f"done: step {ending.step}; results are in {workdir}"
     if ending.preempted:
-        said = f"stopped at step {ending.step} and saved: run the same command again to go on"
+        saved = " and saved" if ending.step else ""
+        said = f"stopped at step {ending.step}{saved}: run the same command again to go on"
     if distributed.is_first():
         print(said, flush=True)
     return stopping.EXIT_CODE if ending.preempted else 0

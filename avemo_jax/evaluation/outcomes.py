@@ -66,6 +66,16 @@ def scores_of(
     return known | {name: score(predicted, truth) for name, score in further.items()}
 
 
+def score_names(target: Target, truth: np.ndarray, further: Mapping[str, Score] | None = None) -> list[str]:
+    """Of `scores_of`, those that are numbers where these are the targets of the clips (an `auc` needs clips that are of
+    the class and others), int [M] or float [M, K], and predictions differ; and all of `further`."""
+    rng, shape = np.random.default_rng(0), (len(truth), len(target.names))
+    independent = target.kind in ("multi_label", "values")
+    guesses = rng.random(shape) if independent else rng.dirichlet(np.ones(shape[1]), shape[0])
+    found = scores_of(target, guesses, truth, further)
+    return [name for name, value in found.items() if np.isfinite(value) or name in (further or {})]
+
+
 def _usual_scores(target: Target, predicted: np.ndarray, truth: np.ndarray) -> dict[str, float]:
     if target.kind == "values":
         each = metrics.regression_scores(predicted, truth)

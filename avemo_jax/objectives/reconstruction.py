@@ -57,7 +57,7 @@ def masked_reconstruction(
     def errors(prediction: Array, target: Array) -> Array:
         return ERRORS[error](prediction.astype(jnp.float32) - target)
 
-    seen, heard, both = targets.video_there, targets.audio_there, targets.complete
+    seen, heard, both = _counted(targets)
     wanted = (
         ("video", outputs.video_prediction, targets.video, seen, video_weight),
         ("audio", outputs.audio_prediction, targets.audio, heard, audio_weight),
@@ -80,9 +80,25 @@ def masked_reconstruction(
     return total, terms
 
 
-def mean_of(values: Array, counted: Array | None) -> Array:
-    """The mean of [B, …] over the clips that are `counted`, bool [B], or over all; 0 where none is."""
-    if counted is None:
+def clip_weights(video_there: Array, audio_there: Array) -> Array:
+    """What a clip counts in the mean over all clips, so that it is one over those with a picture, sound, or both:
+    float32 [B, 3], 0 or B / their number; from bool [B] each."""
+    there = jnp.stack([video_there, audio_there, video_there & audio_there], axis=1)
+    return there * (len(there) / jnp.maximum(there.sum(0), 1))
+
+
+def mean_of(values: Array, weights: Array | None) -> Array:
+    """The mean of [B, …], of each clip weighted by one of `clip_weights`, [B]; None: all alike."""
+    if weights is None:
         return values.mean()
-    each = values.reshape(len(values), -1).mean(1)
-    return jnp.sum(each * counted) / jnp.maximum(counted.sum(), 1)
+    return jnp.mean(values.reshape(len(values), -1).mean(1) * weights)
+
+
+def _counted(targets: Targets) -> tuple[Array | None, Array | None, Array | None]:
+    """`clip_weights` of the clips with a picture, sound, and both."""
+    if targets.video_there is None or targets.audio_there is None:
+        return None, None, None
+    weights = targets.clip_weights
+    if weights is None:
+        weights = clip_weights(targets.video_there, targets.audio_there)
+    return weights[:, 0], weights[:, 1], weights[:, 2]

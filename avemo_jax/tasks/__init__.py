@@ -40,6 +40,13 @@ class Task(Protocol):
         """Shapes and types of the global batch."""
 
 
+class CutTask(Task, Protocol):
+    """A task that has to know more of a batch than each of its microbatches shows (`training.gradients`)."""
+
+    def before_cutting(self, batch: Batch) -> Batch:
+        """The batch with further fields, whose first axis is the clips."""
+
+
 class TaughtTask(Task, Protocol):
     """A task that may learn from the moving average of its own model (`ema.decay`) or from a frozen model, which `loss`
     then takes as `teacher`; so do `embeddings` and `pulled_loss` of one that compares."""

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from avemo_jax.errors import UserError
 from avemo_jax.evaluation.choosing import DEVELOPMENT, LAST, MEAN, TEST, score_of
-from avemo_jax.evaluation.outcomes import lower_is_better, main_scores, merit, recalls, scores_of
+from avemo_jax.evaluation.outcomes import lower_is_better, main_scores, merit, recalls, score_names, scores_of
 from avemo_jax.evaluation.partition import Partition
 from avemo_jax.evaluation.views import Viewer
 from avemo_jax.models.params import Params
@@ -50,7 +50,7 @@ def make_watch(
 
     Raises:
       UserError: `select.by` is nothing to choose by, or nothing is held out for it; `select.score` is none of the
-        target's scores.
+        scores that its target has on those clips.
     """
     select, score = config.select, score_of(config)
     if select.by not in (DEVELOPMENT, LAST, TEST):
@@ -95,23 +95,23 @@ class _Look:
     told: the names that are shown while it trains.
 
     Raises:
-      UserError: one of `wanted` is none of the target's scores.
+      UserError: one of `wanted` is none of the scores that the target has on these clips.
     """
 
     def __init__(self, head: Watched, whose: str, wanted: Sequence[str], mesh: Mesh):
         target = head.partition.target
         self._head, self._further = head, further_scores(head.config)
         self._viewer = Viewer(head.config, target, mesh)
-        self._positions = head.partition.positions(_rows(head, whose))
-        known = scores_of(
-            target,
-            np.zeros((2, len(target.names))),
-            target.summary(np.stack([target.empty] * 2) + 1),
-            self._further,
-        )
+        rows = _rows(head, whose)
+        self._positions = head.partition.positions(rows)
+        nothing = np.zeros((len(rows), len(target.names)))
+        truth = as_judged(head.config, head.partition, rows, nothing)[2]
+        known = score_names(target, truth, self._further)
         for name in wanted:
             if name not in known:
-                raise UserError(f"select.score is '{name}': data.target={target.rule} has {', '.join(known)}")
+                raise UserError(
+                    f"select.score is '{name}': data.target={target.rule} has {', '.join(known)} on the {whose} clips"
+                )
         self._prefix = f"{whose}_{head.name}" if head.name else whose
         self._shown = tuple(dict.fromkeys((*main_scores(target), *self._further, *wanted)))
         self.told = [f"{self._prefix}_{name}" for name in self._shown]
@@ -122,7 +122,8 @@ class _Look:
         rows = rows_at(partition, read)
         _, _, truth, predicted = as_judged(self._head.config, partition, rows, predicted)
         found = scores_of(partition.target, predicted, truth, self._further)
-        named = {f"{self._prefix}_{name}": found[name] for name in self._shown}
+        # What the clips that can be read do not define is no number.
+        named = {f"{self._prefix}_{name}": found.get(name, float("nan")) for name in self._shown}
         by_class = recalls(partition.target, predicted, truth)
         named |= {f"{self._prefix}{RECALL}{name}": value for name, value in by_class.items()}
         return named, merit(partition.target, found)

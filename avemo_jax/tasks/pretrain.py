@@ -27,7 +27,7 @@ from avemo_jax.models.encoders import Encodes, fold_keys
 from avemo_jax.models.jepa import LatentPredictor
 from avemo_jax.models.windows import dividing, fitted
 from avemo_jax.objectives import contrastive
-from avemo_jax.objectives.reconstruction import masked_reconstruction
+from avemo_jax.objectives.reconstruction import clip_weights, masked_reconstruction
 from avemo_jax.tasks import clips, token_teacher
 from avemo_jax.tasks.pictures import reconstruction_grid
 from avemo_jax.tasks.weighing import Weighing
@@ -116,6 +116,12 @@ class Pretrain:
             return self.score(*self._predict(model, batch, key, teacher, choice), step)
 
         return self._at_some_ratio(scored, key)
+
+    def before_cutting(self, batch: Batch) -> Batch:
+        """The batch with what microbatches of it cannot tell: what a clip counts where others lack a stream."""
+        if not self.config.data.get("allow_missing", False):
+            return batch
+        return batch | {"clip_weights": clip_weights(*clips.streams(batch))}
 
     @property
     def compares_whole_batch(self) -> bool:
@@ -293,7 +299,9 @@ class Pretrain:
         targets = self.targets(clip, masks, teacher)
         if self.config.data.get("allow_missing", False):
             seen, heard = clips.streams(batch)
-            targets = targets._replace(video_there=seen, audio_there=heard)
+            targets = targets._replace(
+                video_there=seen, audio_there=heard, clip_weights=batch.get("clip_weights")
+            )
         if self.config.contrast.within:
             targets = targets._replace(group=batch[clips.GROUP])
         return model(clip, masks, clips.drop_keys(self.config, keys)), targets

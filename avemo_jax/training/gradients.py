@@ -1,8 +1,9 @@
 """The loss of a batch and its gradients, at once or in microbatches. Pure; knows no method.
 
 `config.accumulate` cuts a batch into so many microbatches that are computed one after the other and averaged:
-the same gradients in less memory, where the loss is a mean over clips. A loss that compares clips with each
-other (contrast) sees only its microbatch then, unless the task offers `pulled_loss`: GradCache (Gao et al. 2021).
+the same gradients in less memory, where the loss is a mean over clips; where it is one over some of them, the task's
+`before_cutting` says what each counts. A loss that compares clips with each other (contrast) sees only its microbatch
+then, unless the task offers `pulled_loss`: GradCache (Gao et al. 2021).
 """
 
 from __future__ import annotations
@@ -52,6 +53,7 @@ def loss_and_grads(
         if count == 1:
             return _at_once(task, graphdef, params, batch, key, taught | told)
         check_microbatches(len(next(iter(batch.values()))), count, rows_divisor(mesh))
+        batch = getattr(task, "before_cutting", lambda batch: batch)(batch)
         parts = jax.tree.map(lambda field: _cut(field, count), batch)
         if getattr(task, "compares_whole_batch", False):
             return _cached(task, graphdef, params, parts, key, taught, told)

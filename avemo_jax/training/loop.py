@@ -43,7 +43,7 @@ from avemo_jax.training.schedules import schedules_of
 from avemo_jax.training.starting import handed_on, placed
 from avemo_jax.training.state import TrainState
 from avemo_jax.training.step import Given, make_step
-from avemo_jax.training.stopping import StopRequest
+from avemo_jax.training.stopping import STOP
 from avemo_jax.training.watching import Watch
 from avemo_jax.training.writers import make_writers
 
@@ -166,6 +166,11 @@ def train(
         if lock:
             lock.close()
         return Ending(record.step, preempted=False)
+    if STOP.reached():  # told to after the last step of a run before this one
+        STOP.obeyed()
+        if lock:
+            lock.close()
+        return Ending(record.step, preempted=True)
 
     # 4. The step, compiled before any clock starts, and what it is given each time.
     began = time.monotonic()
@@ -197,10 +202,11 @@ def train(
     )
     loader.restore(record.loader)
     feed = DeviceFeed(loader, batch_shapes, batch_shardings)
-    step, stopping = record.step, False
+    step = record.step
     flight: _Flight | None = None
     try:
-        with goodput.on("steps"), StopRequest() as stop:
+        with goodput.on("steps"), STOP:
+            stopping = STOP.reached()  # told to while it was compiled
             while step < total_steps and not (stopping or ended_early):
                 # 5a. The next step. Everything it takes is on the devices: a hidden transfer is a mistake.
                 fed = feed.next(computing=flight.computing if flight else _nothing_computing)
@@ -213,7 +219,7 @@ def train(
 
                 # 5b. The numbers of the step before; where this one is saved, its numbers too, and where the weights
                 # are looked at, theirs, which may end the run.
-                stopping = stop.reached(step)
+                stopping = STOP.reached()
                 scores: dict[str, float] = {}
                 if watch and watch.is_due(step, total_steps):
                     jax.block_until_ready(metrics)  # they need this step's parameters: that is not looking
@@ -283,7 +289,10 @@ def train(
             with goodput.on("checkpoints"):
                 checkpoints.wait()
             multihost_utils.sync_global_devices("run ended")
-        return Ending(step, preempted=step < total_steps and not ended_early)
+        preempted = step < total_steps and not ended_early
+        if preempted:
+            STOP.obeyed()
+        return Ending(step, preempted)
     finally:
         profile.close()
         feed.close()

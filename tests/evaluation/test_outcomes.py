@@ -15,6 +15,7 @@ from avemo_jax.evaluation.outcomes import (
     lower_is_better,
     main_scores,
     recalls,
+    score_names,
     scores_of,
 )
 from input_pipeline.targets import RULES, Target
@@ -60,6 +61,15 @@ def test_of_every_score_it_is_known_which_way_is_better(rule):
     good, bad = (scores_of(*case(rule, noise)) for noise in (0.05, 0.95))
     for name in good:  # those of each value too
         assert (good[name] < bad[name]) == lower_is_better(name), name
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_it_is_known_which_scores_the_targets_of_clips_define(rule):
+    target, predicted, truth = case(rule, 0.5)
+    every, alike = score_names(target, truth), score_names(target, truth[:1].repeat(3, axis=0))
+    assert every == list(scores_of(target, predicted, truth))
+    undefined = {"values": {"pcc", "pcc_x", "pcc_y"}}.get(rule, {"auc"})
+    assert set(every) - set(alike) == undefined
 
 
 def test_recalls_are_scikit_learn_s():

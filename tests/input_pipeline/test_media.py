@@ -163,12 +163,7 @@ def test_a_window_of_a_stream_without_an_index_has_all_of_its_frames_each_decode
     tmp_path, marked, name, codecs, keyframes_every
 ):
     path = write(
-        tmp_path / name,
-        marked * 8,
-        tone(48_000, 16.0),
-        codecs=codecs,
-        keyframes_every=keyframes_every,
-        sound_starts_s=0.1,  # a coder's lead-in would lie before time 0, which these cannot say
+        tmp_path / name, marked * 8, tone(48_000, 16.0), codecs=codecs, keyframes_every=keyframes_every
     )
     called = []
     clip = read_clip(path, start_s=14.2, end_s=15.4, on_frame=lambda frame: called.append(frame) or frame)
@@ -196,6 +191,23 @@ def test_sound_that_starts_later_than_the_picture_is_preceded_by_silence(tmp_pat
     assert not audio[:7900].any()
     assert np.abs(audio[8100:8500].astype(int)).max() > 10_000
     assert len(audio) == pytest.approx(24_000, abs=20)
+
+
+@pytest.mark.parametrize("start_s", [None, 0.6])
+@pytest.mark.parametrize("name", ["a.ts", "a.mpg"])
+def test_sound_that_begins_before_the_clock_of_a_stream_is_cut_there_and_stays_in_time(
+    tmp_path, marked, name, start_s
+):
+    rate, early_s = 48_000, 12.0
+    audio = np.concatenate(
+        [np.zeros(round((early_s + 1) * rate), np.int16), tone(rate, 0.05), np.zeros(rate, np.int16)]
+    )
+    # So long a picture is written before any sound, and nothing is shifted.
+    frames, codecs = marked[:1] * 275, ("mpeg2video", "mp2")
+    path = write(tmp_path / name, frames, audio, codecs=codecs, sound_starts_s=-early_s)
+    clip = read_clip(path, start_s=start_s)
+    at = np.flatnonzero(np.abs(clip.audio.astype(int)) > 5_000)[0] / AUDIO_RATE
+    assert len(clip.frames) / 25 - at == pytest.approx(11 - 1, abs=0.01)
 
 
 def test_one_frame_and_a_moment_of_sound_are_a_clip_too(tmp_path, marked):

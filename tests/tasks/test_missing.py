@@ -75,6 +75,22 @@ def test_each_term_is_the_mean_over_the_clips_that_have_what_it_is_of(method, we
     assert np.isfinite(float(loss))
 
 
+def test_the_terms_of_microbatches_have_the_mean_of_those_of_the_batch():
+    made = test_family.task("mjepa", "contrast.weight=0.0", "data.allow_missing=true")
+    outputs = Outputs(drawn(8, 3, 6), drawn(8, 2, 4), None, None, drawn(8, 3, 6), drawn(8, 2, 4))
+    targets = Targets(drawn(8, 3, 6), drawn(8, 2, 4), jnp.asarray(SEEN), jnp.asarray(HEARD))
+    _, whole = made.score(outputs, targets)
+    video = jnp.asarray(SEEN, jnp.uint8).reshape(8, 1, 1, 1, 1)
+    weights = made.before_cutting({"video": video, "waveform_length": jnp.asarray(HEARD, jnp.int32)})
+    targets = targets._replace(clip_weights=weights["clip_weights"])
+    parts = [
+        made.score(*jax.tree.map(lambda x, rows=rows: x[rows], (outputs, targets)))[1]
+        for rows in (slice(i, i + 2) for i in range(0, 8, 2))
+    ]
+    for name, value in whole.items():
+        assert np.mean([part[name] for part in parts]) == pytest.approx(float(value), rel=1e-5), name
+
+
 def test_uniformity_is_over_the_clips_that_have_the_stream():
     term, video, audio = term_of("uniformity")[1], drawn(1, 8, 5), drawn(1, 8, 5)
     found = term(

@@ -64,9 +64,10 @@ def test_wholes_are_judged_by_the_mean_of_their_clips(folder, tmp_path):
     assert len(swapped["reliance_ci95"]) == 2 and "follows_donor" not in swapped  # a whole has several donors
     assert clean["n"] == 4 and clean["war"] == together.row["war"] and clean["kept"] == 1
     assert clean["split_hash"] == together.row["split_hash"] and clean["split"] == "folds"
-    chosen = config_of(folder, TENS, "select.by=test", "select.score=war")
+    chosen = config_of(folder, TENS, "select.by=test", "select.score=auc")
     watch = looks.make_watch(chosen, [looks.Watched(chosen, finetuning.partition_of(chosen))], tmp_path, mesh)
-    assert watch._measure(params)["test_war"] == together.row["war"]
+    looked = watch._measure(params)
+    assert (looked["test_war"], looked["test_auc"]) == (together.row["war"], together.row["auc"])
     (tmp_path / "rows.json").write_text('[{"split_hash": "of other clips"}]')
     with pytest.raises(UserError, match="gives other clips or folds .* than .* was tested on"):
         robustness.rows(tmp_path / "checkpoints", str(folder), mesh, (), lambda _: None)

@@ -1,9 +1,11 @@
 """A batch in microbatches: the same loss and gradients as at once, contrast over the whole batch included."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from avemo_jax import augmentation
 from avemo_jax.errors import UserError
 from avemo_jax.models.params import flatten, split
 from avemo_jax.training import mesh as mesh_lib
@@ -13,9 +15,10 @@ from tests.tasks.small import batch, fresh, task
 CLIPS = 8
 
 
-def computed(devices, *overrides):
-    """(loss, terms, gradients by path) of one batch."""
+def computed(devices, *overrides, lacking=()):
+    """(loss, terms, gradients by path) of one batch, in which these clips have no sound."""
     made, of = task(*overrides, clips=CLIPS), batch(CLIPS)
+    of = augmentation.without(of, jnp.zeros(CLIPS, bool), jnp.isin(jnp.arange(CLIPS), jnp.array(lacking)))
     mesh = mesh_lib.make_mesh({"replica": 1, "data": -1, "fsdp": 1, "tensor": 1}, jax.devices()[:devices])
     graphdef, params = split(fresh(made))
     of = jax.device_put(of, mesh_lib.batch_shardings(of, mesh))
@@ -56,6 +59,13 @@ def test_without_them_each_microbatch_has_its_own_negatives(at_once):
     _, terms, _ = computed(1, "mask.repeats=2", "accumulate=2")
     assert terms["loss_video"] == pytest.approx(at_once[1]["loss_video"], rel=1e-5)
     assert terms["loss_contrast"] < at_once[1]["loss_contrast"] - 0.5  # half as many to be told apart
+
+
+@pytest.mark.nightly
+def test_clips_that_lack_a_stream_count_in_microbatches_as_in_the_whole_batch():
+    missing = ("data.allow_missing=true", "contrast.weight=0.0")
+    parts = computed(1, *missing, "accumulate=2", lacking=(0, 2, 4))  # of the first microbatch
+    assert_same(computed(1, *missing, lacking=(0, 2, 4)), parts)
 
 
 @pytest.mark.nightly

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from jax.experimental import multihost_utils
 from PIL import Image
 
 from avemo_jax.errors import UserError
@@ -37,6 +38,20 @@ def test_a_finished_run_has_nothing_left_to_do(tmp_path, uninterrupted, capsys):
     assert run_here(tiny_config(), tmp_path, devices=1) == (12, False)
     assert "nothing left to do" in capsys.readouterr().out
     assert_same_losses(tmp_path, uninterrupted)
+
+
+@pytest.mark.parametrize("question", [14, 15, 16])
+def test_who_is_told_to_stop_while_a_run_ends_or_the_next_one_compiles_does_not_begin_it(
+    tmp_path, monkeypatch, question
+):
+    """Before a run, after compiling and after each of 12 steps it is asked; the service answers to one question."""
+    asked = []
+    answer = lambda count: asked.append(count) or len(asked) == question  # noqa: E731
+    monkeypatch.setattr(multihost_utils, "reached_preemption_sync_point", answer)
+    for fold, ending in (("one", (12, False)), ("two", (0, True)), ("two", (12, False))):
+        assert run_here(tiny_config(), tmp_path / fold) == ending
+    # It picks a number that comes after all that were asked.
+    assert asked == [asked[0] + n for n in range(len(asked))]
 
 
 def test_fewer_steps_than_a_run_has_are_refused_and_change_nothing(tmp_path):

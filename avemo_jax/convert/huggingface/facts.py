@@ -22,6 +22,7 @@ from input_pipeline.errors import DataError
 from input_pipeline.mixtures import open_data
 from input_pipeline.records import open_records
 
+_OF_ANY_CORPUS = ("folder", "traces")
 Row = dict[str, Any]
 ProbeRows = list[Row]
 
@@ -124,10 +125,11 @@ def _weights(row: Row) -> str:
 
 
 def _corpus(path: str) -> str:
-    """As the command that prepared the folder calls it."""
+    """As the command that prepared the folder calls it; what says only how files lie is no corpus's name."""
     for call in reversed(read_calls(to_path(path))):
         if named := re.match(r"avemo prepare .*--corpus[ =](\S+)", call["command"]):
-            return to_path(named[1].strip("'")).stem
+            name = to_path(named[1].strip("'")).stem
+            return "" if name in _OF_ANY_CORPUS else name
     return ""
 
 

@@ -162,11 +162,17 @@ def test_it_names_the_folders_and_corpora_and_counts_the_compute(place, tmp_path
     config, _, _ = load_params(place / "run")
     assert f"{7 * count_here(config).flops:.2e} FLOPs" in compute
     (tmp_path / "crema").mkdir()
-    line = {"command": "avemo prepare --corpus crema_d --root /secret/place --out crema"}
-    (tmp_path / "crema" / "commands.jsonl").write_text(json.dumps(line) + "\n")
     config.data.path = str(tmp_path / "crema")
-    known = facts.gather(place / "run", config, 7)
-    card = write_card(config, known, Stored(ClipOptions(), True), 10, "unknown", None)
+
+    def card_with(corpus):
+        line = {"command": f"avemo prepare --corpus {corpus} --root /secret/place --out crema"}
+        (tmp_path / "crema" / "commands.jsonl").write_text(json.dumps(line) + "\n")
+        known = facts.gather(place / "run", config, 7)
+        return write_card(config, known, Stored(ClipOptions(), True), 10, "unknown", None)
+
+    card = card_with("folder")  # any folder's name
+    assert "| data | prepared folder `crema` |" in card and "Which languages and corpora those were" in card
+    card = card_with("crema_d")
     assert "| data | prepared folder `crema` (corpus crema_d) |" in card and "secret" not in card
     assert "Which languages those were" in card and "| compute |" not in card
 
