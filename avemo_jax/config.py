@@ -205,6 +205,7 @@ def pretrain_defaults() -> dict[str, ConfigDict]:
                 # patches; latents, tokens of a teacher, the moving average of the model or a frozen one; or both
                 "kind": "patches",
                 "teacher": "",  # a pretrained run, whose encoder is the frozen one
+                "standardize_video": False,  # of the picture as the network sees it, not of pixels from 0 to 1
                 "normalize_video": True,
                 "normalize_audio": True,
                 "per_colour": True,  # each colour of a tubelet is normalised by itself

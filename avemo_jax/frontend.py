@@ -55,6 +55,11 @@ def normalise_video(video: Array) -> Array:
     return (video.astype(jnp.float32) / 255 - IMAGENET_MEAN) / IMAGENET_STD
 
 
+def to_pixels(video: AnyArray) -> AnyArray:
+    """Inverse of `normalise_video`, but for the bytes: [..., 3] → pixels from 0 to 1."""
+    return video * IMAGENET_STD + IMAGENET_MEAN
+
+
 def normalise_log_mel(spectrogram: Array) -> Array:
     """(x − mean) / (2 · deviation), with the mean and deviation that the reference measured on its data."""
     return (spectrogram - LOG_MEL_MEAN) / (2 * LOG_MEL_STD)
@@ -180,19 +185,21 @@ def reconstruction_targets(
     frame_difference: bool,
     frame_group: int,
     per_colour: bool = True,
+    standardize_video: bool = False,
 ) -> Targets:
     """What decoders should predict, for the masked tokens only, in float32; HiCMAE's by default.
 
-    Video: pixels in [0, 1], each colour of each tubelet standardised over its 512 values (unbiased
-    deviation), or without `per_colour` all 1536 values of a tubelet together (MAE's). With `frame_difference`, frames
-    are then taken in groups of `frame_group`, and every frame but a group's first becomes its difference to that first
-    one, on the standardised values. Audio: patches of the normalised log-mel, standardised over their 256 values.
+    Video: pixels in [0, 1], or with `standardize_video` as the clip has them (`normalise_video`); then, with
+    `normalize_video`, each colour of each tubelet standardised over its 512 values (unbiased deviation), or without
+    `per_colour` all 1536 values of a tubelet together (MAE's). With `frame_difference`, frames are then taken in groups
+    of `frame_group`, and every frame but a group's first becomes its difference to that first one, on the standardised
+    values. Audio: patches of the normalised log-mel, standardised over their 256 values.
     None for a modality without a mask.
     """
     take = functools.partial(jnp.take_along_axis, axis=1)
     video = audio = None
     if masks.video is not None:
-        video = patchify_video(clip.video * IMAGENET_STD + IMAGENET_MEAN)
+        video = patchify_video(clip.video if standardize_video else to_pixels(clip.video))
         if normalize_video:
             colours = video.reshape(*video.shape[:2], -1, CHANNELS if per_colour else 1)
             video = _standardise(colours, axis=2).reshape(video.shape)

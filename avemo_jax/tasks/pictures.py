@@ -69,16 +69,15 @@ def clip_strips(
 
     Predictions are of standardised patches; each is put back on the scale of its true patch, as MAE's pictures
     are made, so a picture shows structure and not the model's guess of brightness. A predicted frame difference
-    is added to the predicted first frame of its group.
+    is added to the predicted first frame of its group, and a predicted standardised picture made pixels again.
 
     Args:
       clips: the first so many.
       mel_height: of the log-mel's picture, pixels; 0: that of the frames.
     """
     clip, masks, outputs = (_first(tree, clips) for tree in (clip, masks, outputs))
-    pixels = clip.video * frontend.IMAGENET_STD + frontend.IMAGENET_MEAN
     video, audio = (
-        np.asarray(frontend.patchify_video(pixels)),
+        np.asarray(frontend.patchify_video(frontend.to_pixels(clip.video))),
         np.asarray(frontend.patchify_audio(clip.audio)),
     )
     seen = heard = None
@@ -88,9 +87,15 @@ def clip_strips(
             if target.frame_difference:
                 seen = _undo_differences(seen, video_grid, target.frame_group)
             if target.normalize_video:
+                truth = frontend.patchify_video(clip.video) if target.standardize_video else video
                 seen = _rescale(
-                    seen, video, colours=frontend.CHANNELS if target.get("per_colour", True) else 1
+                    seen,
+                    np.asarray(truth),
+                    colours=frontend.CHANNELS if target.get("per_colour", True) else 1,
                 )
+            if target.standardize_video:
+                colours = seen.reshape(*seen.shape[:2], -1, frontend.CHANNELS)
+                seen = frontend.to_pixels(colours).reshape(seen.shape)
         if outputs.audio_prediction is not None and masks.audio is not None:
             heard = _place(outputs.audio_prediction, masks.audio, audio.shape)
             if target.normalize_audio:

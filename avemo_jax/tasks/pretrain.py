@@ -211,6 +211,7 @@ class Pretrain:
         patches = frontend.reconstruction_targets(
             clip,
             masks,
+            standardize_video=target.standardize_video,
             normalize_video=target.normalize_video,
             normalize_audio=target.normalize_audio,
             frame_difference=target.frame_difference,

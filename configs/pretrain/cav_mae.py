@@ -25,7 +25,7 @@ def get_config(arg: str = "base") -> ConfigDict:
     if size != "demo":
         model.decoder_depth = 8
     config.mask.video, config.mask.video_ratio, config.mask.audio_ratio = "random", 0.75, 0.75
-    config.target.frame_difference = config.target.per_colour = False
+    config.target.update(standardize_video=True, per_colour=False, frame_difference=False)
     config.contrast.update(weight=0.01, direction="forward", temperature=0.05)
     config.optimizer.update(b1=0.95, b2=0.999, weight_decay=5e-7, weight_decay_end=5e-7, learning_rate=2e-4)
     config.batch_size, config.epochs = 256, 25

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from avemo_jax import frontend, masking, models
-from avemo_jax.batch import Outputs, Targets
+from avemo_jax.batch import Clip, Masks, Outputs, Targets
 from avemo_jax.config import configs_root, keys_of, load_config
 from avemo_jax.errors import UserError
 from avemo_jax.evaluation import features
@@ -115,6 +115,28 @@ def near(ours, expected):
     np.testing.assert_allclose(ours, expected, rtol=0, atol=2e-5 * max(1.0, np.abs(expected).max()))
 
 
+def picture_to_predict(patches, target):
+    """[N, P] of one clip, from those of the picture as the network sees it."""
+    if not target.standardize_video:
+        patches = patches * np.tile(IMAGENET_STD, 512) + np.tile(IMAGENET_MEAN, 512)
+    if target.normalize_video:
+        patches = plain.standardised(patches, 3 if target.per_colour else 1)
+    if target.frame_difference:  # a patch is two frames, one behind the other
+        patches = np.concatenate([patches[:, :768], patches[:, 768:] - patches[:, :768]], axis=1)
+    return patches
+
+
+@pytest.mark.parametrize("standardised", [True, False])
+@pytest.mark.parametrize("method", ["cav_mae", "av_mae"])  # with normalised patches and with raw ones
+def test_the_picture_to_predict_is_the_standardised_one_or_pixels(method, standardised):
+    made = task(method, f"target.standardize_video={standardised}")
+    clip = Clip(frontend.normalise_video(batch(3, made)["video"]), None)
+    masks = Masks(masking.from_boolean(np.arange(8) % 2 > np.zeros((3, 1))), None)
+    found = made.targets(clip, masks).video
+    for ours, patches in zip(found, np.asarray(frontend.patchify_video(clip.video), np.float64), strict=True):
+        near(ours, picture_to_predict(patches, made.config.target)[1::2])
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("method, overrides", CASES)
 def test_an_autoencoder_predicts_what_its_equations_say(method, overrides):
@@ -158,15 +180,9 @@ def test_an_autoencoder_s_loss_is_what_its_equations_say(method, overrides):
     target, contrast = made.config.target, made.config.contrast
     total = 0.0
     if "video" in made.grids:
-        colours = np.tile(IMAGENET_STD, 512), np.tile(IMAGENET_MEAN, 512)
-        pixels = patches["video"] * colours[0] + colours[1]
         errors = []
         for clip, place in enumerate(masks.video.masked):
-            wanted = pixels[clip]
-            if target.normalize_video:
-                wanted = plain.standardised(wanted, 3 if target.per_colour else 1)
-            if target.frame_difference:  # a patch is two frames, one behind the other
-                wanted = np.concatenate([wanted[:, :768], wanted[:, 768:] - wanted[:, :768]], axis=1)
+            wanted = picture_to_predict(patches["video"][clip], target)
             near(targets.video[clip], wanted[place])
             errors.append(plain.error(target.error, outputs.video_prediction[clip] - wanted[place]).mean())
         total += target.video_weight * np.mean(errors)

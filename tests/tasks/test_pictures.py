@@ -13,8 +13,12 @@ from tests.evaluation.synthetic import TINY
 
 @pytest.fixture(scope="module")
 def drawn():
+    return made()
+
+
+def made(*overrides):
     """A task, three clips of noise with masks, and outputs that predict exactly what is asked for."""
-    task = Pretrain(load_config("hicmae:demo", [*TINY, "batch_size=3"]))
+    task = Pretrain(load_config("hicmae:demo", [*TINY, "batch_size=3", *overrides]))
     rng = np.random.default_rng(0)
     batch = {name: np.zeros(shape.shape, shape.dtype) for name, shape in task.batch_shapes().items()}
     batch["video"] = rng.integers(0, 256, batch["video"].shape, np.uint8)
@@ -31,7 +35,16 @@ def strips_of(drawn, **options):
     return clip_strips(clip, masks, task.video_grid, task.audio_grid, outputs, task.config.target, **options)
 
 
-def test_the_input_is_the_frames_side_by_side_and_a_perfect_prediction_gives_it_back(drawn):
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        (),
+        ("target.standardize_video=True", "target.per_colour=False"),
+        ("target.standardize_video=True", "target.normalize_video=False"),
+    ],
+)
+def test_the_input_is_the_frames_side_by_side_and_a_perfect_prediction_gives_it_back(overrides):
+    drawn = made(*overrides)
     batch = drawn[1]
     for clip, (seen, _, rebuilt) in zip(batch["video"], strips_of(drawn), strict=True):
         frames = np.concatenate(list(clip[::2]), axis=1).astype(int)

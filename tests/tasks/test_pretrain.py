@@ -99,16 +99,18 @@ def test_no_mask_at_all_is_refused():
 
 
 def test_a_run_of_an_earlier_version_has_the_values_that_it_could_not_say():
-    config = load_config("hicmae:demo", ["mask.video_ratio=0.75"])
+    config = load_config("cav_mae:demo", ["mask.video_ratio=0.5"])
     with config.unlocked():
         for section, key in [
             ("mask", "video"),
             ("mask", "choices"),
             ("target", "kind"),
+            ("target", "standardize_video"),
             ("contrast", "kind"),
         ]:
             del config[section][key]
     filled = make_task(config).config
     assert (filled.mask.video, filled.target.kind, filled.contrast.kind) == ("tube", "patches", "infonce")
-    assert filled.mask.video_ratio == 0.75 and filled.contrast.group_size == 16
+    assert filled.target.standardize_video is False
+    assert filled.mask.video_ratio == 0.5 and filled.contrast.group_size == 16
     assert "kind" not in config.target  # what was read stays as it was
