@@ -99,7 +99,7 @@ class Run:
     suites: list[Suites]
     time: dict[str, Any] | None  # see training/goodput.py
     calls: list[Row]  # that made it, its data and its probes, oldest first; see provenance.py
-    notes: list[str] = field(default_factory=list)  # files that could not be read
+    notes: list[str] = field(default_factory=list)  # to be careful about: files that could not be read, say
 
     @property
     def total_steps(self) -> int | None:
@@ -124,7 +124,9 @@ def gather_run(folder: str | os.PathLike) -> Run:
         raise UserError(
             f"{weights}: this checkpoint is not finished; give another step's folder, or {folder}"
         )
-    if not (folder / CONFIG).is_file() and not files.step_folders(folder / files.FOLDER):
+    begun = (folder / CONFIG).is_file() or files.step_folders(folder / files.FOLDER)
+    folds = [] if begun else sorted(path.parent for path in folder.glob(f"fold_*/{CONFIG}"))
+    if not begun and not (folds and (folder / PROBE_ROWS).is_file()):
         what = "no run in it (neither config.json nor checkpoints)" if folder.is_dir() else "no such folder"
         raise UserError(f"{folder}: {what}; give the --workdir of an `avemo train`")
     name = paths.absolute(folder).name
@@ -137,6 +139,8 @@ def gather_run(folder: str | os.PathLike) -> Run:
         run.name = f"{name} at step {run.checkpoint_step}"
         run.samples = {step: found for step, found in run.samples.items() if step <= run.checkpoint_step}
     run.time = _read_json(run, folder / goodput.NAME)
+    if folds:  # of a fine-tuning, each a run of its own
+        run.notes.append(f"all folds together; curves and times are of each: avemo report {folds[0]}")
     made_in = set()
     for path in _find(folder, PROBE_ROWS):
         if _add_rows(run, path):

@@ -15,6 +15,8 @@ PROBE_ROW = dict.fromkeys(
     ("feature", "weights", "loudness", "uar", "ci95", "classes", "confusion", "folds"), 0
 )
 
+OUTCOME_ROW = dict.fromkeys(("selection", "modalities", "target", "label", "fold", "n", "ci95", "outputs"), 0)
+
 
 @pytest.fixture
 def folder(tmp_path):
@@ -50,6 +52,20 @@ def test_the_folder_of_a_step_is_its_run_with_the_weights_and_pictures_of_that_s
     (steps[4] / "manifest.json").unlink()
     with pytest.raises(UserError, match="this checkpoint is not finished; give another step's folder"):
         gather_run(steps[4])
+
+
+def test_a_fine_tuning_of_all_folds_has_their_scores_together_and_says_where_the_rest_is(tmp_path):
+    for fold in ("1", "2"):
+        (tmp_path / f"fold_{fold}").mkdir()
+        (tmp_path / f"fold_{fold}" / "config.json").write_text("{}")
+    with pytest.raises(UserError, match="no run in it"):  # it has not ended
+        gather_run(tmp_path)
+    for place in (tmp_path, tmp_path / "fold_1"):
+        (place / "rows.json").write_text(json.dumps([OUTCOME_ROW]))
+    run = gather_run(tmp_path)
+    assert [one.name for one in run.outcomes] == ["."]
+    (note,) = run.notes
+    assert note.endswith(f"avemo report {tmp_path / 'fold_1'}")
 
 
 def test_a_line_that_is_being_written_is_passed_over(folder):
