@@ -1,4 +1,4 @@
-"""Units dealt into folds of about equal size: who is tested on when nobody has said so."""
+"""Units dealt into folds: who is tested on when nobody has said so."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import numpy as np
 
 
 def deal(units: np.ndarray, folds: int, seed: int = 0) -> np.ndarray:
-    """Deal the rows [N] of named units into at most `folds` folds of about equal size; a unit stays whole.
+    """Deal the rows [N] of named units into at most `folds` folds, none empty; a unit stays whole.
 
-    The largest unit goes first, each to the smallest fold so far; ties go by name, so it is repeatable. With another
-    seed than 0 they go in an order that it draws.
+    Each goes to the smallest fold so far, the largest unit first, ties by name, so it is repeatable and folds are about
+    as large as each other. With another seed than 0 units go in an order that it draws: folds then differ by at most
+    the largest unit.
     """
     names, row_unit, sizes = np.unique(units, return_inverse=True, return_counts=True)
     filled = np.zeros(min(folds, len(names)), np.int64)

@@ -25,7 +25,7 @@ mean of all layers; attentive, a learned query over all tokens; numbers have rid
 _MISSING = """audio, video or both, comma-separated: more rows of what sees both, trained and tested on clips with that
 modality: no sound, or black frames, as in fine-tuning"""
 _SPLIT_SEEDS = (
-    """deal those groups N times, by seeds 0 to N - 1 (repeated k-fold): scores are the means over them"""
+    """deal those groups N times, by seeds from 0 on (repeated k-fold): scores are the means over them"""
 )
 _SCORES = """further metrics, comma-separated: kappa, or Python files with score(predicted, truth)"""
 _MAP = """common names of the labels of both corpora: angry=ANG,sad=SAD, or a file with such a pair on each line"""

@@ -24,6 +24,7 @@ from avemo_jax.models.positions import resized, sizes_of
 from input_pipeline.progress import Progress
 
 VIEWS = ("cached", "augmented")
+_TRIED = 100  # seeds for each dealing that is asked for, as some deal alike, or cannot be used
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class ProbeOptions:
     classes: all of the label's when empty. random_seeds: how many randomly initialised networks stand beside the
     checkpoint. views: `cached` trains on the centre view, `augmented` on `views_per_clip` random ones. cache: folder
     of features, none when empty. token_memory: GiB. legacy: rows whose setting is chosen on the test clips too.
-    split_seeds: how often the folds are dealt, by as many seeds, all fitted side by side (of `protocols.DEALT`).
+    split_seeds: how often the folds are dealt, each time differently, all fitted side by side (of `protocols.DEALT`).
     scores: further ones, names or Python files (`scores.select`). sizes, positions: of clips of another size than in
     training, see `models.positions`. other: the corpus to test on, all of it, where it is not the one to train on.
     """
@@ -177,7 +178,8 @@ def divided(data: str, options: ProbeOptions) -> tuple[LabelledClips, Counter, S
         folds=options.folds,
         inner_folds=options.inner_folds,
         need_classes=not clips.numbers,
-        seeds=range(options.split_seeds),
+        seeds=range(_TRIED * options.split_seeds),
+        dealings=options.split_seeds,
     )
     splits = split_up(clips)
     if splits.left_out:

@@ -103,44 +103,59 @@ def make_splits(
     inner_folds: int = 5,
     need_classes: bool = True,
     seeds: Sequence[int] = (0,),
+    dealings: int = 1,
 ) -> Splits:
     """Split `clips` by the protocol's name (see `PROTOCOLS`).
 
     `folds` is the number of groups of `speaker_folds`; `inner_folds` the most folds inside a training part;
-    `need_classes` whether `label` is what is to be learnt, so that each tested class must be trained on; `seeds`, of
-    protocols that deal clips (`DEALT`), those that folds are dealt by, all anew for each: splits of another seed than
-    0 are called SEED:FOLD.
-    Raises UserError when the data cannot be split that way, or several seeds would split it alike.
+    `need_classes` whether `label` is what is to be learnt, so that each tested class must be trained on. Protocols that
+    deal clips (`DEALT`) deal them `dealings` times, each time anew, by the first of `seeds` that deal them differently
+    and such that they can be split: splits of another seed than 0 are called SEED:FOLD.
+    Raises UserError when the data cannot be split that way by the first seed, or not so often by all of them.
     """
     if protocol not in PROTOCOLS:
         raise UserError(f"unknown protocol {protocol!r}; choose one of {', '.join(PROTOCOLS)}")
     splits: list[Split] = []
-    groups = []
+    groups: dict[int, list[str]] = {}
+    ways = set()
     for seed in seeds:
         group, tested = PROTOCOLS[protocol](clips, folds, seed)
-        groups.append(group)
         used = group != ""  # the same clips by any seed
+        names = tested or _natural(np.unique(group[used]).tolist())
+        parts = [(np.flatnonzero(used & (group != name)), np.flatnonzero(group == name)) for name in names]
+        way = frozenset(test.tobytes() for _, test in parts)
+        if way in ways:
+            continue
+        ways.add(way)
+        called = [f"{seed}:{name}" if seed else name for name in names]
+        try:
+            for name, (train, test) in zip(called, parts, strict=True):
+                if need_classes:
+                    _check_classes(protocol, name, clips, train, test)
+        except UserError:
+            if groups:
+                continue
+            raise
         pairs = set(zip(clips.speaker[used], group[used], strict=True))
         disjoint = "" not in clips.speaker[used] and len(pairs) == len(np.unique(clips.speaker[used]))
-        for name in tested or _natural(np.unique(group[used]).tolist()):
-            train, test = np.flatnonzero(used & (group != name)), np.flatnonzero(group == name)
-            called = f"{seed}:{name}" if seed else name
-            if need_classes:
-                _check_classes(protocol, called, clips, train, test)
+        for name, (train, test) in zip(called, parts, strict=True):
             inner, unit = _inner_folds(clips, train, group, disjoint, inner_folds)
-            splits.append(Split(called, train, test, inner, unit, seed))
-    ids = clips.clip_id[used]
-    hashes = {seed: split_hash(ids, group[used]) for seed, group in zip(seeds, groups, strict=True)}
-    if len(hashes) == 1:
-        return Splits(protocol, tuple(splits), int((~used).sum()), disjoint, hashes[seeds[0]])
-    dealt = {frozenset(split.test.tobytes() for split in splits if split.seed == seed) for seed in seeds}
-    if len(dealt) == 1:
+            splits.append(Split(name, train, test, inner, unit, seed))
+        groups[seed] = group[used].tolist()
+        if len(groups) == dealings:
+            break
+    if len(groups) < dealings:
         raise UserError(
-            f"protocol {protocol}: all {len(seeds)} seeds deal the same {len(splits) // len(seeds)} folds; "
-            "take fewer --folds, or no --split_seeds"
+            f"protocol {protocol}: seeds {seeds[0]} to {seeds[-1]} give only {len(groups)} different dealing"
+            f"{'s' * (len(groups) > 1)} that can be used; ask for --split_seeds {len(groups)}, or take other --folds"
         )
-    lines = zip(*(group[used].tolist() for group in groups), strict=True)
-    of_all = split_hash(ids, ["\t".join(line) for line in lines])
+    ids = clips.clip_id[used]
+    hashes = {seed: split_hash(ids, group) for seed, group in groups.items()}
+    if dealings == 1:
+        (of_all,), hashes = hashes.values(), {}
+    else:
+        lines = zip(*groups.values(), strict=True)
+        of_all = split_hash(ids, ["\t".join(line) for line in lines])
     return Splits(protocol, tuple(splits), int((~used).sum()), disjoint, of_all, hashes)
 
 

@@ -111,7 +111,8 @@ def test_folds_dealt_by_several_seeds_are_fitted_at_once_and_score_as_a_probe_of
         clips = replace(clips, numbers=("rating",), values=values)
 
     def row(*seeds):
-        splits = protocols.make_splits(protocol, clips, folds=3, seeds=seeds, need_classes=not clips.numbers)
+        dealt = {"dealings": len(seeds), "need_classes": not clips.numbers}
+        splits = protocols.make_splits(protocol, clips, folds=3, seeds=seeds, **dealt)
         return judge(Source("cat4", "checkpoint", 0, "as_recorded"), features, clips, splits, head)[0].row
 
     together, alone = row(0, 1, 2), [row(0), row(1), row(2)]

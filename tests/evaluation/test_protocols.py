@@ -223,6 +223,23 @@ def test_speaker_folds_keep_each_speaker_in_one_fold():
     assert max(len(s.test) for s in plan.splits) == 3 * 6
 
 
+def test_seeds_that_deal_alike_or_leave_a_class_untrained_are_passed_over():
+    of_two_classes = _clips(classes=2)
+    seeds = range(300)
+    plan = protocols.make_splits("speaker_folds", of_two_classes, folds=2, seeds=seeds, dealings=3)
+    ways = {frozenset(frozenset(s.test) for s in plan.splits if s.seed == seed) for seed in plan.hashes}
+    assert len(ways) == 3 == len(set(plan.hashes.values())) and list(plan.hashes)[:1] == [0]
+    found = "give only 3 different dealings that can be used; ask for --split_seeds 3"
+    with pytest.raises(UserError, match=found):
+        protocols.make_splits("speaker_folds", of_two_classes, folds=2, seeds=seeds, dealings=4)
+    # Class b is of p0 and p1 alone, whom seed 0 deals apart: not to be put into one fold.
+    apart = _clips(label=(np.arange(24) % 2) * (np.arange(24) < 12), classes=2)
+    plan = protocols.make_splits("speaker_folds", apart, folds=2, seeds=seeds, dealings=2)
+    assert all(len(set(apart.label[split.train])) == 2 for split in plan.splits)
+    with pytest.raises(UserError, match="give only 2 different dealings"):
+        protocols.make_splits("speaker_folds", apart, folds=2, seeds=seeds, dealings=3)
+
+
 def test_the_hash_ignores_the_order_of_clips_and_notices_a_moved_clip():
     clips = _clips()
     order = np.random.default_rng(0).permutation(len(clips))
