@@ -192,8 +192,10 @@ def _leave_one_speaker_out(clips: LabelledClips, folds: int, seed: int) -> tuple
 
 def _speaker_folds(clips: LabelledClips, folds: int, seed: int) -> tuple[np.ndarray, tuple[str, ...]]:
     _need_speakers("speaker_folds", clips)
-    group = np.array([str(fold) for fold in deal(clips.speaker, folds, seed)])
-    return np.where(clips.speaker == "", "", group), ()
+    named = clips.speaker != ""
+    group = np.full(len(clips), "", f"U{len(str(folds))}")
+    group[named] = deal(clips.speaker[named], folds, seed)
+    return group, ()
 
 
 def _within_speakers(clips: LabelledClips, folds: int, seed: int) -> tuple[np.ndarray, tuple[str, ...]]:

@@ -240,6 +240,15 @@ def test_seeds_that_deal_alike_or_leave_a_class_untrained_are_passed_over():
         protocols.make_splits("speaker_folds", apart, folds=2, seeds=seeds, dealings=3)
 
 
+def test_clips_without_a_speaker_s_name_are_no_speaker_and_every_seed_deals_as_many_folds():
+    speaker = np.concatenate([np.repeat([f"p{i}" for i in range(6)], 4), np.full(100, "")])
+    clips = replace(_clips(1, len(speaker)), speaker=speaker)
+    plan = protocols.make_splits("speaker_folds", clips, folds=3, seeds=range(400), dealings=4)
+    assert [split.seed for split in plan.splits] == [seed for seed in plan.hashes for _ in range(3)]
+    assert plan.left_out == 100 and plan.speaker_disjoint
+    assert [len(split.test) for split in plan.splits[:3]] == [8, 8, 8]
+
+
 def test_the_hash_ignores_the_order_of_clips_and_notices_a_moved_clip():
     clips = _clips()
     order = np.random.default_rng(0).permutation(len(clips))
