@@ -97,16 +97,17 @@ def compare(judged: Sequence[Judged], earlier: Earlier, clips: LabelledClips) ->
             continue
         fixed = dict(zip(_PAIR, _pair(one.row), strict=True))
         here = _predicted(clips, one.tested, one.split, one.predicted)
-        compared.append(fixed | tests(here, predicted.as_ordered(here, there)))
+        ordered = predicted.as_ordered(here, there)
+        compared.append(fixed | tests(here, ordered, repeated="repeats" in one.row))
     return compared
 
 
-def tests(here: Predicted, there: Predicted) -> Row:
+def tests(here: Predicted, there: Predicted, *, repeated: bool = False) -> Row:
     """Two models of the same clips in the same order. Keys: those of `paired_scores`, and of classes those of
-    `paired_tests` too, but where folds were dealt several times: each clip is then tested as often, and what is drawn
-    and swapped has all of it."""
-    clips = len(np.unique(here.clip_id))
-    if clips < len(here.clip_id):
+    `paired_tests` too, but where folds were dealt several times (`repeated`): each clip is then tested as often, and
+    what is drawn and swapped has all of it."""
+    if repeated:
+        clips = len(np.unique(here.clip_id))
         unit = "speaker" if len(np.unique(here.speaker)) > 1 else "clip"
         drawn = here.speaker if unit == "speaker" else here.clip_id
         return paired_scores(here.summed, there.summed, drawn) | {"n": clips, "ci_unit": unit}

@@ -189,6 +189,16 @@ def test_two_runs_of_the_same_clips_are_compared_clip_by_clip(tmp_path, capsys, 
     assert same[f"{score}_difference"] == 0 and same["p_permutation"] == 1
 
 
+def test_wholes_of_the_same_name_in_several_folds_are_each_one_that_is_tested(tmp_path):
+    for name, noise in (("good", 0.3), ("poor", 0.9)):
+        write_run(tmp_path / name, "class", noise)
+        path = tmp_path / name / "predictions.csv"
+        path.write_text(path.read_text().replace("1,clip150", "2,clip149"))
+    words = ("--suite", "paired", "--checkpoint", tmp_path / "good", "--against", tmp_path / "poor")
+    (row,) = evaluate(tmp_path / "out", *words)["paired"]
+    assert row["n"] == 160 and "p_mcnemar" in row
+
+
 @pytest.mark.parametrize(
     ("run", "says"),
     [
