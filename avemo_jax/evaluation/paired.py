@@ -18,6 +18,7 @@ from scipy.stats import binomtest
 from avemo_jax import paths
 from avemo_jax.errors import UserError
 from avemo_jax.evaluation import predicted
+from avemo_jax.evaluation.heads import pooled
 from avemo_jax.evaluation.intervals import quantiles, units
 from avemo_jax.evaluation.judging import Judged
 from avemo_jax.evaluation.predicted import Predicted
@@ -44,7 +45,7 @@ class Earlier:
 
     def check(self, label: str, clips: LabelledClips, splits: Splits, rows: Sequence[Row]) -> None:
         """Raise a UserError when it is of another label, was split otherwise or has other classes or truths, or when
-        none of these rows, which are to be, will have a pair."""
+        none of these rows, which are to be, will have a pair, or one whose head was trained for other steps."""
         found = self.rows[0]
         if found.get("label") != label:
             raise UserError(
@@ -58,6 +59,14 @@ class Earlier:
         paired = [self.models[_pair(row)] for row in rows if _pair(row) in self.models]
         if not paired:
             raise UserError(f"--against {self.folder} has no row of the same feature, head and loudness")
+        steps = {_pair(row): _steps(row) for row in self.rows if row.get("weights") == "checkpoint"}
+        for row in rows:
+            told = steps.get(_pair(row), _steps(row))
+            if told != _steps(row):
+                raise UserError(
+                    f"--against {self.folder} trained the {row['head']} head for {told} steps, here it is "
+                    f"{_steps(row)}: only heads of as many can be compared, by --head_steps {told}"
+                )
         tested = np.concatenate([split.test for split in splits.splits])
         part = np.concatenate([np.full(len(split.test), split.name) for split in splits.splits])
         to_be = _predicted(clips, tested, part, np.zeros((len(tested), len(clips.target.names))))
@@ -195,6 +204,11 @@ def _predicted(clips: LabelledClips, tested: np.ndarray, part: np.ndarray, outpu
         outputs.argmax(-1),
         target.kind,
     )
+
+
+def _steps(row: Row) -> int:
+    """How long the row's head was trained: the usual steps where the row does not say so."""
+    return row.get("head_steps") or pooled.STEPS
 
 
 def _pair(row: Row) -> Pair:

@@ -154,8 +154,7 @@ def run(
         if options.test_split != "test":
             one.row.update(test_split=options.test_split)
         if options.head_steps != pooled.STEPS:
-            stepped = heads.HEADS[one.row["head"]].by_steps
-            one.row.update(head_steps=options.head_steps if stepped else None)
+            one.row.update(head_steps=_steps(one.row["head"], options))
         if options.other:
             one.row.update(trained_on=data, tested_on=options.other.data)
         if options.sizes:
@@ -216,7 +215,7 @@ def _features(options: ProbeOptions, chosen: Sequence[str], config: ConfigDict) 
 def _questions(sources: Sequence[Source], chosen: Sequence[str], options: ProbeOptions) -> list[dict]:
     """What says of the checkpoint's rows, before they are there, which question they answer."""
     return [
-        {**source._asdict(), "head": head, "views": options.views}
+        {**source._asdict(), "head": head, "views": options.views, "head_steps": _steps(head, options)}
         for source in sources
         for head in chosen
         if source.weights == "checkpoint" and _is_asked(source, head, options)
@@ -229,6 +228,11 @@ def _is_asked(source: Source, head: str, options: ProbeOptions) -> bool:
         heads.HEADS[head].takes == features.kind(source.feature)
         and features.modality(source.feature) in modalities
     )
+
+
+def _steps(head: str, options: ProbeOptions) -> int | None:
+    """How long a head is trained; None of one that is not trained step by step."""
+    return options.head_steps if heads.HEADS[head].by_steps else None
 
 
 def _order(source: Source, wanted: Sequence[str]) -> tuple:

@@ -159,6 +159,8 @@ def test_a_learnt_head_is_trained_for_as_many_steps_as_asked(place, tmp_path, ca
     assert "linear, layer_mix probe of 1 steps, cached views" in capsys.readouterr().out
     (barely,) = (row["layer_shares"] for row in rows if row["head"] == "layer_mix")
     np.testing.assert_allclose(barely, 1 / len(barely[0]), atol=0.03)  # of layers, from the plain mean on
+    line = words(place, tmp_path / "b", "tone", against=tmp_path, **flags)
+    assert main(line) == 2 and "for 1 steps, here it is 400: only" in capsys.readouterr().err
 
 
 def test_folds_that_are_dealt_several_times_have_one_row_and_are_compared_by_whole_speakers(
