@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from avemo_jax.commands import add_wording
@@ -41,7 +41,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add(
         "--models",
         default="",
-        help="only models whose words hold all of these, comma-separated: cat4,checkpoint",
+        help="only models whose words hold all of these, comma-separated: cat4,checkpoint; column=word names the "
+        "column of predictions.csv too: split_seed=0",
     )
     add(
         "--traits",
@@ -159,7 +160,7 @@ def run(args: argparse.Namespace) -> int:
                 "paired": lambda: suites.paired_rows(models, others),
             }[name]()
             for row in results[name]:
-                row["split_hash"] = split_hash_of(folder) or None
+                row["split_hash"] = split_hash_of(folder, row["model"]) or None
                 row["step"] = step_of(folder, row["model"])
     if "retrieval" in chosen:
         results["retrieval"] = _retrieval(args)
@@ -235,10 +236,15 @@ def _models(where: str, chosen: str):
     path = to_path(where)
     path = path / predicted.NAME if path.is_dir() else path
     words = [word for word in chosen.split(",") if word]
-    models = [one for one in predicted.read(path) if all(word in one.model.values() for word in words)]
+    models = [one for one in predicted.read(path) if all(_has(one.model, word) for word in words)]
     if not models:
         raise UserError(f"{path}: no model has all of --models {chosen}")
     return models, path.parent
+
+
+def _has(model: Mapping[str, str], word: str) -> bool:
+    """Whether a word of --models is one of the model's, or COLUMN=WORD says what it has there."""
+    return word in model.values() or word in [f"{column}={own}" for column, own in model.items()]
 
 
 def _others(against: str, split_hash: str):

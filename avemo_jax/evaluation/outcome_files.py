@@ -110,10 +110,13 @@ def write(
     return [*(folder / name for name in files), *([further] if further else [])]
 
 
-def split_hash_of(folder: str | os.PathLike) -> str:
+def split_hash_of(folder: str | os.PathLike, model: Mapping[str, str] | None = None) -> str:
     """Of the clips and folds that a run, or a probe, was tested on, by the rows in its folder; empty where there are
-    none."""
-    return fact_of(folder, "split_hash")
+    none. Of a `model` of its `predictions.csv` by folds that were dealt several times: of its own ones."""
+    seed = (model or {}).get(SPLIT_SEED)
+    repeats = [one for row in _rows_in(folder) for one in row.get("repeats", ())] if seed else []
+    own = (str(one["split_hash"]) for one in repeats if str(one[SPLIT_SEED]) == seed)
+    return next(own, fact_of(folder, "split_hash"))
 
 
 def fact_of(folder: str | os.PathLike, name: str) -> str:

@@ -177,6 +177,18 @@ def test_folds_that_are_dealt_several_times_have_one_row_and_are_compared_by_who
     assert "2 test parts, dealt 3 times" in printed and "± repeats" in printed
     models = predicted.read(tmp_path / "a" / predicted.NAME)
     assert [one.model["split_seed"] for one in models if one.model["feature"] == "cat4"] == ["0", "2", "5"]
+    asked = [
+        "evaluate",
+        "--suite",
+        "calibration",
+        "--predictions",
+        tmp_path / "a",
+        "--out",
+        tmp_path / "judged",
+    ]
+    assert main([*map(str, asked), "--models", "cat4,checkpoint,split_seed=2"]) == 0
+    (of_one,) = json.loads((tmp_path / "judged" / "suites.json").read_text())["calibration"]
+    assert of_one["model"]["split_seed"] == "2" and of_one["split_hash"] == row["repeats"][1]["split_hash"]
     synthetic.write_checkpoint(tmp_path / "run", ["seed=5"])
     other = probe_rows(
         place, tmp_path / "b", "tone", checkpoint=tmp_path / "run", against=tmp_path / "a", **flags
