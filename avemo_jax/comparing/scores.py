@@ -127,13 +127,16 @@ def _of_label(methods: Sequence[Method], label: str, out: Path) -> list[Row]:
 
 
 def _against(here: predicted.Predicted, there: predicted.Predicted | None) -> Row:
-    """The paired test of two models on the same test clips; None where there is no other."""
+    """The paired test of two models on the same test clips; None where there is no other.
+
+    Raises:
+      UserError: see `predicted.as_ordered`.
+    """
     keys = ("uar_difference", "uar_difference_ci95", "p_permutation")
     if there is None:
         return dict.fromkeys(keys)
-    place = {key: row for row, key in enumerate(zip(there.part, there.clip_id, strict=True))}
-    order = [place[key] for key in zip(here.part, here.clip_id, strict=True)]
-    tested = paired_tests(here.label, here.guess, there.guess[order], here.speaker, len(here.names))
+    ordered = predicted.as_ordered(here, there, "the first method's probe")
+    tested = paired_tests(here.label, here.guess, ordered.guess, here.speaker, len(here.names))
     return {key: tested[key] for key in keys}
 
 

@@ -125,15 +125,15 @@ def pairs(here: Sequence[Predicted], there: Sequence[Predicted]) -> list[tuple[P
     return [(one, as_ordered(one, other)) for one, other in same or [(here[0], there[0])]]
 
 
-def as_ordered(one: Predicted, other: Predicted) -> Predicted:
-    """The other model of the same test clips, in the order of this one.
+def as_ordered(one: Predicted, other: Predicted, called: str = "--against") -> Predicted:
+    """The other model of the same test clips, in the order of this one; `called` is how errors call it.
 
     Raises:
       UserError: see `pairs`.
     """
     if (one.kind, one.names) != (other.kind, other.names):
         raise UserError(
-            f"--against: it predicts {', '.join(other.names)} ({other.kind}), not {', '.join(one.names)} ({one.kind})"
+            f"{called}: it predicts {', '.join(other.names)} ({other.kind}), not {', '.join(one.names)} ({one.kind})"
         )
     places = [
         {key: row for row, key in enumerate(zip(each.part, each.clip_id, strict=True))}
@@ -142,13 +142,13 @@ def as_ordered(one: Predicted, other: Predicted) -> Predicted:
     if places[0].keys() != places[1].keys():
         missing, more = (len(places[0].keys() - places[1].keys()), len(places[1].keys() - places[0].keys()))
         raise UserError(
-            f"--against: it was tested on other clips or folds ({missing} of these are not there, {more} are there "
+            f"{called}: it was tested on other clips or folds ({missing} of these are not there, {more} are there "
             "alone): only the same ones can be compared"
         )
     ordered = other.at(np.array([places[1][key] for key in places[0]]))
     if not np.allclose(one.truth, ordered.truth, rtol=1e-4, atol=1e-6):
         raise UserError(
-            "--against: the same clips have other labels there: only one truth can be compared by"
+            f"{called}: the same clips have other labels there: only one truth can be compared by"
         )
     return ordered
 

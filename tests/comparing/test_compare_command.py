@@ -2,7 +2,9 @@
 
 import json
 import re
+from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from avemo_jax.cli import main
@@ -112,6 +114,20 @@ def test_scores_of_different_questions_stand_apart_and_say_so():
     for one, uar in zip(articles, loud.values(), strict=True):
         assert re.findall('<th scope="row">(.*?)</th>', one) == ["a", "b", "no network"]
         assert one.count(f'<td class="number">{100 * uar:.1f}</td>') == 3
+
+
+def test_only_the_same_clips_with_the_same_labels_are_paired():
+    ids, truth = np.array([f"c{n}" for n in range(6)]), np.arange(6) % 2
+    outputs = np.eye(2)[[0, 1, 0, 1, 1, 1]]
+    speaker, part = np.array([f"p{n // 2}" for n in range(6)]), np.full(6, "1")
+    here = predicted.Predicted({}, ("a", "b"), ids, speaker, part, truth, outputs, outputs.argmax(1))
+    assert scores._against(here, here.at(np.arange(6)[::-1]))["uar_difference"] == 0
+    for other, says in (
+        (here.at(ids != "c0"), "the first method's probe: it was tested on other clips or folds"),
+        (replace(here, truth=1 - truth), "the same clips have other labels"),
+    ):
+        with pytest.raises(UserError, match=says):
+            scores._against(here, other)
 
 
 @pytest.mark.slow
