@@ -208,6 +208,7 @@ def _add_probe(numbers: Numbers, run: Run, probe: Probe) -> None:
                 "manner": "".join(f", {words}" for words in manner(dict(asked))),
                 "step": next((row["step"] for row in of_checkpoint if row.get("step") is not None), None),
                 **{key: first.get(key) for key in kept},
+                "repeats": len(first.get("repeats", [1])),
                 "table": table,
                 "scores": list(main_scores(rows)),
                 "confusions": [

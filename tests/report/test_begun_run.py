@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -85,15 +86,18 @@ def test_a_place_that_cannot_be_written_to_is_named_before_any_work(run, tmp_pat
     assert "cannot be written" in capsys.readouterr().err
 
 
-def test_a_probe_of_a_number_is_shown_with_its_own_scores(run):
+def write_probe(run, of_numbers, protocol, **dealt):
+    """Rows of a probe of a value that the features nearly tell, or of the side of its median, in the run's folder."""
     rng = np.random.default_rng(0)
     number, empty = np.arange(24), np.full(24, "")
     values = rng.uniform(1, 5, (24, 1)).astype(np.float32)
     speaker = np.array([f"p{i // 6}" for i in number])
     ids, above = np.array([f"c{i:02d}" for i in number]), (values[:, 0] > np.median(values)).astype(int)
-    clips = LabelledClips(number, ids, speaker, empty, empty, above, ("low", "high"), ("valence",), values)
-    splits = make_splits("leave_one_speaker_out", clips, need_classes=False)
-    features = np.hstack([values, rng.normal(size=(24, 3))]).astype(np.float32)
+    clips = LabelledClips(number, ids, speaker, empty, empty, above, ("low", "high"))
+    if of_numbers:
+        clips = replace(clips, numbers=("valence",), values=values)
+    splits = make_splits(protocol, clips, need_classes=not of_numbers, **dealt)
+    features = np.hstack([values + rng.normal(size=(24, 1)), rng.normal(size=(24, 3))]).astype(np.float32)
     rows = []
     for weights, seed in (("checkpoint", 0), ("random", 0), ("random", 1), ("none", 0)):
         source = Source("pixels" if weights == "none" else "cat4", weights, seed, "as_recorded")
@@ -101,6 +105,11 @@ def test_a_probe_of_a_number_is_shown_with_its_own_scores(run):
         rows.append(one.row | {"label": "valence", "views": "cached", "step": 7})
     (run / "probe").mkdir()
     (run / "probe" / "rows.json").write_text(json.dumps(rows, allow_nan=False))
+    return rows
+
+
+def test_a_probe_of_a_number_is_shown_with_its_own_scores(run):
+    rows = write_probe(run, True, "leave_one_speaker_out")
     assert main(["report", str(run), "--json", str(run / "numbers.json")]) == 0
     (probe,) = json.loads((run / "numbers.json").read_text())["probes"]
     assert probe["scores"] == ["ccc", "pcc", "mae", "rmse"] and not probe["confusions"]
@@ -110,3 +119,14 @@ def test_a_probe_of_a_number_is_shown_with_its_own_scores(run):
     assert f"CCC in per cent, chance 0.0: cat4 {ccc} [" in page["probes"]
     assert f'<td class="number">{rows[0]["mae"]:.4g}</td>' in page["probes"]
     assert f"CCC of valence, per cent</dt><dd>{ccc} <span" in page["glance"]
+
+
+def test_a_probe_whose_folds_were_dealt_several_times_says_so(run):
+    rows = write_probe(run, False, "speaker_folds", folds=2, seeds=range(20), dealings=3)
+    assert main(["report", str(run), "--json", str(run / "numbers.json")]) == 0
+    (probe,) = json.loads((run / "numbers.json").read_text())["probes"]
+    assert probe["repeats"] == 3 and np.sum(probe["confusions"][0]["confusion"]) == 3 * 24
+    page = sections((run / "report.html").read_text())["probes"]
+    assert "24 clips tested" in page and "dealt 3 times, confusions summed over them" in page
+    assert "± repeats</th>" in page and rows[0]["repeat_uar_std"] > 0.01
+    assert f'<td class="number">{100 * rows[0]["repeat_uar_std"]:.1f}</td>' in page

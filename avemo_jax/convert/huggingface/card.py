@@ -287,6 +287,11 @@ def _probe(rows: ProbeRows) -> str:
         "none": "`-` are plain statistics of pixels and log-mel",
     }
     beside = [text for weights, text in baselines.items() if any(row["weights"] == weights for row in rows)]
+    repeats = len(first.get("repeats", [1]))
+    dealt = ""
+    if repeats > 1:
+        dealt = f" The folds were dealt {repeats} times: scores and intervals are means over them, `± repeats` is the "
+        dealt += "deviation of the first score."
     head, facts, which = "regression", "a number. CCC and PCC in per cent", ""
     if "classes" in first:
         facts = f"{len(first['classes'])} classes, chance {100 * first['chance']:.1f} %. Per cent"
@@ -295,7 +300,7 @@ def _probe(rows: ProbeRows) -> str:
 
 A linear {head} on frozen features, tested on {others} it was not fitted on (protocol {first["split"]}): \
 {first["n"]:,} clips, {speakers}, {facts}; \
-brackets hold the 95 % interval {which}from resampling {first["ci_unit"]}s. {"; ".join(beside)}.
+brackets hold the 95 % interval {which}from resampling {first["ci_unit"]}s. {"; ".join(beside)}.{dealt}
 
 ```
 {report.table(rows)}

@@ -80,6 +80,15 @@ def test_it_shows_probes_of_this_step_beside_their_baselines_with_intervals(plac
     assert "random" in part and "log_mel" in part
 
 
+def test_it_says_that_the_folds_of_a_probe_were_dealt_several_times(place):
+    rows = json.loads((place / "run" / "probe_tone" / "rows.json").read_text())
+    rows = [row | {"repeats": [{}] * 3, "repeat_uar_std": 0.02} for row in rows]
+    known = Facts(3, versions={}, probes=[rows])
+    card = write_card(load_config("hicmae:demo"), known, Stored(ClipOptions(), True), 10, "unknown", None)
+    part = card.split("## Linear probe: `tone`")[1].split("\n## ")[0]
+    assert "The folds were dealt 3 times: scores and intervals are means" in part and "± repeats" in part
+
+
 def test_probes_of_another_step_are_left_out(place, tmp_path):
     shutil.copytree(place / "run", tmp_path / "run")
     path = tmp_path / "run" / "probe_tone" / "rows.json"
