@@ -55,6 +55,8 @@ def test_the_folder_of_a_step_is_its_run_with_the_weights_and_pictures_of_that_s
 
 
 def test_a_fine_tuning_of_all_folds_has_their_scores_together_and_says_where_the_rest_is(tmp_path):
+    tmp_path = tmp_path / "all folds"
+    tmp_path.mkdir()
     for fold in ("1", "2"):
         (tmp_path / f"fold_{fold}").mkdir()
         (tmp_path / f"fold_{fold}" / "config.json").write_text("{}")
@@ -65,7 +67,8 @@ def test_a_fine_tuning_of_all_folds_has_their_scores_together_and_says_where_the
     run = gather_run(tmp_path)
     assert [one.name for one in run.outcomes] == ["."]
     (note,) = run.notes
-    assert note.endswith(f"avemo report {tmp_path / 'fold_1'}")
+    assert note.endswith(f"avemo report '{tmp_path / 'fold_1'}'")
+    assert run.folds == [tmp_path / "fold_1", tmp_path / "fold_2"]
 
 
 def test_a_line_that_is_being_written_is_passed_over(folder):
