@@ -167,6 +167,12 @@ def folder_of(path: str | os.PathLike) -> Path:
     return files.run_folder(path) if (path / files.ARRAYS).is_dir() else path
 
 
+def page_of(path: str | os.PathLike) -> Path:
+    """Where the page of a run lies, or that of the folder of one of its steps, unless told otherwise."""
+    weights, folder = paths.to_path(path), folder_of(path)
+    return folder / ("report.html" if weights == folder else f"report_{paths.absolute(weights).name}.html")
+
+
 def _are_rows(rows: Any, keys: set[str]) -> bool:
     return (
         isinstance(rows, list) and bool(rows) and all(isinstance(r, dict) and r.keys() >= keys for r in rows)
