@@ -16,7 +16,7 @@ import importlib
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -64,7 +64,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     call, note_in = Call(argv), None
     code = 1  # of an error that nobody foresaw, which Python reports
     hook = sys.unraisablehook
-    sys.unraisablehook = functools.partial(_interrupt_again, hook)
+    again: list[threading.Timer] = []
+    sys.unraisablehook = functools.partial(_interrupt_again, hook, again)
     try:
         command, args = _read(verb, [word for word in rest if word != "--debug"])
         if hasattr(command, "results_folder"):
@@ -76,22 +77,42 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"avemo: error: {error}", file=sys.stderr)
         code = getattr(error, "exit_code", _REFUSED)
     except KeyboardInterrupt:
-        print("avemo: interrupted", file=sys.stderr)
-        code = 130
+        code = _interrupted()
     finally:
         sys.unraisablehook = hook
+        if _still_to_come(again) and code == 0:
+            code = _interrupted()
         if note_in and code != _REFUSED:  # that made nothing, perhaps in a folder of somebody else's
             call.note(note_in, code)
     return code
 
 
-def _interrupt_again(otherwise: Callable[[Any], None], ignored: Any) -> None:
+def _interrupted() -> int:
+    """Says so; returns the exit code."""
+    print("avemo: interrupted", file=sys.stderr)
+    return 130
+
+
+def _interrupt_again(otherwise: Callable[[Any], None], again: list[threading.Timer], ignored: Any) -> None:
     """For `sys.unraisablehook`: a Ctrl-C that came while garbage was collected, where Python ignores it, comes again a
-    moment later."""
+    moment later; what brings it is added to `again`."""
     if issubclass(ignored.exc_type, KeyboardInterrupt):
-        threading.Timer(0.05, _thread.interrupt_main).start()
+        again.append(threading.Timer(0.05, _thread.interrupt_main))
+        again[-1].start()
     else:
         otherwise(ignored)
+
+
+def _still_to_come(again: Iterable[threading.Timer]) -> bool:
+    """Whether a Ctrl-C of `_interrupt_again` had not come yet; it does not any more."""
+    pending = any(not timer.finished.is_set() for timer in again)
+    try:
+        for timer in again:
+            timer.cancel()
+            timer.join()  # of one that began in between
+    except KeyboardInterrupt:
+        return True
+    return pending
 
 
 def _read(verb: str, words: list[str]) -> tuple[ModuleType, argparse.Namespace]:

@@ -129,10 +129,17 @@ def interrupted_while_garbage_is_collected(args):
 
     gc.callbacks.append(callback)
     gc.collect()
+    return 0
+
+
+def interrupted_with_work_to_do(args):
+    interrupted_while_garbage_is_collected(args)
     time.sleep(10)
 
 
-@pytest.mark.parametrize("run", [interrupted, interrupted_while_garbage_is_collected])
+@pytest.mark.parametrize(
+    "run", [interrupted, interrupted_while_garbage_is_collected, interrupted_with_work_to_do]
+)
 def test_ctrl_c_is_said_and_exits_with_130(capsys, monkeypatch, run):
     monkeypatch.setattr(module_of("doctor"), "run", run)
     assert main(["doctor"]) == 130

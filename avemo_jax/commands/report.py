@@ -17,7 +17,12 @@ EXAMPLE = "avemo report runs/first --label emotion"
 def add_flags(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("runs", nargs="+", metavar="RUN", help="a run's folder (--workdir of `avemo train`), or one step's")
-    add("--out", type=to_path, metavar="FILE", help="the page (RUN/report.html; needed for several runs)")
+    add(
+        "--out",
+        type=to_path,
+        metavar="FILE",
+        help="the page (RUN/report.html, of a step RUN/report_STEP.html; needed for several runs)",
+    )
     add("--data", default="", metavar="DIR", help="prepared folder to map (default: the run's own)")
     add("--label", default="", metavar="KEY", help="label to colour maps by first")
     add("--clips", type=int, default=400, help="most clips on a map (400; 0: no map)")
@@ -28,7 +33,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from avemo_jax import report
     from avemo_jax.errors import UserError
-    from avemo_jax.evaluation.runs import folder_of
+    from avemo_jax.evaluation.runs import page_of
     from avemo_jax.files import check_place, write_file
 
     report.check_packages()
@@ -36,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
         raise UserError("--out is needed for several runs: the page is in none of their folders")
     if args.clips < 0:
         raise UserError(f"--clips is {args.clips}, it must be at least 0")
-    out = args.out or folder_of(args.runs[0]) / "report.html"
+    out = args.out or page_of(args.runs[0])
     for folder in args.runs:
         if not to_path(folder).is_dir():
             raise UserError(f"{folder}: no such folder; give the --workdir of an `avemo train`")

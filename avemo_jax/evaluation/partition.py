@@ -96,7 +96,7 @@ def make_partition(data: ConfigDict) -> Partition | None:
         development=split.train[held_out],
         test=split.test,
         protocol=data.protocol,
-        fold=data.get("test_split", "test") if data.protocol == "split" else fold,
+        fold=_called(data, fold),
         unit=split.inner_unit if data.development else "",
         speaker_disjoint=splits.speaker_disjoint,
         split_hash=splits.split_hash,
@@ -125,10 +125,16 @@ def _held_out(split: Split, clips: LabelledClips, target: Target, where: str) ->
 
 
 def fold_names(data: ConfigDict) -> list[str]:
-    """The parts that a config's protocol can test on, in order; raises as `make_partition`."""
+    """The parts that a config's protocol can test on, in order, as `Partition.fold` calls them; raises as
+    `make_partition`."""
     if not data.protocol:
         raise UserError("data.fold=all needs a data.protocol, which says what the folds are")
-    return [split.name for split in _read(data)[3].splits]
+    return [_called(data, split.name) for split in _read(data)[3].splits]
+
+
+def _called(data: ConfigDict, fold: str) -> str:
+    """A fold's name in rows and folders: the only one of `split` has that of the clips that it tests."""
+    return data.get("test_split", "test") if data.protocol == "split" else fold
 
 
 def _read(data: ConfigDict) -> tuple[Target, LabelledClips, np.ndarray, Splits, Counter]:

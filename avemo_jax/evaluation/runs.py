@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -99,6 +100,7 @@ class Run:
     suites: list[Suites]
     time: dict[str, Any] | None  # see training/goodput.py
     calls: list[Row]  # that made it, its data and its probes, oldest first; see provenance.py
+    folds: list[Path] = field(default_factory=list)  # of a fine-tuning of all folds, each a run of its own
     notes: list[str] = field(default_factory=list)  # to be careful about: files that could not be read, say
 
     @property
@@ -139,8 +141,10 @@ def gather_run(folder: str | os.PathLike) -> Run:
         run.name = f"{name} at step {run.checkpoint_step}"
         run.samples = {step: found for step, found in run.samples.items() if step <= run.checkpoint_step}
     run.time = _read_json(run, folder / goodput.NAME)
-    if folds:  # of a fine-tuning, each a run of its own
-        run.notes.append(f"all folds together; curves and times are of each: avemo report {folds[0]}")
+    if folds:
+        run.folds = folds
+        one = shlex.quote(str(folds[0]))
+        run.notes.append(f"all folds together; curves and times are of each: avemo report {one}")
     made_in = set()
     for path in _find(folder, PROBE_ROWS):
         if _add_rows(run, path):
@@ -161,6 +165,12 @@ def folder_of(path: str | os.PathLike) -> Path:
     """The run's folder: itself, or that of which this is the folder of one step."""
     path = paths.to_path(path)
     return files.run_folder(path) if (path / files.ARRAYS).is_dir() else path
+
+
+def page_of(path: str | os.PathLike) -> Path:
+    """Where the page of a run lies, or that of the folder of one of its steps, unless told otherwise."""
+    weights, folder = paths.to_path(path), folder_of(path)
+    return folder / ("report.html" if weights == folder else f"report_{paths.absolute(weights).name}.html")
 
 
 def _are_rows(rows: Any, keys: set[str]) -> bool:

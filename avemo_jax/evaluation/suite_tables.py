@@ -233,7 +233,7 @@ def _rollout(rows: Sequence[Row]) -> str:
 def _zero_shot(rows: Sequence[Row]) -> str:
     first, scores = rows[0], {"UAR": "uar", "WAR": "war", "mAP": "average_precision"}
     return (
-        f"{_of_spaces('zero-shot', rows, scores)}\n{first['n']} clips, label {first['label']}, "
+        f"{_of_spaces('zero-shot', rows, scores)}\n{_of_first(rows)}{first['n']} clips, label {first['label']}, "
         f"{len(first['classes'])} classes, chance {_cent(first['chance'])}; mAP: mean average precision of clips, "
         f"ranked by each class's prompt; {_MAPS}"
     )
@@ -246,15 +246,17 @@ def _text_retrieval(rows: Sequence[Row]) -> str:
         chance = ", ".join(_cent(first["chance"][name]) for name in scores.values())
         title = way.replace("_to_", " → ")
         parts.append(
-            f"{_of_spaces(title, rows, scores, f'{way}_median_rank')}\nby chance {', '.join(scores)} are {chance}"
+            f"{_of_spaces(title, rows, scores, f'{way}_median_rank')}\n{_of_first(rows)}by chance "
+            f"{', '.join(scores)} are {chance}"
         )
-    return "\n\n".join(parts) + f"\n{first['n']} clips with {first['texts']} different texts; {_MAPS}"
+    said = f"{first['n']} clips with {first['texts']} different texts; {_MAPS}"
+    return "\n\n".join(parts) + f"\n{_of_first(rows)}{said}"
 
 
 def _statements(rows: Sequence[Row]) -> str:
-    first = rows[0]
+    first, scores = rows[0], {"accuracy": "accuracy", "AUC": "auc"}
     return (
-        f"{_of_spaces('statements', rows, {'accuracy': 'accuracy', 'AUC': 'auc'})}\n{first['n']} statements about "
+        f"{_of_spaces('statements', rows, scores)}\n{_of_first(rows)}{first['n']} statements about "
         f"{first['clips']} clips, {_cent(first['true_share'])} % true; {_MAPS}"
     )
 
@@ -262,16 +264,23 @@ def _statements(rows: Sequence[Row]) -> str:
 _MAPS = "heads: learnt by alignment; fitted: a linear map of features, fitted on other speakers' descriptions"
 
 
+def _of_first(rows: Sequence[Row]) -> str:
+    """Before what is said of the first row alone; empty where all rows are of the same clips."""
+    return "first row: " if len({row["split_hash"] for row in rows}) > 1 else ""
+
+
 def _of_spaces(title: str, rows: Sequence[Row], scores: dict[str, str], rank: str = "") -> str:
-    """A line a space; differences from the other run's map where there is one."""
+    """A line a space; differences from the other run's map where there is one, and the number of clips or statements
+    where spaces differ in it."""
     compared = any("difference" in row for row in rows)
-    heading = [title, "map", "by", *(word for name in scores for word in (name, ""))]
+    counted = ["n"] * bool(_of_first(rows))
+    heading = [title, "map", "by", *counted, *(word for name in scores for word in (name, ""))]
     heading += ["median rank"] * bool(rank)
     heading += [word for name in scores for word in (f"{name} against", "")] if compared else []
     lines = [tuple(heading)]
     for row in rows:
         weights = f"random {row['seed']}" if row["weights"] == "random" else row["weights"]
-        line = [weights, row["map"], row["by"]]
+        line = [weights, row["map"], row["by"], *(str(row[name]) for name in counted)]
         for key in scores.values():
             line += [_cent(row[key]), _bounds(row[f"{key}_ci95"])]
         line += [f"{row[rank]:.0f}"] if rank else []

@@ -37,7 +37,8 @@ class Space(NamedTuple):
     """Clips as unit vectors [N, D] and how texts come to them.
 
     weights, seed: of the network, as `extraction.Source` has them. map: `heads` or `fitted`. by: which view of a clip,
-    of `models.aligned.views`, or `both`, the mean of picture and sound; `all` features of a fitted map.
+    of `models.aligned.views`, or `both`, the mean of picture and sound; `all` features of a fitted map. there: bool
+    [N], which clips have the streams that this needs; the others' vectors say nothing.
     """
 
     weights: str
@@ -45,6 +46,7 @@ class Space(NamedTuple):
     map: str
     by: str
     clips: np.ndarray
+    there: np.ndarray
     centre: np.ndarray  # taken from a text's vector first [E]
     kernel: np.ndarray | None  # of the text's head [E, D]; None leaves it as it is
     bias: np.ndarray | float = 0.0  # [D]
@@ -78,14 +80,15 @@ def spaces(
     batch_size: int = 32,
     workers: int = 0,
 ) -> tuple[Judged, list[Space]]:
-    """The clips of a folder (of one split) in every space of a run, and of networks with random weights.
+    """The clips of a folder (of one split) in every space of a run, and of networks with random weights; spaces of
+    streams that no clip has are left out.
 
     Args:
       table: descriptions of some of the clips, which maps are fitted to; without one there are only heads.
       seeds: so many random networks, each with a fitted map.
 
     Raises:
-      UserError: neither heads nor texts; fewer than two speakers' texts to fit a map to.
+      UserError: neither heads nor texts; no clip for any space; fewer than two speakers' texts to fit a map to.
     """
     config = model.config
     if config.task != "align_text" and table is None:
@@ -108,6 +111,12 @@ def spaces(
         np.array([known[place][0] for place in places]),
         [known[place][1] for place in places],
     )
+    there = {
+        "video": np.array(records.frame_counts)[places] > 0,
+        "audio": np.array(records.sample_counts)[places] > 0,
+    }
+    there["joint"] = there["both"] = there["video"] & there["audio"]
+    wanted = {name: feature for name, feature in wanted.items() if there[name].any()}
     found: list[Space] = []
     for network in networks:
         features = {
@@ -115,14 +124,21 @@ def spaces(
             for name, feature in wanted.items()
         }
         if network.weights == model.weights and config.task == "align_text":
-            found += _by_heads(network, features, config)
-        if table is not None:
-            found.append(_by_map(network, np.concatenate(list(features.values()), axis=1), judged, table))
+            found += _by_heads(network, features, config, there)
+        if table is not None and wanted:
+            together = np.concatenate(list(features.values()), axis=1)
+            whole = np.all([there[name] for name in features], axis=0)
+            found.append(_by_map(network, together, judged, table, whole))
+    if not found:
+        raise UserError(f"{data}: no clip has the picture or sound by which this run is compared with texts")
     return judged, found
 
 
 def _by_heads(
-    network: extraction.Network, features: dict[str, np.ndarray], config: ConfigDict
+    network: extraction.Network,
+    features: dict[str, np.ndarray],
+    config: ConfigDict,
+    there: dict[str, np.ndarray],
 ) -> list[Space]:
     """A space for each view that was compared with texts, and for picture and sound together."""
     heads = {
@@ -130,28 +146,29 @@ def _by_heads(
     }
     compared = {name for pair in config.contrast.pairs if TEXT in pair.split("-") for name in pair.split("-")}
     vectors = {
-        name: _unit(features[name] @ heads[name][0] + heads[name][1])
-        for name in views(config.model)
-        if name in compared
+        name: _unit(features[name] @ heads[name][0] + heads[name][1]) for name in features if name in compared
     }
-    if {"video", "audio"} <= set(vectors):
+    if {"video", "audio"} <= set(vectors) and there["both"].any():
         vectors["both"] = _unit(vectors["video"] + vectors["audio"])
     kernel, bias = heads[TEXT]
     nothing = np.zeros(len(kernel), np.float32)
     return [
-        Space(network.weights, network.seed, HEADS, name, clips, nothing, kernel, bias)
+        Space(network.weights, network.seed, HEADS, name, clips, there[name], nothing, kernel, bias)
         for name, clips in vectors.items()
     ]
 
 
-def _by_map(network: extraction.Network, features: np.ndarray, judged: Judged, table: TextTable) -> Space:
+def _by_map(
+    network: extraction.Network, features: np.ndarray, judged: Judged, table: TextTable, there: np.ndarray
+) -> Space:
     rows = table.rows_of(judged.clip_id)
-    described = np.flatnonzero(rows >= 0)
+    described = np.flatnonzero((rows >= 0) & there)
     speakers, part = np.unique(judged.speaker, return_inverse=True)
     part = part % _PARTS if len(speakers) > 1 else np.arange(len(rows)) % _PARTS
     if len(described) < 4 or len(set(part[described].tolist())) < 2:
         raise UserError(
-            f"--texts describes {len(described)} of the clips: a map takes some of at least two speakers to be fitted"
+            f"--texts describes {len(described)} of the clips that have what the network looks at: a map takes some of "
+            "at least two speakers to be fitted"
         )
     centre = table.embedding[rows[described]].mean(0)
     wanted = _unit(table.embedding[np.maximum(rows, 0)] - centre)
@@ -160,7 +177,7 @@ def _by_map(network: extraction.Network, features: np.ndarray, judged: Judged, t
         own = part == number
         others = described[part[described] != number]
         predicted[own] = _ridge(features[others], wanted[others], features[own])
-    return Space(network.weights, network.seed, FITTED, "all", _unit(predicted), centre, None)
+    return Space(network.weights, network.seed, FITTED, "all", _unit(predicted), there, centre, None)
 
 
 def _ridge(known: np.ndarray, wanted: np.ndarray, asked: np.ndarray) -> np.ndarray:

@@ -6,7 +6,9 @@
 
 A row is a space of `text_space`: the checkpoint's heads by each view, and maps fitted to descriptions of the
 checkpoint, of random networks and of another run (`against`), from whose map all rows of the checkpoint tell their
-difference. Every score has a 95 % interval from resampling speakers; `split_hash` is that of the list of judged clips.
+difference. A row judges the clips that have the streams which its space needs; a difference is of the clips that both
+spaces have, and says how many (`n`) where these are fewer. Every score has a 95 % interval from resampling speakers;
+`split_hash` is that of the list of judged clips.
 """
 
 from __future__ import annotations
@@ -34,6 +36,8 @@ from input_pipeline.texts import Described, TextTable, read_table, read_texts
 Row = dict[str, Any]
 Embed = Callable[[Sequence[str]], np.ndarray]  # texts → their tower's vectors [M, E]
 Measure = Callable[[np.ndarray], Mapping[str, float]]  # scores of some of the rows, some of them twice
+# The clips of its rows by their numbers, some of them more than once, scores of these rows, and further keys
+Measured = tuple[np.ndarray, Measure, Row]
 SUITES = ("zero_shot", "text_retrieval", "statements")
 AGAINST = "against"
 _BLOCK = 1024  # texts that are compared at a time
@@ -167,14 +171,15 @@ def zero_shot_rows(
     classes = list(prompts)
     number = {name: index for index, name in enumerate(classes)}
     own = np.array([number.get(str(labels.get(label, "")), -1) for labels in judged.labels])
-    kept = np.flatnonzero(own >= 0)
-    if not len(kept):
-        raise UserError(f"suite zero_shot: no clip's label '{label}' is one of {', '.join(classes)}")
-    truth, count = own[kept], len(classes)
-    present = truth[:, None] == np.arange(count)
+    count = len(classes)
     vectors = np.stack([mean_vector(embed(list(prompts[name]))) for name in classes])
 
-    def measured(space: Space) -> tuple[Measure, Row]:
+    def measured(space: Space, there: np.ndarray) -> Measured | None:
+        kept = np.flatnonzero((own >= 0) & there)
+        if not len(kept):
+            return None
+        truth = own[kept]
+        present = truth[:, None] == np.arange(count)
         similarity = space.similarity(vectors)[kept]
         guess = similarity.argmax(1)
 
@@ -187,14 +192,15 @@ def zero_shot_rows(
                 "average_precision": float(ranked),
             }
 
-        there = {name: index for name, index in number.items() if present[:, index].any()}
-        recalls = {name: float(np.mean(guess[truth == index] == index)) for name, index in there.items()}
+        known = {name: index for name, index in number.items() if present[:, index].any()}
+        recalls = {name: float(np.mean(guess[truth == index] == index)) for name, index in known.items()}
         each = metrics.average_precision(similarity, present)
-        precisions = {name: float(each[index]) for name, index in there.items()}
+        precisions = {name: float(each[index]) for name, index in known.items()}
         facts = {"label": label, "classes": classes, "chance": 1 / count}
-        return scores, {**facts, "recalls": recalls, "precisions": precisions}
+        return kept, scores, {**facts, "recalls": recalls, "precisions": precisions}
 
-    return _rows(spaces, measured, judged, kept)
+    nothing = f"suite zero_shot: no clip's label '{label}' is one of {', '.join(classes)}"
+    return _rows(spaces, measured, judged, nothing)
 
 
 def text_retrieval_rows(judged: Judged, spaces: Sequence[Space], table: TextTable) -> list[Row]:
@@ -205,23 +211,24 @@ def text_retrieval_rows(judged: Judged, spaces: Sequence[Space], table: TextTabl
     Raises:
       UserError: less than two different texts.
     """
-    rows = table.rows_of(judged.clip_id)
-    kept = np.flatnonzero(rows >= 0)
-    _, first, text = np.unique(table.number[rows[kept]], return_index=True, return_inverse=True)
-    if len(first) < 2:
-        raise UserError("suite text_retrieval: the clips have less than two different texts")
-    vectors = table.embedding[rows[kept][first]]
-    alike = np.bincount(text)[text]  # clips with the same text
-    chance = {}
-    for k in retrieval.RECALLS:
-        chance[f"text_to_clip_r{k}"] = float(
-            np.mean([_found_by_chance(len(kept), c, k) for c in alike.tolist()])
-        )
-        chance[f"clip_to_text_r{k}"] = min(1.0, k / len(first))
+    described = table.rows_of(judged.clip_id)
 
-    starts = range(0, len(first), _BLOCK)
+    def measured(space: Space, there: np.ndarray) -> Measured | None:
+        kept = np.flatnonzero((described >= 0) & there)
+        rows = described[kept]
+        _, first, text = np.unique(table.number[rows], return_index=True, return_inverse=True)
+        if len(first) < 2:
+            return None
+        vectors = table.embedding[rows[first]]
+        alike = np.bincount(text)[text]  # clips with the same text
+        chance = {}
+        for k in retrieval.RECALLS:
+            chance[f"text_to_clip_r{k}"] = float(
+                np.mean([_found_by_chance(len(kept), c, k) for c in alike.tolist()])
+            )
+            chance[f"clip_to_text_r{k}"] = min(1.0, k / len(first))
 
-    def measured(space: Space) -> tuple[Measure, Row]:
+        starts = range(0, len(first), _BLOCK)
         own, of_text = np.zeros(len(kept)), np.full(len(first), -np.inf)
         for start in starts:  # a block of texts at a time, so that memory does not grow with clips × texts
             similarity = space.similarity(vectors[start : start + _BLOCK])[kept]
@@ -245,9 +252,11 @@ def text_retrieval_rows(judged: Judged, spaces: Sequence[Space], table: TextTabl
                 for name, x in retrieval.summary(ranks).items()
             }
 
-        return scores, {"texts": len(first), "chance": chance}
+        return kept, scores, {"texts": len(first), "chance": chance}
 
-    return _rows(spaces, measured, judged, kept)
+    return _rows(
+        spaces, measured, judged, "suite text_retrieval: the clips have less than two different texts"
+    )
 
 
 def statement_rows(
@@ -264,61 +273,71 @@ def statement_rows(
     said = [
         (place[one.clip_id], *each) for one in described if one.clip_id in place for each in one.statements
     ]
-    if len({true for _, _, true in said}) < 2:
-        raise UserError(
-            f"suite statements: {len(said)} statements about these clips in --texts; true and false ones are needed"
-        )
+    nothing = f"suite statements: {len(said)} statements about these clips in --texts; true and false ones are needed"
+    if not said:
+        raise UserError(nothing)
     texts = list(dict.fromkeys(text for _, text, _ in said))
     number = {text: index for index, text in enumerate(texts)}
-    clip, text = np.array([row for row, _, _ in said]), np.array([number[text] for _, text, _ in said])
-    true = np.array([true for _, _, true in said])
+    every = np.array([(row, number[text], true) for row, text, true in said])
     vectors = embed(texts)
 
-    def measured(space: Space) -> tuple[Measure, Row]:
+    def measured(space: Space, there: np.ndarray) -> Measured | None:
+        clip, text, true = every[there[every[:, 0]]].T
+        true = true > 0
+        if len(set(true.tolist())) < 2:
+            return None
         similarity = space.similarity(vectors)
-        nearer = (similarity - similarity.mean(0))[clip, text]
+        nearer = (similarity - similarity[there].mean(0))[clip, text]
 
         def scores(rows: np.ndarray) -> dict[str, float]:
             area = metrics.auc(nearer[rows, None], true[rows, None])[0]
             return {"accuracy": float(np.mean((nearer[rows] > 0) == true[rows])), "auc": float(area)}
 
-        return scores, {"clips": len(set(clip.tolist())), "true_share": float(true.mean())}
+        return clip, scores, {"clips": len(set(clip.tolist())), "true_share": float(true.mean())}
 
-    return _rows(spaces, measured, judged, clip)
+    return _rows(spaces, measured, judged, nothing)
 
 
 def _rows(
     spaces: Sequence[Space],
-    measured: Callable[[Space], tuple[Measure, Row]],
+    measured: Callable[[Space, np.ndarray], Measured | None],
     judged: Judged,
-    clips: np.ndarray,
+    nothing: str,
 ) -> list[Row]:
-    """A row a space, of these clips, by their numbers, some of them more than once; those of the first network with
-    their difference from the fitted map of `against`."""
-    speakers = judged.speaker[clips]
-    hashed = clips_hash([judged.clip_id[clip] for clip in np.unique(clips).tolist()])
-    everything, rows = np.arange(len(speakers)), []
-    measures = [measured(space) for space in spaces]
-    other = next(
-        (
-            measure
-            for space, (measure, _) in zip(spaces, measures, strict=True)
-            if space.weights == AGAINST and space.map == FITTED
-        ),
-        None,
-    )
-    for space, (measure, facts) in zip(spaces, measures, strict=True):
-        row: Row = {**space.name, "n": len(speakers), "split_hash": hashed, **facts, **measure(everything)}
+    """A row a space, of the clips that it has; those of the first network with their difference from the fitted map of
+    `against`. measured: of a space and some of its clips, bool [N]; None where these are too few. nothing: what is
+    wrong where they are too few for every space."""
+    other = next((one for one in spaces if one.weights == AGAINST and one.map == FITTED), None)
+    theirs = None if other is None else measured(other, other.there)
+    rows: list[Row] = []
+    for space in spaces:
+        its = theirs if space is other else measured(space, space.there)
+        if its is None:
+            continue
+        clips, measure, facts = its
+        speakers = judged.speaker[clips]
+        hashed = clips_hash([judged.clip_id[clip] for clip in np.unique(clips).tolist()])
+        everything = measure(np.arange(len(speakers)))
+        row: Row = {**space.name, "n": len(speakers), "split_hash": hashed, **facts, **everything}
         intervals = bootstrap_scores(measure, speakers)
         row |= {f"{name}_ci95": list(bounds) for name, bounds in intervals.bounds.items()}
         row["ci_unit"] = intervals.unit
         if other is not None and space.weights == "checkpoint":
-            row["difference"] = _differences(measure, other, everything, speakers)
+            there = space.there & other.there
+            one = its if np.array_equal(there, space.there) else measured(space, there)
+            another = theirs if np.array_equal(there, other.there) else measured(other, there)
+            if one and another:
+                clips = one[0]
+                row["difference"] = _differences(one[1], another[1], judged.speaker[clips])
+                if len(clips) < row["n"]:
+                    row["difference"]["n"] = len(clips)
         rows.append(row)
+    if not rows:
+        raise UserError(nothing)
     return rows
 
 
-def _differences(one: Measure, other: Measure, everything: np.ndarray, speakers: np.ndarray) -> Row:
+def _differences(one: Measure, other: Measure, speakers: np.ndarray) -> Row:
     """Of each score, paired: the same speakers are drawn for both."""
 
     def gap(rows: np.ndarray) -> dict[str, float]:
@@ -326,7 +345,8 @@ def _differences(one: Measure, other: Measure, everything: np.ndarray, speakers:
         return {name: value - theirs[name] for name, value in one(rows).items()}
 
     bounds = bootstrap_scores(gap, speakers).bounds
-    return {**gap(everything), **{f"{name}_ci95": list(of) for name, of in bounds.items()}}
+    everything = gap(np.arange(len(speakers)))
+    return {**everything, **{f"{name}_ci95": list(of) for name, of in bounds.items()}}
 
 
 def _found_by_chance(candidates: int, right: int, k: int) -> float:

@@ -108,6 +108,7 @@ def _run(run: Run) -> Row:
     return {
         "name": run.name,
         "folder": str(run.folder),
+        "folds": [str(fold) for fold in run.folds],
         "task": run.config.get("task"),
         "method": run.config.get("method"),
         "size": run.config.get("size"),

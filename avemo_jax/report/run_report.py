@@ -160,6 +160,8 @@ def _add_maps(
 def _why_no_clips(run: Run, path: str, clips: int) -> str:
     if clips == 0:
         return "none was asked for (--clips 0)"
+    if run.folds:
+        return "each fold has weights of its own"
     if run.checkpoint_step is None:
         return "it has no checkpoint yet"
     if not path:

@@ -100,7 +100,8 @@ def seen(batch: Batch, config: ConfigDict, gain: jax.Array | None) -> Clip:
 
 
 def streams(batch: Batch) -> tuple[jax.Array, jax.Array]:
-    """Which clips have a picture, and which have sound, bool [B] each; a stream that is not there is zeros."""
+    """Which clips have a picture, and which have sound, bool [B] each; a stream that is not there is zeros, in frames
+    as the host gives them (a clip can be black where `cut` cuts)."""
     return (batch["video"] > 0).any((1, 2, 3, 4)), batch["waveform_length"] > 0
 
 

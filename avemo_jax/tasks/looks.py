@@ -49,8 +49,8 @@ def make_watch(
     where there are no such clips.
 
     Raises:
-      UserError: `select.by` is nothing to choose by, or nothing is held out for it; `select.score` is none of the
-        scores that its target has on those clips.
+      UserError: `select.by` is nothing to choose by, or nothing is held out for it; `select.score`, where something
+        is chosen or ended by it, is none of the scores that its target has on those clips.
     """
     select, score = config.select, score_of(config)
     if select.by not in (DEVELOPMENT, LAST, TEST):
@@ -64,7 +64,8 @@ def make_watch(
         )
     if not seen:
         return None
-    looks = [_Look(head, whose, () if score == MEAN else (score,), mesh) for head in seen]
+    needed = select.by != LAST or select.patience > 0
+    looks = [_Look(head, whose, () if score == MEAN else (score,), mesh, needed) for head in seen]
     told = [name for look in looks for name in look.told]
 
     def measure(params: Params) -> dict[str, float]:
@@ -95,10 +96,10 @@ class _Look:
     told: the names that are shown while it trains.
 
     Raises:
-      UserError: one of `wanted` is none of the scores that the target has on these clips.
+      UserError: one of `wanted` is none of the scores that the target has on these clips, and they are `needed`.
     """
 
-    def __init__(self, head: Watched, whose: str, wanted: Sequence[str], mesh: Mesh):
+    def __init__(self, head: Watched, whose: str, wanted: Sequence[str], mesh: Mesh, needed: bool):
         target = head.partition.target
         self._head, self._further = head, further_scores(head.config)
         self._viewer = Viewer(head.config, target, mesh)
@@ -108,11 +109,12 @@ class _Look:
         truth = as_judged(head.config, head.partition, rows, nothing)[2]
         known = score_names(target, truth, self._further)
         for name in wanted:
-            if name not in known:
+            if needed and name not in known:
                 raise UserError(
                     f"select.score is '{name}': data.target={target.rule} has {', '.join(known)} on the {whose} clips"
                 )
         self._prefix = f"{whose}_{head.name}" if head.name else whose
+        wanted = [name for name in wanted if name in known]
         self._shown = tuple(dict.fromkeys((*main_scores(target), *self._further, *wanted)))
         self.told = [f"{self._prefix}_{name}" for name in self._shown]
 

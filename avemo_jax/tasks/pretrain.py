@@ -294,14 +294,19 @@ class Pretrain:
     def _predict(
         self, model: nnx.Module, batch: Batch, key: Array, teacher: nnx.Module | None, choice: int
     ) -> tuple[Outputs, Targets]:
+        lacking = self.config.data.get("allow_missing", False)
+        if lacking:  # asked of frames as `before_cutting` has them
+            seen, heard = clips.streams(batch)
+            batch = batch | {"video_there": seen, "audio_there": heard}
         batch = clips.cut(batch, self.config)  # once for all copies
         batch, keys = clips.repeated(batch, clips.clip_keys(key, batch), self.config.mask.repeats)
         clip, masks = self.view(batch, keys, choice)
         targets = self.targets(clip, masks, teacher)
-        if self.config.data.get("allow_missing", False):
-            seen, heard = clips.streams(batch)
+        if lacking:
             targets = targets._replace(
-                video_there=seen, audio_there=heard, clip_weights=batch.get("clip_weights")
+                video_there=batch["video_there"],
+                audio_there=batch["audio_there"],
+                clip_weights=batch.get("clip_weights"),
             )
         if self.config.contrast.within:
             targets = targets._replace(group=batch[clips.GROUP])

@@ -113,13 +113,13 @@ def test_other_folds_and_other_tests_are_a_matter_of_two_keys(folder, tmp_path):
 
     synthetic.write_changed(tmp_path / "data", folder, change)
     words = ("data.protocol=split", "data.development=2")
-    usual, noisy = (
-        make_partition(data(tmp_path / "data", *words, *more)) for more in ((), ("data.test_split=noisy",))
-    )
+    configs = [data(tmp_path / "data", *words, *more) for more in ((), ("data.test_split=noisy",))]
+    usual, noisy = map(make_partition, configs)
     for of, tested in ((usual, "p0"), (noisy, "p1")):
         train, development, test = parts(of)
         assert test == {tested} and train | development == {"p2", "p3"}
     assert (usual.fold, noisy.fold) == ("test", "noisy") and usual.split_hash != noisy.split_hash
+    assert [fold_names(of) for of in configs] == [["test"], ["noisy"]]  # that folders are named after
     assert usual.left_out == noisy.left_out == {"in no fold": 12}
     chosen = data(tmp_path / "data", "data.protocol=folds", "data.fold_by=half_fold", "data.fold=True")
     assert fold_names(chosen) == ["False", "True"] and parts(make_partition(chosen))[2] == {"p0", "p1"}

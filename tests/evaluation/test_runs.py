@@ -7,7 +7,7 @@ import pytest
 
 from avemo_jax.config import load_config
 from avemo_jax.errors import UserError
-from avemo_jax.evaluation.runs import gather_run
+from avemo_jax.evaluation.runs import gather_run, page_of
 from avemo_jax.training.checkpoint_files import save_params
 from tests.evaluation import synthetic
 
@@ -49,12 +49,16 @@ def test_the_folder_of_a_step_is_its_run_with_the_weights_and_pictures_of_that_s
     assert (run.name, run.folder, run.weights) == (f"{folder.name} at step 4", folder, steps[4])
     assert (run.checkpoint_step, sorted(run.samples)) == (4, [2, 4]) and run.config == whole.config
     assert (whole.checkpoint_step, sorted(whole.samples)) == (8, [2, 4, 8]) and whole.weights == folder
+    assert [page_of(of).name for of in (folder, steps[4])] == ["report.html", "report_00000004.html"]
+    assert page_of(steps[4]).parent == folder
     (steps[4] / "manifest.json").unlink()
     with pytest.raises(UserError, match="this checkpoint is not finished; give another step's folder"):
         gather_run(steps[4])
 
 
 def test_a_fine_tuning_of_all_folds_has_their_scores_together_and_says_where_the_rest_is(tmp_path):
+    tmp_path = tmp_path / "all folds"
+    tmp_path.mkdir()
     for fold in ("1", "2"):
         (tmp_path / f"fold_{fold}").mkdir()
         (tmp_path / f"fold_{fold}" / "config.json").write_text("{}")
@@ -65,7 +69,8 @@ def test_a_fine_tuning_of_all_folds_has_their_scores_together_and_says_where_the
     run = gather_run(tmp_path)
     assert [one.name for one in run.outcomes] == ["."]
     (note,) = run.notes
-    assert note.endswith(f"avemo report {tmp_path / 'fold_1'}")
+    assert note.endswith(f"avemo report '{tmp_path / 'fold_1'}'")
+    assert run.folds == [tmp_path / "fold_1", tmp_path / "fold_2"]
 
 
 def test_a_line_that_is_being_written_is_passed_over(folder):

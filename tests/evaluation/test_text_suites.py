@@ -31,7 +31,13 @@ def embed(texts):
 def space(weights="checkpoint", noise=1.0, map_="heads"):
     clips = embed(TEXT) + noise * np.random.default_rng(1).standard_normal((CLIPS, DIM)).astype(np.float32)
     clips /= np.linalg.norm(clips, axis=1, keepdims=True)
-    return Space(weights, 0, map_, "both", clips, np.zeros(DIM, np.float32), None)
+    return Space(weights, 0, map_, "both", clips, np.ones(CLIPS, bool), np.zeros(DIM, np.float32), None)
+
+
+def sizes_of(*without):
+    """Of a small encoder, less these parts of it."""
+    parts = tuple(f"model.{part}" for part in ("decoder", "skip", *without))
+    return [word for word in synthetic.TINY if not word.startswith(parts)]
 
 
 def cosine(clip, vector):
@@ -150,7 +156,9 @@ def test_a_map_is_ridge_regression_and_never_sees_the_speakers_that_it_answers_f
     one_hot = np.eye(5)[[n % 5 for n in range(CLIPS)]]
     texts = np.eye(5, dtype=np.float32)[[n % 5 for n in range(CLIPS)]] + 0.1
     network = text_space.extraction.Network("checkpoint", 0, {})
-    found = text_space._by_map(network, one_hot, JUDGED, make_table(JUDGED.clip_id, texts))
+    found = text_space._by_map(
+        network, one_hot, JUDGED, make_table(JUDGED.clip_id, texts), np.ones(CLIPS, bool)
+    )
     nearest = found.similarity(np.eye(5, dtype=np.float32) + 0.1).argmax(1)
     assert not np.any(nearest == np.arange(CLIPS) % 5)
 
@@ -158,12 +166,9 @@ def test_a_map_is_ridge_regression_and_never_sees_the_speakers_that_it_answers_f
 @pytest.mark.parametrize("modality", ["audio", "video"])
 def test_an_encoder_of_one_modality_is_asked_by_it(modality, tmp_path):
     synthetic.write_folder(tmp_path / "data")
-    sizes = [
-        word
-        for word in synthetic.TINY
-        if not word.startswith(("model.fusion", "model.decoder", "model.skip"))
-    ]
-    config = load_config(f"text_after:{modality}_mae:demo", [*sizes, "model.text_dim=6", "data.crop=none"])
+    config = load_config(
+        f"text_after:{modality}_mae:demo", [*sizes_of("fusion"), "model.text_dim=6", "data.crop=none"]
+    )
     (network,) = text_space.extraction.random_networks(config, [0])
     table = make_table([f"clip{n:02d}" for n in range(40)], RNG.standard_normal((40, DIM)).astype(np.float32))
     model = text_space.Model("checkpoint", config, network.params)
@@ -175,6 +180,46 @@ def test_an_encoder_of_one_modality_is_asked_by_it(modality, tmp_path):
     ]
     rows = text_suites.text_retrieval_rows(judged, found, table)
     assert [row["n"] for row in rows] == [40] * 3
+
+
+def test_clips_that_lack_a_stream_are_judged_by_what_they_have(tmp_path):
+    synthetic.write_folder(tmp_path / "data", lambda number: "sound" if number % 2 else "")
+    synthetic.write_changed(
+        tmp_path / "whole", tmp_path / "data", lambda record: record if len(record.audio) else None
+    )
+    config = load_config("text_after:hicmae:demo", [*sizes_of(), f"model.text_dim={DIM}", "data.crop=none"])
+    (network,) = text_space.extraction.random_networks(config, [0])
+    model = text_space.Model("checkpoint", config, network.params)
+    ids = [f"clip{n:02d}" for n in range(48)]
+    table = make_table(ids, RNG.standard_normal((48, DIM)).astype(np.float32))
+    said = [Described(one, "x", (("a", n % 4 < 2), ("b", n % 4 >= 2))) for n, one in enumerate(ids)]
+
+    def asked(folder):
+        judged, found = text_space.spaces(model, str(tmp_path / folder), table)
+        found.append(found[-1]._replace(weights="against"))
+        prompts_of = {tone: [text] for tone, text in zip(("low", "middle", "high"), "abc", strict=True)}
+        return [
+            {(row["weights"], row["by"]): row for row in rows}
+            for rows in (
+                text_suites.text_retrieval_rows(judged, found, table),
+                text_suites.zero_shot_rows(judged, found, "tone", prompts_of, embed),
+                text_suites.statement_rows(judged, found, said, embed),
+            )
+        ]
+
+    for every, whole, each in zip(asked("data"), asked("whole"), (1, 1, 2), strict=True):
+        counts = {by: row["n"] / each for (_, by), row in every.items()}
+        assert counts == {"video": 48, "audio": 24, "both": 24, "all": 24}
+        for key in every.keys() - {("checkpoint", "video")}:
+            assert every[key]["split_hash"] == whole[key]["split_hash"]
+            scores = [name for name, of in whole[key].items() if isinstance(of, float)]
+            assert {s: every[key][s] for s in scores} == pytest.approx({s: whole[key][s] for s in scores})
+        seen = every["checkpoint", "video"]["difference"]
+        assert seen.pop("n") == 24 * each
+        other = whole["checkpoint", "video"]["difference"]
+        assert {name: of for name, of in seen.items() if isinstance(of, float)} == pytest.approx(
+            {name: of for name, of in other.items() if isinstance(of, float)}
+        )
 
 
 def test_prompts_come_from_a_template_or_a_file(tmp_path):

@@ -45,6 +45,22 @@ def test_every_part_that_is_missing_says_which_command_makes_it(run, capsys):
     assert len(page.encode()) < 50_000  # nothing is drawn, so no library is in it
 
 
+def test_what_a_fine_tuning_of_all_folds_lacks_is_asked_of_its_first_fold(run):
+    begun = json.loads((run / "config.json").read_text())
+    (run / "config.json").unlink()
+    (run / "rows.json").write_text("[]")
+    for fold in ("fold_1", "fold_2"):
+        (run / fold).mkdir()
+        (run / fold / "config.json").write_text(json.dumps(begun))
+    assert main(["report", str(run)]) == 0
+    page = sections((run / "report.html").read_text())
+    for name, verb in {"curves": "report", "map": "report", "probes": "probe", "time": "report"}.items():
+        (lacking,) = re.findall(r'<p class="missing">(.*?)</p>', page[name], re.S)
+        assert re.search(rf"<code>avemo {verb} .*{run / 'fold_1'}", lacking), name
+    assert "each fold has weights of its own" in page["map"]
+    assert not re.search("avemo train|no checkpoint", "".join(page.values()))
+
+
 def test_a_run_that_goes_on_shows_what_it_has_logged(run):
     rows = [{"step": step, "loss": 1 / step, "skipped_steps": step // 2, "odd": None} for step in (1, 2, 3)]
     (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"step": 4, "lo')

@@ -102,7 +102,9 @@ def _texts():
     )
     vectors = np.stack([words[name] for name in said]) + rng.normal(size=(CLIPS, 6))
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    space = text_space.Space("checkpoint", 0, "heads", "both", vectors, np.zeros(6), None)
+    space = text_space.Space(
+        "checkpoint", 0, "heads", "both", vectors, np.ones(len(vectors), bool), np.zeros(6), None
+    )
     spaces, embed = (
         [space, space._replace(weights="random", map="fitted")],
         lambda texts: np.stack([words[t] for t in texts]),

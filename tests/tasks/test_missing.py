@@ -91,6 +91,19 @@ def test_the_terms_of_microbatches_have_the_mean_of_those_of_the_batch():
         assert np.mean([part[name] for part in parts]) == pytest.approx(float(value), rel=1e-5), name
 
 
+def test_a_clip_that_is_black_where_the_device_cuts_has_a_picture_in_microbatches_and_in_the_whole_batch():
+    made = task("data.allow_missing=true", "data.device_crop=(40,48)")
+    of = batch(of=made)
+    box = jnp.tile(jnp.asarray([0, 0, 32, 32]), (3, 1))
+    video = of["video"].at[1, :, :33, :33].set(0).at[2].set(0)
+    of |= {"video": video, "box": box, "flip": jnp.zeros(3, bool)}
+    made.score = lambda outputs, targets, step: (targets, {})
+    for asked in (of, made.before_cutting(of)):
+        targets, _ = made.loss(lambda *clip: None, asked, jax.random.key(0))
+        assert targets.video_there.tolist() == [True, True, False] and targets.audio_there.all()
+    assert targets.clip_weights[:, 0].tolist() == [1.5, 1.5, 0.0]
+
+
 def test_uniformity_is_over_the_clips_that_have_the_stream():
     term, video, audio = term_of("uniformity")[1], drawn(1, 8, 5), drawn(1, 8, 5)
     found = term(

@@ -100,6 +100,21 @@ def test_a_run_of_all_folds_is_asked_of_all_their_clips_each_by_its_own_fold_s_w
         robustness.check(tmp_path)
 
 
+def test_a_score_that_nothing_is_chosen_or_ended_by_may_be_undefined(folder, tmp_path):
+    words = ("data.development=2", "select.score=ccc", "select.by=last")
+
+    def watch(*more):
+        config = config_of(folder, *words, *more)
+        return looks.make_watch(
+            config, [looks.Watched(config, finetuning.partition_of(config))], tmp_path, make_mesh(config.mesh)
+        )
+
+    assert watch()._told == [f"development_{name}" for name in ("uar", "war", "wf1")]
+    for more in ("select.patience=2", "select.by=development"):
+        with pytest.raises(UserError, match="select.score is 'ccc'.* has uar, war"):
+            watch(more)
+
+
 @pytest.mark.parametrize(
     ("overrides", "hint"),
     [
