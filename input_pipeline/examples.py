@@ -25,6 +25,7 @@ from input_pipeline.sampling import (
     pretrain_starts,
     relative_sound,
     test_frames,
+    view_start,
 )
 from input_pipeline.targets import Target
 
@@ -114,7 +115,7 @@ class Cut:
         self.check_streams(record)
         if not record.frames:
             spare = max(0, len(record.audio) - self._samples)
-            return self._unseen(record, segment * spare // max(1, segments - 1))
+            return self._unseen(record, view_start(spare, segment, segments))
         indices = test_frames(len(record.frames), segment, segments, self.frames, self.frame_stride)
         sound = _relative_sound(record, indices[0], indices[-1] + self.frame_stride)
         return self._fixed(record, indices, sound)

@@ -71,8 +71,13 @@ def test_frames(count: int, segment: int, segments: int, frames: int, stride: in
     """Indices [frames] of one of `segments` views at even distances; spacing is exactly `stride`."""
     strided = np.arange(0, count, stride)
     strided = np.concatenate([strided, np.full(max(0, frames - len(strided)), strided[-1])])
-    start = segment * (len(strided) - frames) // max(1, segments - 1)
+    start = view_start(len(strided) - frames, segment, segments)
     return strided[start : start + frames]
+
+
+def view_start(spare: int, segment: int, segments: int) -> int:
+    """Where one of `segments` views at even distances begins, of `spare` + 1 places; a single one is the middle."""
+    return segment * spare // (segments - 1) if segments > 1 else spare // 2
 
 
 def relative_sound(first: int, last: int, count: int, samples: int) -> tuple[int, int]:

@@ -3,6 +3,7 @@
 import gc
 import importlib
 import shlex
+import signal
 import time
 from pathlib import Path
 
@@ -142,5 +143,9 @@ def interrupted_with_work_to_do(args):
 )
 def test_ctrl_c_is_said_and_exits_with_130(capsys, monkeypatch, run):
     monkeypatch.setattr(module_of("doctor"), "run", run)
-    assert main(["doctor"]) == 130
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell started aside ignores it
+    try:
+        assert main(["doctor"]) == 130
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert capsys.readouterr().err == "avemo: interrupted\n"

@@ -53,6 +53,12 @@ def test_test_views_take_the_recorded_frames_and_relative_sound(case):
         assert begin + length == int(view["audio_rel_end"] * 1_000_000)
 
 
+def test_test_views_are_spread_over_the_clip_and_a_single_one_is_its_middle():
+    assert [sampling.view_start(9, segment, 4) for segment in range(4)] == [0, 3, 6, 9]
+    assert sampling.view_start(9, 0, 1) == 4
+    assert sampling.test_frames(75, 0, 1, 4, 12).tolist() == [12, 24, 36, 48]
+
+
 @given(counts, frame_numbers, strides, st.data())
 def test_every_rule_stays_inside_the_clip_in_order_and_gives_the_wanted_number(count, frames, stride, data):
     pretrain_start = data.draw(st.integers(0, sampling.pretrain_starts(count, frames, stride) - 1))
