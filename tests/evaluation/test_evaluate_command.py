@@ -267,6 +267,7 @@ def test_retrieval_has_a_row_for_each_layer_and_for_random_weights(place, tmp_pa
             assert low <= row[way]["r10"] <= high
 
 
+@pytest.mark.slow
 def test_identity_is_the_speaker_probe_of_the_features_beside_random_weights_and_statistics(
     place, tmp_path, capsys
 ):

@@ -59,6 +59,7 @@ def test_every_feature_stands_beside_random_weights_and_plain_statistics(place, 
     assert row["kappa_ci95"][0] <= row["kappa"] <= row["kappa_ci95"][1]
 
 
+@pytest.mark.slow
 def test_sound_is_found_in_sound_and_picture_in_the_picture(place, tmp_path):
     tone = _by_name(probe_rows(place, tmp_path / "tone", "tone"))
     shade = _by_name(probe_rows(place, tmp_path / "shade", "shade"))
@@ -81,6 +82,7 @@ def test_clips_without_the_label_are_left_out_and_counted(place, tmp_path, capsy
     assert "left out: 24 no label" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_folds_and_split_of_the_manifest_are_used(place, tmp_path, capsys):
     folds = probe_rows(place, tmp_path / "folds", "tone", protocol="folds")[0]
     assert folds["n"] == 36 and not folds["speaker_disjoint"]

@@ -49,6 +49,7 @@ def files(folder):
     return {path.name: path.read_bytes() for path in folder.glob("*.mp4")}
 
 
+@pytest.mark.slow
 def test_any_number_of_workers_makes_the_same_bytes_and_a_larger_corpus_begins_with_the_smaller(
     corpus, tmp_path
 ):

@@ -84,6 +84,7 @@ def test_remat_and_bfloat16_keep_the_loss(name):
     assert half == pytest.approx(exact, rel=0.02)
 
 
+@pytest.mark.slow
 def test_the_loss_does_not_depend_on_the_rows_clips_have():
     config = load_config("hicmae:demo", TINY)
     task, batch = tasks.make_task(config), random_batch(config)

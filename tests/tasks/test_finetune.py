@@ -164,6 +164,7 @@ def test_pictures_show_the_clips_as_the_step_saw_them():
     assert picture.shape == (4 * 32, 2 * 32 + 32, 3) and picture.dtype == np.uint8 and picture.std() > 20
 
 
+@pytest.mark.slow
 def test_raters_affect_and_the_penalty_are_reached_from_a_config():
     raters = config_of("data.target=raters", "data.raters=r,s", "model.classes=6", "loss.kind=raters", *PLAIN)
     task = make_task(raters)

@@ -352,6 +352,7 @@ def test_clips_of_different_folders_may_be_mixed(place):
 # -- looks ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_look_has_each_head_s_scores_as_its_own_run_would_and_their_mean_ends_the_run(
     place, mesh, weights, tmp_path
 ):
