@@ -115,48 +115,61 @@ def make_splits(
     """
     if protocol not in PROTOCOLS:
         raise UserError(f"unknown protocol {protocol!r}; choose one of {', '.join(PROTOCOLS)}")
-    splits: list[Split] = []
-    groups: dict[int, list[str]] = {}
+    dealt: dict[int, tuple[np.ndarray, list[Split]]] = {}
     ways = set()
     for seed in seeds:
-        group, tested = PROTOCOLS[protocol](clips, folds, seed)
-        used = group != ""  # the same clips by any seed
-        names = tested or _natural(np.unique(group[used]).tolist())
-        parts = [(np.flatnonzero(used & (group != name)), np.flatnonzero(group == name)) for name in names]
-        way = frozenset(test.tobytes() for _, test in parts)
-        if way in ways:
-            continue
-        ways.add(way)
-        called = [f"{seed}:{name}" if seed else name for name in names]
         try:
-            for name, (train, test) in zip(called, parts, strict=True):
-                if need_classes:
-                    _check_classes(protocol, name, clips, train, test)
+            group, splits = _dealt(protocol, clips, folds, inner_folds, need_classes, seed)
         except UserError:
-            if groups:
-                continue
-            raise
-        pairs = set(zip(clips.speaker[used], group[used], strict=True))
-        disjoint = "" not in clips.speaker[used] and len(pairs) == len(np.unique(clips.speaker[used]))
-        for name, (train, test) in zip(called, parts, strict=True):
-            inner, unit = _inner_folds(clips, train, group, disjoint, inner_folds)
-            splits.append(Split(name, train, test, inner, unit, seed))
-        groups[seed] = group[used].tolist()
-        if len(groups) == dealings:
+            if not dealt:
+                raise
+            continue
+        way = frozenset(split.test.tobytes() for split in splits)
+        if way not in ways:
+            ways.add(way)
+            dealt[seed] = group, splits
+        if len(dealt) == dealings:
             break
-    if len(groups) < dealings:
+    if len(dealt) < dealings:
         raise UserError(
-            f"protocol {protocol}: seeds {seeds[0]} to {seeds[-1]} give only {len(groups)} different dealing"
-            f"{'s' * (len(groups) > 1)} that can be used; ask for --split_seeds {len(groups)}, or take other --folds"
+            f"protocol {protocol}: seeds {seeds[0]} to {seeds[-1]} give only {len(dealt)} different dealing"
+            f"{'s' * (len(dealt) > 1)} that can be used; ask for --split_seeds {len(dealt)}, or take other --folds"
         )
-    ids = clips.clip_id[used]
-    hashes = {seed: split_hash(ids, group) for seed, group in groups.items()}
-    if dealings == 1:
-        (of_all,), hashes = hashes.values(), {}
-    else:
-        lines = zip(*groups.values(), strict=True)
-        of_all = split_hash(ids, ["\t".join(line) for line in lines])
-    return Splits(protocol, tuple(splits), int((~used).sum()), disjoint, of_all, hashes)
+    groups = {seed: group for seed, (group, _) in dealt.items()}
+    used = groups[seeds[0]] != ""  # the same clips by any seed
+    ids, lines = clips.clip_id[used], zip(*(group[used].tolist() for group in groups.values()), strict=True)
+    hashes = {seed: split_hash(ids, group[used]) for seed, group in groups.items()} if dealings > 1 else {}
+    return Splits(
+        protocol,
+        tuple(split for _, splits in dealt.values() for split in splits),
+        left_out=int((~used).sum()),
+        speaker_disjoint=_is_disjoint(clips, groups[seeds[0]]),
+        split_hash=split_hash(ids, ["\t".join(line) for line in lines]),
+        hashes=hashes,
+    )
+
+
+def _dealt(
+    protocol: str, clips: LabelledClips, folds: int, inner_folds: int, need_classes: bool, seed: int
+) -> tuple[np.ndarray, list[Split]]:
+    """Each clip's group, "" of those left out, and the splits, by one seed; raises as `make_splits`."""
+    group, tested = PROTOCOLS[protocol](clips, folds, seed)
+    used, disjoint = group != "", _is_disjoint(clips, group)
+    splits = []
+    for name in tested or _natural(np.unique(group[used]).tolist()):
+        train, test = np.flatnonzero(used & (group != name)), np.flatnonzero(group == name)
+        called = f"{seed}:{name}" if seed else name
+        if need_classes:
+            _check_classes(protocol, called, clips, train, test)
+        inner, unit = _inner_folds(clips, train, group, disjoint, inner_folds)
+        splits.append(Split(called, train, test, inner, unit, seed))
+    return group, splits
+
+
+def _is_disjoint(clips: LabelledClips, group: np.ndarray) -> bool:
+    """Whether every clip that is used has a speaker's name, and no speaker is in two groups."""
+    speaker, group = clips.speaker[group != ""], group[group != ""]
+    return "" not in speaker and len(set(zip(speaker, group, strict=True))) == len(np.unique(speaker))
 
 
 def testing_on(clips: LabelledClips, part: str, asked: str) -> LabelledClips:
