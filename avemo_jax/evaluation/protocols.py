@@ -217,8 +217,14 @@ def _within_speakers(clips: LabelledClips, folds: int, seed: int) -> tuple[np.nd
     if not named.any():
         _need_speakers("within_speakers", clips)
     _, speaker, count = np.unique(clips.speaker, return_inverse=True, return_counts=True)
+    used = named & (count[speaker] > 1)
+    if not used.any():
+        raise UserError(
+            "protocol within_speakers: no speaker has two clips with this label, so none can be trained on and tested; "
+            "use --protocol speaker_folds"
+        )
     group = _in_turn(clips.clip_id, speaker, clips.label, folds, seed).astype(str)
-    return np.where(named & (count[speaker] > 1), group, ""), ()
+    return np.where(used, group, ""), ()
 
 
 def _manifest_folds(clips: LabelledClips, folds: int, seed: int) -> tuple[np.ndarray, tuple[str, ...]]:
