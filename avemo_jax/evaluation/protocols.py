@@ -161,6 +161,11 @@ def _dealt(
         called = f"{seed}:{name}" if seed else name
         if need_classes:
             _check_classes(protocol, called, clips, train, test)
+        elif len(train) < 2:
+            raise UserError(
+                f"protocol {protocol}: one clip is left to train on beside {called!r}, at least 2 are needed; use "
+                "another --protocol"
+            )
         inner, unit = _inner_folds(clips, train, group, disjoint, inner_folds)
         splits.append(Split(called, train, test, inner, unit, seed))
     return group, splits
