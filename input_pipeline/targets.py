@@ -143,7 +143,9 @@ class Target:
             threshold = self.threshold or 1 / len(self.classes)
             return (shares >= threshold - _SLACK).astype(np.float32)
         most = int(shares.argmax())
-        alone = (shares[most] > 0.5) if self.rule == MAJORITY else (shares == shares[most]).sum() == 1
+        alone = (shares >= shares[most] - _SLACK).sum() == 1
+        if self.rule == MAJORITY:
+            alone = shares[most] > 0.5 + _SLACK
         return np.array(most, np.int32) if alone else None
 
     def _nearness(self, values: np.ndarray) -> np.ndarray:
@@ -160,7 +162,7 @@ class Target:
             return None
         counts = np.array([float(votes.get(name) or 0) for name in self.classes])
         total = counts.sum()
-        return counts / total if np.isfinite(total) and total > 0 else None
+        return counts / total if np.isfinite(total) and total > 0 and counts.min() >= 0 else None
 
 
 def kind_of(rule: str) -> str:

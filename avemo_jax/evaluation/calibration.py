@@ -63,6 +63,7 @@ def brier(probabilities: np.ndarray, labels: np.ndarray) -> float:
 
 def squared_distances(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Of each clip [N], see `brier`."""
+    probabilities = np.asarray(probabilities, np.float64)
     truth = np.arange(probabilities.shape[1]) == np.asarray(labels)[:, None]
     return np.square(probabilities - truth).sum(1)
 
@@ -78,7 +79,7 @@ def cross_entropy(probabilities: np.ndarray, labels: np.ndarray) -> float:
 
 def tempered(probabilities: np.ndarray, temperature: float | np.ndarray) -> np.ndarray:
     """Softmax of the logarithms divided by a temperature, one or [N, 1]: above 1 less sure, below 1 surer."""
-    logits = np.log(np.maximum(probabilities, _LEAST)) / temperature
+    logits = np.log(np.maximum(np.asarray(probabilities, np.float64), _LEAST)) / temperature
     raised = np.exp(logits - logits.max(1, keepdims=True))
     return raised / raised.sum(1, keepdims=True)
 
@@ -129,7 +130,7 @@ def scores(probabilities: np.ndarray, labels: np.ndarray) -> Mapping[str, float]
         "ace": calibration_error(probabilities, labels, equal_mass=True),
         "brier": brier(probabilities, labels),
         "cross_entropy": cross_entropy(probabilities, labels),
-        "confidence": float(probabilities.max(1).mean()),
+        "confidence": float(_confidence(probabilities, labels)[0].mean()),
         "aurc": float(risk.mean()),
         "risk_at_80": float(risk[np.searchsorted(coverage, 0.8 - 1e-9)]),
     }

@@ -2,7 +2,8 @@
 
 One problem minimises  sum_i w_i * crossentropy_i + penalty / 2 * |W|^2  over the weights W; the bias is free.
 With w_i = 1/n on n training rows and penalty = 1 / (C n) that is scikit-learn's `LogisticRegression(C=C)`
-divided by C n.
+divided by C n. Of two classes scikit-learn penalises one vector, the difference of both weights, which is twice as much
+(see `penalty_of`).
 
 All problems share one matrix of inputs, so that a step of all of them is two wide matrix products, which is
 where nearly all time goes. What differs is which rows a problem is trained on, and a factor a column, by which
@@ -94,6 +95,11 @@ def fit_path(
         return jax.lax.scan(next_penalty, problems.start(), inverse_penalties)[1]
 
 
+def penalty_of(inverse_penalty: jax.Array, count: jax.Array, classes: int) -> jax.Array:
+    """Of the squared weights of all classes, for scikit-learn's C and so many training rows; shapes broadcast."""
+    return (2 if classes == 2 else 1) / (inverse_penalty * count)
+
+
 class _Path(NamedTuple):
     """How far the penalties are solved: the last solution, how it differs from the one before, what L-BFGS
     remembers, and the last penalty [S]."""
@@ -128,7 +134,7 @@ class _Problems:
         return _Path(theta, none + self.absent, theta, none, lbfgs.empty(theta), jnp.zeros_like(self.count))
 
     def solve(self, path: _Path, inverse_penalty):
-        penalty = 1 / (inverse_penalty * self.count)
+        penalty = penalty_of(inverse_penalty, self.count, self.classes)
         ridge = along(penalty, self.penalised[None, None])
         more = along(penalty - path.penalty, self.penalised[None, None])
         memory = lbfgs.with_more_ridge(path.memory, more, _dot)

@@ -161,7 +161,8 @@ def regression_scores(predicted: np.ndarray, target: np.ndarray) -> dict[str, np
     """`mae`, `mse`, `rmse`, `pcc` and `ccc` [D] of predictions and targets [N, D], each dimension by itself.
 
     Variances and covariance are unbiased (divided by N - 1), as HiCMAE's metric has them; its CCC *loss*
-    divides by N. One clip alone has PCC 1 by that metric's definition, and no CCC (NaN).
+    divides by N. One clip alone has PCC 1 by that metric's definition, and no CCC (NaN). A constant has no PCC, and two
+    equal ones no CCC.
     """
     predicted, target = np.asarray(predicted, np.float64), np.asarray(target, np.float64)
     error = predicted - target
@@ -170,7 +171,8 @@ def regression_scores(predicted: np.ndarray, target: np.ndarray) -> dict[str, np
     if len(predicted) < 2:
         return scores | {"pcc": np.ones(error.shape[1]), "ccc": np.full(error.shape[1], np.nan)}
     shift = predicted.mean(0) - target.mean(0)
-    centred_p, centred_t = predicted - predicted.mean(0), target - target.mean(0)
+    # The mean of equal numbers may differ from them in the last digit, which is not to count as a variance.
+    centred_p, centred_t = (np.where(np.ptp(x, 0) > 0, x - x.mean(0), 0.0) for x in (predicted, target))
     n = len(predicted) - 1
     covariance = (centred_p * centred_t).sum(0) / n
     variance_p, variance_t = np.square(centred_p).sum(0) / n, np.square(centred_t).sum(0) / n

@@ -161,6 +161,11 @@ def _dealt(
         called = f"{seed}:{name}" if seed else name
         if need_classes:
             _check_classes(protocol, called, clips, train, test)
+        elif len(train) < 2:
+            raise UserError(
+                f"protocol {protocol}: one clip is left to train on beside {called!r}, at least 2 are needed; use "
+                "another --protocol"
+            )
         inner, unit = _inner_folds(clips, train, group, disjoint, inner_folds)
         splits.append(Split(called, train, test, inner, unit, seed))
     return group, splits
@@ -217,8 +222,14 @@ def _within_speakers(clips: LabelledClips, folds: int, seed: int) -> tuple[np.nd
     if not named.any():
         _need_speakers("within_speakers", clips)
     _, speaker, count = np.unique(clips.speaker, return_inverse=True, return_counts=True)
+    used = named & (count[speaker] > 1)
+    if not used.any():
+        raise UserError(
+            "protocol within_speakers: no speaker has two clips with this label, so none can be trained on and tested; "
+            "use --protocol speaker_folds"
+        )
     group = _in_turn(clips.clip_id, speaker, clips.label, folds, seed).astype(str)
-    return np.where(named & (count[speaker] > 1), group, ""), ()
+    return np.where(used, group, ""), ()
 
 
 def _manifest_folds(clips: LabelledClips, folds: int, seed: int) -> tuple[np.ndarray, tuple[str, ...]]:

@@ -14,6 +14,7 @@ from avemo_jax.evaluation import metrics
 from input_pipeline.targets import CLASS, DISTRIBUTION, MULTI_LABEL
 
 Score = Callable[[np.ndarray], np.ndarray]
+_CONSTANT = 1e-12  # a variance below this share of the mean square is what rounding leaves of none
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ def summed(kind: str, predicted: np.ndarray, truth: np.ndarray) -> Summed:
 
     The main scores of `outcomes` that follow from sums: of classes `uar`, `war`, `wf1`; of distributions `js`, `uar`,
     `war`, of several classes `macro_f1`, `micro_f1`, of values `ccc`, `pcc`, `mae`, `rmse`. A group of one clip has
-    neither CCC nor PCC (NaN).
+    neither CCC nor PCC (NaN); where either is constant there is no PCC.
     """
     if kind == CLASS:
         return of_classes(truth, predicted.argmax(-1), predicted.shape[1])
@@ -91,9 +92,12 @@ def _of_several(predicted: np.ndarray, truth: np.ndarray) -> Summed:
 
 
 def _of_values(predicted: np.ndarray, truth: np.ndarray) -> Summed:
-    middle = truth.mean(0)  # no score changes when both are moved alike
-    p, t = np.asarray(predicted, np.float64) - middle, np.asarray(truth, np.float64) - middle
-    parts = np.stack([np.ones(p.shape), p, t, p * p, t * t, p * t, np.abs(p - t)], 1)  # [N, 7, values]
+    p, t = np.asarray(predicted, np.float64), np.asarray(truth, np.float64)
+    error, apart = p - t, p.mean(0) - t.mean(0)
+    p, t = p - p.mean(0), t - t.mean(0)  # sums of squares of large numbers would lose the variance
+    parts = np.stack(
+        [np.ones(p.shape), p, t, p * p, t * t, p * t, np.abs(error), error**2], 1
+    )  # [N, 8, values]
 
     def sums(clips: np.ndarray, group: np.ndarray) -> np.ndarray:
         return _added(parts[clips].reshape(len(clips), -1), group)
@@ -101,9 +105,11 @@ def _of_values(predicted: np.ndarray, truth: np.ndarray) -> Summed:
     def moments(sums: np.ndarray) -> list[np.ndarray]:
         """Clips, and of each value the variances, the covariance, the shift, the squared and the absolute error."""
         n, *means = np.moveaxis(sums.reshape(*sums.shape[:-1], *parts.shape[1:]), -2, 0)
-        p, t, pp, tt, pt, error = (mean / n for mean in means)
+        p, t, pp, tt, pt, error, squared = (mean / n for mean in means)
         free = n / np.where(n > 1, n - 1, np.nan)
-        return [free * (pp - p * p), free * (tt - t * t), free * (pt - p * t), p - t, pp + tt - 2 * pt, error]
+        of_p, of_t = (np.where(xx - x * x > _CONSTANT * xx, xx - x * x, 0.0) for x, xx in ((p, pp), (t, tt)))
+        both = np.where((of_p > 0) & (of_t > 0), pt - p * t, 0.0)
+        return [free * of_p, free * of_t, free * both, p - t + apart, squared, error]
 
     def ccc(sums: np.ndarray) -> np.ndarray:
         of_p, of_t, both, shift, _, _ = moments(sums)
@@ -117,7 +123,7 @@ def _of_values(predicted: np.ndarray, truth: np.ndarray) -> Summed:
         "ccc": _quiet(ccc),
         "pcc": _quiet(pcc),
         "mae": _quiet(lambda sums: moments(sums)[5].mean(-1)),
-        "rmse": _quiet(lambda sums: np.sqrt(np.maximum(moments(sums)[4], 0)).mean(-1)),
+        "rmse": _quiet(lambda sums: np.sqrt(moments(sums)[4]).mean(-1)),
     }
     return Summed(sums, scores)
 

@@ -47,6 +47,9 @@ def test_proper_scores_are_those_of_scikit_learn():
     assert calibration.cross_entropy(probabilities, labels) == pytest.approx(
         sklearn_metrics.log_loss(labels, probabilities, labels=range(4))
     )
+    single = probabilities.astype(np.float32)
+    for score in (calibration.brier, calibration.fit_temperature):  # computed in double precision
+        assert score(single, labels) == score(single.astype(np.float64), labels)
     two = np.stack([1 - probabilities[:, 0], probabilities[:, 0]], axis=1)
     first = (labels == 0).astype(int)
     assert calibration.brier(two, first) == pytest.approx(

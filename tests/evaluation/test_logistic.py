@@ -22,7 +22,7 @@ def _data(rows=120, width=30, classes=4, seed=0):
     return ((inputs - inputs.mean(0)) / inputs.std(0)).astype(np.float32), labels
 
 
-def _fit(inputs, labels, row_sets, strengths, axes=True):
+def _fit(inputs, labels, row_sets, strengths, axes=True, classes=4):
     """Everything that `fit_path` gives: the logits of every row by every problem, and the coefficients."""
     everyone = np.ones(len(labels), bool)
     gram = scaling.gram(inputs, everyone)
@@ -38,7 +38,7 @@ def _fit(inputs, labels, row_sets, strengths, axes=True):
         np.asarray(strengths, np.float32),
         np.repeat(np.arange(problems)[:, None], len(labels), axis=1),
         gram,
-        classes=4,
+        classes=classes,
         tolerance=TIGHT,
         coefficients=True,
     )
@@ -63,6 +63,15 @@ def test_coefficients_and_bias_of_every_penalty_are_scikit_learn_s():
             bias - bias.mean(), oracle.intercept_ - oracle.intercept_.mean(), atol=2e-3
         )
     assert (solutions.residual <= TIGHT).all()
+
+
+def test_two_classes_have_scikit_learn_s_one_vector_as_the_difference_of_theirs():
+    inputs, labels = _data(classes=2)
+    solutions = _fit(inputs, labels, np.ones((1, len(labels)), bool), [0.01], classes=2)
+    oracle = _oracle(inputs, labels, 0.01)
+    found = np.diff(np.asarray(solutions.weights[0, 0]).T, axis=0)
+    np.testing.assert_allclose(found, oracle.coef_, atol=2e-3 * np.abs(oracle.coef_).max())
+    np.testing.assert_allclose(np.diff(solutions.bias[0, 0]), oracle.intercept_, atol=2e-3)
 
 
 @pytest.mark.parametrize("axes", [True, False])

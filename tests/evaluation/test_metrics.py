@@ -13,6 +13,7 @@ from scipy.spatial import distance
 from sklearn import metrics as sk
 
 from avemo_jax.evaluation import metrics
+from avemo_jax.evaluation.sums import summed
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "metrics.json").read_text())
 
@@ -36,7 +37,9 @@ def test_a_predicted_but_absent_class_is_left_out_or_nan_as_the_reference_has_it
     case = GOLDEN["classification_absent_class"]
     confusion = _confusion(case)
     assert np.isnan(case["result"]["uar"]) and np.isnan(metrics.uar(confusion, absent="nan"))
-    assert metrics.uar(confusion) == pytest.approx(np.mean([2 / 2, 1 / 2, 1 / 2]))
+    labels, predicted = np.array(case["labels"]), np.array(case["logits"]).argmax(1)
+    recalls = [(predicted[labels == name] == name).mean() for name in set(case["labels"])]
+    assert metrics.uar(confusion) == pytest.approx(np.mean(recalls))
     assert metrics.weighted_f1(confusion) == pytest.approx(case["result"]["weighted_f1"])
     assert metrics.macro_f1(confusion) == pytest.approx(case["result"]["macro_f1"])
 
@@ -84,6 +87,24 @@ def test_pcc_is_pearson_s_r_and_ccc_punishes_a_shift_that_pcc_forgives():
     shifted = metrics.regression_scores(predicted + 1, target)
     assert scores["pcc"][0] == pytest.approx(stats.pearsonr(predicted[:, 0], target[:, 0]).statistic)
     assert shifted["pcc"][0] == pytest.approx(scores["pcc"][0]) and shifted["ccc"][0] < scores["ccc"][0]
+
+
+@pytest.mark.parametrize("constant", [0.1, 0.5, 1 / 3, 1e4])
+def test_a_constant_has_no_correlation_whatever_its_mean_rounds_to(constant):
+    varied = np.random.default_rng(0).standard_normal((30, 1))
+    same = np.full((30, 1), constant)
+    for predicted, target in ((same, varied), (varied, same), (same, same), (same, same + 1)):
+        scores = metrics.regression_scores(predicted, target)
+        sums = summed("values", predicted, target)
+        every = sums.of(np.arange(30), np.zeros(30, int))[0]
+        # Groups of a whole that varies: their constants have no correlation either.
+        both = summed("values", np.concatenate([predicted, varied]), np.concatenate([target, varied]))
+        group = both.of(np.arange(60), np.arange(60) // 30)[0]
+        for found in (scores["pcc"][0], sums.scores["pcc"](every), both.scores["pcc"](group)):
+            assert np.isnan(found)
+        ccc = 0 if (predicted != target).any() else np.nan
+        for found in (scores["ccc"][0], sums.scores["ccc"](every), both.scores["ccc"](group)):
+            assert found == pytest.approx(ccc, abs=1e-12, nan_ok=True)
 
 
 RNG = np.random.default_rng(3)

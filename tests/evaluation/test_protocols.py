@@ -157,6 +157,11 @@ def test_speakers_are_told_apart_by_clips_on_both_sides_and_one_clip_alone_is_le
         assert split.inner_unit == "fold"
         for fold in set(split.inner[split.train]):
             assert set(clips.speaker[split.inner == fold]) == {"p0", "p1"}
+    each_once = replace(clips, speaker=clips.clip_id)
+    with pytest.raises(UserError, match="no speaker has two clips"):
+        protocols.make_splits("within_speakers", each_once, need_classes=False)
+    with pytest.raises(UserError, match="one clip is left to train on beside"):
+        protocols.make_splits("leave_one_speaker_out", each_once.at(np.arange(2)), need_classes=False)
     kept = clips.at(plan.rows).of_found_classes()
     assert kept.classes == ("p0", "p1") and [kept.classes[k] for k in kept.label] == kept.speaker.tolist()
 

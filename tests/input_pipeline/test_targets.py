@@ -22,11 +22,13 @@ def of(rule, value, classes=CLASSES, **more):
 def test_plurality_is_the_most_voted_class_and_a_tie_has_none():
     assert of("plurality", VOTES) == 0
     assert of("plurality", {"ANG": 2, "HAP": 2, "NEU": 1}) is None
+    assert of("plurality", {"ANG": 0.1 + 0.2, "HAP": 0.3}) is None  # shares of raters, with rounding
 
 
 def test_a_majority_is_more_than_half_of_the_votes_for_the_classes():
     assert of("majority", VOTES) is None  # five of ten
     assert of("majority", {"ANG": 1, "HAP": 4}) == 1
+    assert of("majority", {"ANG": 3 / 7, "HAP": 2 / 7, "NEU": 1 / 7}) is None  # half, but for rounding
 
 
 def test_a_distribution_is_the_share_of_each_class():
@@ -42,7 +44,7 @@ def test_the_all_inclusive_rule_takes_every_class_with_its_share_of_votes():
 
 
 @pytest.mark.parametrize("rule", ["plurality", "majority", "distribution", "multi_label"])
-@pytest.mark.parametrize("value", [None, "", "ANG", {}, {"SAD": 3}, {"ANG": 0}, 0.5])
+@pytest.mark.parametrize("value", [None, "", "ANG", {}, {"SAD": 3}, {"ANG": 0}, {"ANG": -1, "HAP": 3}, 0.5])
 def test_what_are_no_votes_for_the_classes_gives_no_target(rule, value):
     assert of(rule, value) is None
 

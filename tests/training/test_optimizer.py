@@ -1,6 +1,7 @@
 """Schedules, parameter groups and AdamW steps beside the numbers recorded from the PyTorch reference."""
 
 import json
+import re
 
 import jax
 import jax.numpy as jnp
@@ -21,13 +22,16 @@ from tests.golden_weights import GOLDEN, golden_weights
 from tests.training.tiny import TinyTask, tiny_config
 
 SCHEDULES = json.loads((GOLDEN / "schedules.json").read_text())
+GROUPS = json.loads((GOLDEN / "optim_groups.json").read_text())
+ADAMW = {path.stem: json.loads(path.read_text()) for path in sorted(GOLDEN.glob("adamw_*.json"))}
 
 
 @pytest.mark.parametrize("case", SCHEDULES)
 def test_learning_rate_and_weight_decay_follow_the_recorded_schedule(case):
     recorded, arrays = SCHEDULES[case], np.load(GOLDEN / "schedules.npz")
     total = recorded["epochs"] * recorded["niter"]
-    warmup = recorded.get("warmup_steps") or recorded["warmup_epochs"] * recorded["niter"]
+    warmup = recorded.get("warmup_steps", -1)  # the reference's −1: it is by epochs
+    warmup = warmup if warmup > 0 else recorded["warmup_epochs"] * recorded["niter"]
     steps = jnp.arange(recorded["length"])
     rate = WarmupCosine(recorded["lr"], recorded["min_lr"], total, warmup)(steps)
     np.testing.assert_allclose(rate, arrays[f"{case}/lr"], rtol=3e-5, atol=1e-7 * recorded["lr"])
@@ -54,20 +58,35 @@ def by_reference_key(values, shapes):
     return {key: float(np.ravel(array)[0]) for key, array in hicmae.to_reference(full).items()}
 
 
-def test_pretraining_decays_the_parameters_that_the_reference_decays():
-    recorded = json.loads((GOLDEN / "optim_groups.json").read_text())["pretrain_dim512"]
-    shapes = shapes_of("hicmae:base")
+def depths_in(names):
+    """Overrides by which a model has as many blocks as these names of the reference tell of."""
+
+    def blocks(part):
+        found = [re.match(rf"{part}\.blocks\.(\d+)\.", name) for name in names]
+        return max((1 + int(match[1]) for match in found if match), default=0)
+
+    words = [f"model.depth={blocks('encoder')}", f"model.fusion_depth={blocks('encoder_fusion')}"]
+    if decoder := blocks("decoder"):
+        words += [f"model.decoder_depth={decoder}", f"model.skip_layers={tuple(range(decoder - 1))}"]
+    return words
+
+
+@pytest.mark.parametrize("case", [case for case in GROUPS if "decay_names" in GROUPS[case]])
+def test_pretraining_decays_the_parameters_that_the_reference_decays(case):
+    recorded = GROUPS[case]
+    shapes = shapes_of("hicmae:base", *depths_in(recorded["decay_names"] + recorded["no_weight_decay_names"]))
     mask = by_reference_key(optimizer.decay_mask(shapes, decay_audio_mask_token=True), shapes)
     assert {key for key, decayed in mask.items() if decayed} == set(recorded["decay_names"])
+    assert {key for key, decayed in mask.items() if not decayed} == set(recorded["no_weight_decay_names"])
     corrected = by_reference_key(optimizer.decay_mask(shapes, decay_audio_mask_token=False), shapes)
     assert {key for key in mask if mask[key] != corrected[key]} == {"mask_token_audio"}
 
 
-def test_fine_tuning_scales_and_decays_each_parameter_as_the_reference():
-    groups = json.loads((GOLDEN / "optim_groups.json").read_text())
-    recorded = groups["finetune_dim512_depth10_fusion2_layer_decay0p75"]["per_param"]
-    shapes = shapes_of("finetune/crema_d:base")
-    scales = by_reference_key(optimizer.layer_scales(shapes, 0.75), shapes)
+@pytest.mark.parametrize("case", [case for case in GROUPS if "per_param" in GROUPS[case]])
+def test_fine_tuning_scales_and_decays_each_parameter_as_the_reference(case):
+    recorded, layer_decay = GROUPS[case]["per_param"], GROUPS[case]["values"][-2]
+    shapes = shapes_of("finetune/crema_d:base", *depths_in(recorded))
+    scales = by_reference_key(optimizer.layer_scales(shapes, layer_decay), shapes)
     mask = by_reference_key(optimizer.decay_mask(shapes, decay_audio_mask_token=True), shapes)
     assert set(scales) == set(recorded)
     for key, row in recorded.items():
@@ -75,30 +94,29 @@ def test_fine_tuning_scales_and_decays_each_parameter_as_the_reference():
         assert bool(mask[key]) == (row["weight_decay"] > 0), key
 
 
-FIXTURES = {
-    "pretrain_tiny": (
-        "hicmae:demo",
-        (
-            "model.dim=64",
-            "model.heads=4",
-            "model.depth=4",
-            "model.decoder_dim=48",
-            "model.decoder_depth=3",
-            "model.skip_layers=(1,3)",
-        ),
-    ),
-    "finetune_tiny": ("finetune/crema_d:demo", ("model.dim=64", "model.heads=4", "model.depth=4")),
+SIZES = {  # a fixture's name → the config's
+    **{name: name for name in ("dim", "heads", "depth", "classes", "frames")},
+    **{"fdepth": "fusion_depth", "ddim": "decoder_dim", "dheads": "decoder_heads", "ddepth": "decoder_depth"},
+    **{"skip": "skip_layers", "img": "image_size"},
 }
 
 
-@pytest.mark.parametrize("source", FIXTURES)
-def test_five_adamw_steps_are_the_recorded_ones(source):
-    recorded = json.loads((GOLDEN / f"adamw_{source}.json").read_text())
-    tensors = np.load(GOLDEN / f"adamw_{source}.npz")
-    salt = json.loads((GOLDEN / f"{source}_info.json").read_text())["config"]["salt"]
+def fixture_shapes(config):
+    """Shapes of the model that a fixture's `config` describes."""
+    audio = zip(("audio_frames", "mel_bins"), config["audio"], strict=True)
+    sizes = {ours: config[name] for name, ours in SIZES.items() if name in config} | dict(audio)
+    words = [f"model.{name}={tuple(v) if isinstance(v, list) else v}" for name, v in sizes.items()]
+    return shapes_of("hicmae:demo" if "ddim" in config else "finetune/crema_d:demo", *words)
+
+
+@pytest.mark.parametrize("case", ADAMW)
+def test_adamw_steps_are_the_recorded_ones(case):
+    recorded, tensors = ADAMW[case], np.load(GOLDEN / f"{case}.npz")
+    source = recorded["source"]
+    config = json.loads((GOLDEN / f"{source}_info.json").read_text())["config"]
     reference_grads = load_file(GOLDEN / f"{source}_grads.safetensors")
-    shapes = shapes_of(FIXTURES[source][0], *FIXTURES[source][1])
-    start = golden_weights({key: grad.shape for key, grad in reference_grads.items()}, salt)
+    shapes = fixture_shapes(config)
+    start = golden_weights({key: grad.shape for key, grad in reference_grads.items()}, config["salt"])
     params = hicmae.from_reference(start, shapes, source)
     grads = hicmae.from_reference(reference_grads, shapes, source)
     rates, decays = jnp.asarray(recorded["lr"]), jnp.asarray(recorded["weight_decay"])
@@ -176,9 +194,10 @@ def test_frozen_parts_neither_move_nor_decay_nor_count_when_clipping(freeze, sti
         assert np.all(by_name[name] < 0), name
 
 
-def test_clipping_scales_the_gradient_to_the_recorded_norms():
-    recorded = json.loads((GOLDEN / "adamw_finetune_tiny.json").read_text())["clip_grad"]
-    grads = load_file(GOLDEN / "finetune_tiny_grads.safetensors")
+@pytest.mark.parametrize("case", [case for case in ADAMW if ADAMW[case].get("clip_grad")])
+def test_clipping_scales_the_gradient_to_the_recorded_norms(case):
+    recorded = ADAMW[case]["clip_grad"]
+    grads = load_file(GOLDEN / f"{ADAMW[case]['source']}_grads.safetensors")
     clip = optax.clip_by_global_norm(recorded["max_norm"])
     clipped, _ = clip.update(grads, clip.init(grads))
     assert float(optax.tree.norm(grads)) == pytest.approx(recorded["total_norm_before"], rel=1e-5)

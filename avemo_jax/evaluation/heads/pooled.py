@@ -28,6 +28,7 @@ from avemo_jax.evaluation.heads.examples import (
     row_sets,
     softmax,
 )
+from avemo_jax.evaluation.logistic import penalty_of
 from avemo_jax.evaluation.protocols import Split
 
 SETTING = "inverse_penalty"
@@ -132,7 +133,7 @@ def _train(
         for of_split in (means, scales)
     )
     counts = jnp.tile(sets.sum(1), penalties)
-    penalty = 1 / (jnp.repeat(inverse_penalties, len(sets)) * jnp.maximum(counts, 1))
+    penalty = penalty_of(jnp.repeat(inverse_penalties, len(sets)), jnp.maximum(counts, 1), classes)
     params = {
         "query": jnp.zeros((problems, streams, width if attentive else items)),
         "weights": jnp.zeros((problems, streams * width, classes)),
