@@ -206,8 +206,8 @@ def pooled(config: ConfigDict, partition: Partition, folds: list[list[Outcome]])
 
 
 def fold_folder(workdir: Path, fold: str) -> Path:
-    """The folder of one fold's run, of a fine-tuning of all of them."""
-    return workdir / f"fold_{fold}"
+    """The folder of one fold's run, of a fine-tuning of all: right in `workdir`, whatever the fold is called."""
+    return workdir / f"fold_{fold.replace('%', '%25').replace('/', '%2F')}"
 
 
 def _decision(viewer: Viewer, placed: Params, partition: Partition) -> Row | None:
