@@ -12,6 +12,7 @@ import json
 import math
 import os
 import re
+import textwrap
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -103,7 +104,8 @@ def fragment(path: str, start_s: float | None, end_s: float | None) -> str:
 def _rows(lines, name):
     columns = [column.strip() for column in next(lines, (1, []))[1]]
     if "path" not in columns:
-        raise DataError(f"{name}, line 1: no column `path`; the columns are: {', '.join(columns) or 'none'}")
+        found = textwrap.shorten(", ".join(columns), 200, placeholder=" …") or "none"
+        raise DataError(f"{name}, line 1: no column `path`; the columns are: {found}")
     for column in columns:
         if not column or columns.count(column) > 1:
             raise DataError(

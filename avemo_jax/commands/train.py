@@ -77,7 +77,7 @@ def train_in(
 ) -> int:
     """Trains to the last step, or until told to stop, on a partition's clips or on all, or as `of` says (see
     `tasks.clips.make_loader`); the exit code, 0 or 143. A partition brings the watch that looks at the run."""
-    from avemo_jax.tasks import looks, texts, token_teacher
+    from avemo_jax.tasks import finetuning, looks, texts, token_teacher
     from avemo_jax.training import distributed, starting, stopping
     from avemo_jax.training import mesh as mesh_lib
     from avemo_jax.training.loop import train
@@ -85,6 +85,8 @@ def train_in(
     say = print if distributed.is_first() else lambda _: None
     if partition is not None:
         of["positions"] = partition.positions(partition.train)
+        if absent := finetuning.absent_in_words(partition):
+            say(absent)
     starting.remember_sizes(config, workdir)
     texts.remember_tower(config)
     token_teacher.remember(config)

@@ -53,6 +53,12 @@ class Partition:
         return tuple(self.truth(self.train).sum(0).tolist())
 
     @property
+    def absent(self) -> list[str]:
+        """The classes that no clip is of, in any part; where a clip has exactly one."""
+        found = set(self.clips.label.tolist())
+        return [name for k, name in enumerate(self.target.names) if self.target.is_class and k not in found]
+
+    @property
     def together(self) -> tuple[float, ...]:
         """Training clips that have both of two classes, K · K numbers by row; on the diagonal, those that have it."""
         present = (self.truth(self.train) > 0).astype(np.float64)

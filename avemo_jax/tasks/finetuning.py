@@ -119,6 +119,15 @@ def missing_in_words(config: ConfigDict, partition: Partition) -> str:
     return clips.missing_in_words(config, {name: partition.positions(rows) for name, rows in parts.items()})
 
 
+def absent_in_words(partition: Partition) -> str:
+    """Which classes no clip is of, so that a misspelt one is seen before training; empty where each has one."""
+    absent = ", ".join(partition.absent)
+    return (
+        absent
+        and f"note: no clip is of class {absent} by its label {partition.target.labels[0]}; is it spelt so?"
+    )
+
+
 def test(config: ConfigDict, partition: Partition, workdir: Path, mesh: Mesh) -> list[Outcome]:
     """Outcomes on the test clips, of the chosen weights first and then of the last ones. Where there are development
     clips, a row's `decision` is what `decisions.fit` makes of them, with `test`, its scores on the test clips.
@@ -206,8 +215,8 @@ def pooled(config: ConfigDict, partition: Partition, folds: list[list[Outcome]])
 
 
 def fold_folder(workdir: Path, fold: str) -> Path:
-    """The folder of one fold's run, of a fine-tuning of all of them."""
-    return workdir / f"fold_{fold}"
+    """The folder of one fold's run, of a fine-tuning of all: right in `workdir`, whatever the fold is called."""
+    return workdir / f"fold_{fold.replace('%', '%25').replace('/', '%2F')}"
 
 
 def _decision(viewer: Viewer, placed: Params, partition: Partition) -> Row | None:

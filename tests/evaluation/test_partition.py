@@ -5,6 +5,7 @@ import pytest
 from avemo_jax.config import load_config
 from avemo_jax.errors import UserError
 from avemo_jax.evaluation.partition import fold_names, make_partition
+from avemo_jax.tasks.finetuning import absent_in_words
 from tests.evaluation import synthetic
 
 
@@ -36,6 +37,13 @@ def test_no_speaker_is_in_two_parts(folder):
     assert of.class_counts == (8, 8, 8)
     # Positions are the places in the folder, and the order is the folder's.
     assert of.positions(of.test) == list(range(24, 36))
+
+
+def test_a_class_that_no_clip_is_of_is_named(folder):
+    words = ("data.protocol=leave_one_speaker_out", "data.fold=p2")
+    assert not make_partition(data(folder, *words)).absent
+    of = make_partition(data(folder, *words, "data.classes=low,hihg,middle"))
+    assert of.absent == ["hihg"] and "class hihg by its label tone" in absent_in_words(of)
 
 
 def test_nothing_is_held_out_where_nothing_is_to_be(folder):

@@ -46,6 +46,7 @@ def test_a_spreadsheets_byte_order_mark_and_line_ends_are_read(tmp_path):
     [
         ("", "no column `path`"),
         ("file,speaker\na,b\n", "line 1: no column `path`; the columns are: file, speaker"),
+        (",".join(f"a{n}" for n in range(999)), "the columns are: a0, a1.{,200} …$"),
         ("path,path\na,b\n", "line 1: column 'path' is there twice"),
         ("path,\na,b\n", "line 1: column '' is without a name"),
         ("path\n", "no clips"),

@@ -125,3 +125,10 @@ def test_a_score_that_nothing_is_chosen_or_ended_by_may_be_undefined(folder, tmp
 def test_what_cannot_be_pooled_is_said_before_anything_is_trained(folder, overrides, hint):
     with pytest.raises(UserError, match=hint):
         finetuning.partition_of(config_of(folder, *overrides))
+
+
+def test_the_folder_of_a_fold_is_right_in_the_run_s_whatever_the_fold_is_called(tmp_path):
+    folders = [finetuning.fold_folder(tmp_path, fold) for fold in ("1", "A é", "a/b", "a%2Fb", "../1", "..")]
+    assert {folder.parent for folder in folders} == {tmp_path} and len(set(folders)) == len(folders)
+    assert [folder.name for folder in folders[:2]] == ["fold_1", "fold_A é"]
+    assert all(".." not in folder.parts for folder in folders)
