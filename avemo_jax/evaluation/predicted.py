@@ -66,6 +66,15 @@ class Predicted:
         """Of these clips alone, by their numbers or as bool [N]."""
         return replace(self, **{name: getattr(self, name)[clips] for name in _ARRAYS})
 
+    def named(self, names: tuple[str, ...]) -> Predicted:
+        """The same with its classes or values in the order of `names`, which are the same ones."""
+        places = [self.names.index(name) for name in names]
+        number = np.argsort(places)  # here → there
+        truth = number[self.truth] if self.kind == CLASS else self.truth[:, places]
+        return replace(
+            self, names=names, truth=truth, outputs=self.outputs[:, places], guess=number[self.guess]
+        )
+
 
 def read(path: Path) -> list[Predicted]:
     """Every model of the file, in its order.
@@ -126,12 +135,12 @@ def pairs(here: Sequence[Predicted], there: Sequence[Predicted]) -> list[tuple[P
 
 
 def as_ordered(one: Predicted, other: Predicted, called: str = "--against") -> Predicted:
-    """The other model of the same test clips, in the order of this one; `called` is how errors call it.
+    """The other model of the same test clips and classes, in the order of this one; `called` is how errors call it.
 
     Raises:
       UserError: see `pairs`.
     """
-    if (one.kind, one.names) != (other.kind, other.names):
+    if (one.kind, sorted(one.names)) != (other.kind, sorted(other.names)):
         raise UserError(
             f"{called}: it predicts {', '.join(other.names)} ({other.kind}), not {', '.join(one.names)} ({one.kind})"
         )
@@ -145,7 +154,7 @@ def as_ordered(one: Predicted, other: Predicted, called: str = "--against") -> P
             f"{called}: it was tested on other clips or folds ({missing} of these are not there, {more} are there "
             "alone): only the same ones can be compared"
         )
-    ordered = other.at(np.array([places[1][key] for key in places[0]]))
+    ordered = other.at(np.array([places[1][key] for key in places[0]])).named(one.names)
     if not np.allclose(one.truth, ordered.truth, rtol=1e-4, atol=1e-6):
         raise UserError(
             f"{called}: the same clips have other labels there: only one truth can be compared by"

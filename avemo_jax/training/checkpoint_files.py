@@ -77,11 +77,7 @@ def load_params(path: str | Path, *, say: Callable[[str], None] = print) -> tupl
             break
         passed_over.append(f"{candidate} {damage}")
     else:
-        reason = (
-            "; ".join(passed_over)
-            or "a work directory, its checkpoints folder or one step's folder is needed"
-        )
-        raise UserError(f"no usable checkpoint in {path}: {reason}")
+        raise UserError(f"no usable checkpoint in {path}: {'; '.join(passed_over) or _needed(path)}")
     if passed_over:
         say(f"{'; '.join(passed_over)}: using {candidate.name} instead")
     record = read_record(candidate)
@@ -105,7 +101,16 @@ def newest(path: str | Path) -> Path:
     for candidate in _candidates(path):
         if manifest.is_finished(candidate):
             return candidate
-    raise UserError(f"no usable checkpoint in {path}")
+    raise UserError(f"no usable checkpoint in {path}: {_needed(path)}")
+
+
+def _needed(path: Path) -> str:
+    folds = sorted(one.parent.name for one in path.glob(f"fold_*/{FOLDER}"))
+    if folds:
+        return (
+            f"it is a run of all folds, each with weights of its own: name one of them, as {path / folds[0]}"
+        )
+    return "a work directory, its checkpoints folder or one step's folder is needed"
 
 
 def newest_config(path: str | Path) -> dict[str, Any]:

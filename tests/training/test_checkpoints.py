@@ -182,6 +182,12 @@ def test_a_folder_without_checkpoints_is_refused_with_its_path(empty, tmp_path):
         load_params(tmp_path / empty)
 
 
+def test_of_a_run_of_all_folds_the_folds_are_named(tmp_path):
+    (tmp_path / "fold_a" / "checkpoints").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"a run of all folds.*/fold_a$"):
+        load_params(tmp_path)
+
+
 def test_a_run_goes_on_from_parameters_alone(tmp_path, capsys):
     config = tiny_config("total_steps=2")
     params = split(TinyTask(config).init_model(jax.random.key(9)))[1]

@@ -21,6 +21,7 @@ from avemo_jax.convert.huggingface.verify import SAME_FILE, SAME_TENSORS, Verifi
 from avemo_jax.convert.verify import Difference
 from avemo_jax.errors import UserError
 from avemo_jax.evaluation import report
+from avemo_jax.evaluation.questions import question
 from input_pipeline.audio import SAMPLE_RATE, samples_for
 from input_pipeline.blazeface import INSTALL
 from input_pipeline.storing import ClipOptions
@@ -283,7 +284,7 @@ def _probe(rows: ProbeRows) -> str:
     speakers = f"{first['speakers']} speaker{'s' * (first['speakers'] != 1)}"
     others = "speakers that" if first["speaker_disjoint"] else "clips, though not speakers, that"
     baselines = {
-        "random": "`random` is the same network with random weights",
+        "random": "`random` is the same network with random weights, of several seeds the mean and the range",
         "none": "`-` are plain statistics of pixels and log-mel",
     }
     beside = [text for weights, text in baselines.items() if any(row["weights"] == weights for row in rows)]
@@ -292,15 +293,19 @@ def _probe(rows: ProbeRows) -> str:
     if repeats > 1:
         dealt = f" The folds were dealt {repeats} times: scores and intervals are means over them, `± repeats` is the "
         dealt += "deviation of the first score."
-    head, facts, which = "regression", "a number. CCC and PCC in per cent", ""
+    kind, facts, which = "regression", "a number. CCC and PCC in per cent", ""
     if "classes" in first:
         facts = f"{len(first['classes'])} classes, chance {100 * first['chance']:.1f} %. Per cent"
-        head, which = "classifier", "of the UAR "
-    return f"""## Linear probe: `{first["label"]}`
+        kind, which = "classifier", "of the UAR "
+    heads = list(dict.fromkeys(question(row)["head"] for row in rows))
+    title, fitted = ("Linear probe", f"A linear {kind}") if heads == ["linear"] else ("Probe", f"A {kind}")
+    by = "" if heads == ["linear"] else f" (head{'s' * (len(heads) > 1)} {', '.join(heads)})"
+    sizes = f" of clips of another size ({first['sizes']})" if first.get("sizes") else ""
+    return f"""## {title}: `{first["label"]}`
 
-A linear {head} on frozen features, tested on {others} it was not fitted on (protocol {first["split"]}): \
-{first["n"]:,} clips, {speakers}, {facts}; \
-brackets hold the 95 % interval {which}from resampling {first["ci_unit"]}s. {"; ".join(beside)}.{dealt}
+{fitted}{by} on frozen features{sizes}, tested on {others} it was not fitted on (protocol {first["split"]}, split hash \
+`{first["split_hash"]}`): {first["n"]:,} clips, {speakers}, {facts}; brackets hold the 95 % interval {which}from \
+resampling {first["ci_unit"]}s.{"".join(f" {text}." for text in beside)}{dealt}
 
 ```
 {report.table(rows)}
@@ -317,7 +322,7 @@ def _limits(config: ConfigDict, facts: Facts, stored: Stored) -> str:
             "one whose face is the largest for the longest."
         )
     seen = "of a longer file the middle"
-    if config.task == "finetune":
+    if config.task == "finetune" and config.views.segments > 1:
         seen = f"of a longer file {config.views.segments} views, evenly spread"
     corpora = "" if facts.folders and all(corpus for _, corpus in facts.folders) else " and corpora"
     lines = [

@@ -6,7 +6,8 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from avemo_jax.evaluation.outcome_files import IN_OWN_UNIT, shown
+from avemo_jax.evaluation.outcome_files import IN_OWN_UNIT, SPLIT_SEED, shown
+from avemo_jax.evaluation.questions import manner
 
 Row = dict[str, Any]
 Suite = tuple[str, list[Row]]  # its name, and its rows of one folder
@@ -21,7 +22,7 @@ def suites_of(suites: Sequence[Suite]) -> str:
     listed = "\n".join(f"- {line}" for line in dict.fromkeys(lines))
     return (
         "## Beyond one number\n\nFurther questions that `avemo evaluate` asked of these weights; brackets hold 95 % "
-        f"intervals from resampling speakers.\n\n{listed}"
+        f"intervals from resampling speakers, or clips where there is one speaker.\n\n{listed}"
     )
 
 
@@ -43,18 +44,22 @@ def _calibration(rows: Sequence[Row]) -> Iterator[str]:
 def _fairness(rows: Sequence[Row]) -> Iterator[str]:
     for row in rows:
         gap, groups = row["gap"], row["groups"]
-        if len(groups) > _FEW_GROUPS:
-            groups = [one for one in groups if one["group"] in (gap["best"], gap["worst"])]
+        score = gap["score"]
+        apart = ""
+        if gap["gap"] is not None:
+            unit = "" if score in IN_OWN_UNIT else "points"
+            apart = (
+                f"; gap {_score(score, gap['gap'], gap['gap_ci95'], unit)}, {gap['best']} over {gap['worst']} "
+                f"({_score(score, gap['expected'], unit='')} by chance, p = {gap['p']:.3f})"
+            )
+            if len(groups) > _FEW_GROUPS:
+                groups = [one for one in groups if one["group"] in (gap["best"], gap["worst"])]
         each = [
-            f"{one['group']} {_score('uar', one['uar'], one['uar_ci95'])} ({one['n']:,} clips of {one['speakers']} "
-            f"speaker{'s' * (one['speakers'] != 1)})"
+            f"{one['group']} {_score(score, one[score], one[f'{score}_ci95'])} ({one['n']:,} clips of "
+            f"{one['speakers']} speaker{'s' * (one['speakers'] != 1)})"
             for one in groups
         ]
-        yield (
-            f"Fairness by {row['trait']}{_model(row)}, UAR: {', '.join(each)}; gap "
-            f"{_score('uar', gap['gap'], gap['gap_ci95'], 'points')}, {gap['best']} over {gap['worst']} "
-            f"({_score('uar', gap['expected'], unit='')} by chance, p = {gap['p']:.3f})."
-        )
+        yield f"Fairness by {row['trait']}{_model(row)}, {score.upper()}: {', '.join(each)}{apart}."
 
 
 def _conflict(rows: Sequence[Row]) -> Iterator[str]:
@@ -157,7 +162,10 @@ _LINES: dict[str, Callable[[Sequence[Row]], Iterator[str]]] = {
 def _model(row: Row) -> str:
     """What the predictions say of the model, where that tells more than that it is this one."""
     told = row["model"]
-    words = [told.get("feature"), told.get("selection"), told.get("modalities", "").replace("_", " + ")]
+    asked = manner(told) if "feature" in told else [told.get("selection", "")]
+    words = [told.get("class", ""), told.get("feature", ""), *asked]
+    words.append(told.get("modalities", "").replace("_", " + "))
+    words.append(f"folds dealt by seed {told[SPLIT_SEED]}" if told.get(SPLIT_SEED) else "")
     return f" ({', '.join(word for word in words if word)})" if any(words) else ""
 
 

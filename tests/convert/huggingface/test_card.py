@@ -13,10 +13,12 @@ from avemo_jax.config import load_config
 from avemo_jax.convert.huggingface import facts
 from avemo_jax.convert.huggingface.card import Stored, write_card
 from avemo_jax.convert.huggingface.facts import Data, Facts
-from avemo_jax.evaluation import decisions
+from avemo_jax.convert.huggingface.judged import suites_of
+from avemo_jax.evaluation import decisions, suites
 from avemo_jax.evaluation.choosing import LEGACY
-from avemo_jax.evaluation.outcome_files import shown
+from avemo_jax.evaluation.outcome_files import plain, shown
 from avemo_jax.evaluation.outcomes import judged, main_scores
+from avemo_jax.evaluation.predicted import Predicted
 from avemo_jax.training.checkpoints import load_params
 from input_pipeline.storing import ClipOptions
 from input_pipeline.targets import RULES, target_of
@@ -89,6 +91,20 @@ def test_it_says_that_the_folds_of_a_probe_were_dealt_several_times(place):
     assert "The folds were dealt 3 times: scores and intervals are means" in part and "± repeats" in part
 
 
+def test_it_names_the_heads_and_the_clips_of_a_probe_where_they_are_not_the_usual_ones(place):
+    rows = json.loads((place / "run" / "probe_tone" / "rows.json").read_text())
+    rows = [
+        {**row, "head": "attentive", "sizes": "frames=24"} for row in rows if row["weights"] == "checkpoint"
+    ]
+    known = Facts(3, versions={}, probes=[rows])
+    card = write_card(load_config("hicmae:demo"), known, Stored(ClipOptions(), True), 10, "unknown", None)
+    part = card.split("## Probe: `tone`")[1].split("```")[0]
+    assert part.startswith(
+        "\n\nA classifier (head attentive) on frozen features of clips of another size (frames=24)"
+    )
+    assert part.endswith("from resampling speakers.\n\n") and rows[0]["split_hash"] in part
+
+
 def test_probes_of_another_step_are_left_out(place, tmp_path):
     shutil.copytree(place / "run", tmp_path / "run")
     path = tmp_path / "run" / "probe_tone" / "rows.json"
@@ -128,7 +144,8 @@ SUITES = {
                 {"group": name, "n": 20, "speakers": 4, "uar": uar, "uar_ci95": [uar - 0.1, uar + 0.1], "war": uar}
                 for name, uar in (("f", 0.7), ("m", 0.65))
             ],
-            "gap": {"gap": gap, "gap_ci95": [0.01, 0.2], "best": "f", "worst": "m", "expected": 0.03, "p": 0.2},
+            "gap": {"score": "uar", "gap": gap, "gap_ci95": [0.01, 0.2], "best": "f", "worst": "m",
+                    "expected": 0.03, "p": 0.2},
         }
         for weights, step, gap in (("checkpoint", 7, 0.05), ("checkpoint", 6, 0.06), ("random", None, 0.07))
     ],
@@ -162,6 +179,36 @@ def test_it_tells_what_suites_found_of_this_step_and_a_limit_only_where_none_did
     assert ("for robustness" in limits) == ("robustness" not in asked)
     assert ("Nothing here was evaluated" in limits) == (len(asked) < 2)
     assert "gap 6.0" not in card and "gap 7.0" not in card
+
+
+@pytest.mark.parametrize("kind", ["class", "distribution", "multi_label", "values"])
+def test_it_tells_fairness_and_calibration_by_the_scores_of_what_is_predicted(kind):
+    rng = np.random.default_rng(0)
+    truth = (
+        rng.dirichlet(np.ones(2), 40) if kind != "multi_label" else rng.integers(0, 2, (40, 2)).astype(float)
+    )
+    truth = truth.argmax(1) if kind == "class" else truth
+    clips = np.array([f"c{number}" for number in range(40)])
+    outputs, model = rng.dirichlet(np.ones(2), 40), {"selection": "last", "modalities": "audio_video"}
+    names = (clips, np.repeat([*"stuv"], 10), np.full(40, "1"))
+    one = Predicted(model, ("a", "b"), *names, truth, outputs, outputs.argmax(1), kind)
+    probed = replace(one, model={"feature": "cat4", "loudness": "normalised"})
+    people = {clip: {"gender": "fm"[place // 20]} for place, clip in enumerate(clips.tolist())}
+    found = [("fairness", suites.fairness_rows([one], people, ["gender"]))]
+    found += [("calibration", suites.calibration_rows([one, probed]))] if kind != "values" else []
+    known = Facts(3, versions={}, suites=json.loads(json.dumps(plain(found))))
+    card = write_card(load_config("hicmae:demo"), known, Stored(ClipOptions(), True), 10, "unknown", None)
+    (row,) = found[0][1]
+    score = next(iter(one.summed.scores))
+    told = f"{score.upper()}: f {shown(score, row['groups'][0][score])} ["
+    assert f"Fairness by gender (last, audio + video), {told}" in card
+    each = ["a, ", "b, "] if kind == "multi_label" else [""]
+    for name in each if kind != "values" else []:
+        assert f"- Calibration ({name}last, audio + video), " in card
+        assert f"- Calibration ({name}cat4, at equal loudness), " in card
+    nothing = {**row["gap"], **dict.fromkeys(["gap", "gap_ci95", "best", "worst", "expected", "p"])}
+    text = suites_of([("fairness", [{**row, "gap": nothing}])])
+    assert "gap" not in text and told in text
 
 
 def test_it_names_the_folders_and_corpora_and_counts_the_compute(place, tmp_path):
