@@ -127,9 +127,10 @@ class Cut:
         """
         if not self.target:
             return {}
-        label = self.target.of(record.labels)
+        labels = record.all_labels
+        label = self.target.of(labels)
         if label is None:
-            found = ", ".join(f"{name!r} is {record.labels.get(name)!r}" for name in self.target.labels)
+            found = ", ".join(f"{name!r} is {labels.get(name)!r}" for name in self.target.labels)
             wanted = f"none of the classes {', '.join(self.target.classes)}"
             if not self.target.is_class or self.target.rule != "class":
                 wanted = f"no {self.target.rule} of {', '.join(self.target.names)}"

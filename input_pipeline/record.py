@@ -21,6 +21,8 @@ try:
 except ImportError:  # exported beside a model, to people who prepare single files
     simplejpeg = None
 
+OWN_FIELDS = ("speaker", "gender")  # of a record, that are labels too
+
 
 @dataclass
 class Record:
@@ -45,6 +47,11 @@ class Record:
     metadata: dict[str, str] = field(default_factory=dict)
     source: str = ""
     prepare_version: str = ""
+
+    @property
+    def all_labels(self) -> dict[str, Any]:
+        """Its labels, and of `OWN_FIELDS` its own values where no label is called so."""
+        return {name: getattr(self, name) for name in OWN_FIELDS} | self.labels
 
     def pictures(self, indices: Sequence[int] | np.ndarray) -> list[Image.Image]:
         """The frames at `indices`, decoded; a repeated index is decoded once, and is one object."""

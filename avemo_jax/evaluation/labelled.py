@@ -17,7 +17,6 @@ from input_pipeline.records import open_records
 from input_pipeline.targets import PLURALITY, VALUES, Target, stratum_of
 
 _UNLABELLED = ("", None)
-OWN_FIELDS = ("speaker", "gender")  # of a record, that are labels too
 
 
 def read_labelled(
@@ -27,8 +26,8 @@ def read_labelled(
 
     Classes are the label's values as text, in alphabetical order, or those of `classes` in that order;
     records with any other value, an empty one or none are left out. Of votes it is the class with the most (of
-    `classes`, where there are any); a tie has none. Of `OWN_FIELDS`, clips without such a label have the record's own
-    value. A label that is a number, or several of them, comma-separated, are `values` (see `LabelledClips`).
+    `classes`, where there are any); a tie has none. `speaker` and `gender` are labels too (`Record.all_labels`).
+    A label that is a number, or several of them, comma-separated, are `values` (see `LabelledClips`).
     fold_by: the metadata that is a clip's fold.
 
     Raises:
@@ -42,8 +41,9 @@ def read_labelled(
     left_out: Counter[str] = Counter()
     keys: Counter[str] = Counter()
     for position, record in _readable(path, left_out):
-        keys.update(name for name, value in record.labels.items() if value not in _UNLABELLED)
-        value = record.labels.get(label, getattr(record, label) if label in OWN_FIELDS else None)
+        labels = record.all_labels
+        keys.update(name for name, value in labels.items() if value not in _UNLABELLED)
+        value = labels.get(label)
         if value in _UNLABELLED:
             left_out["no label"] += 1
             continue
@@ -98,10 +98,11 @@ def read_targets(
     left_out: Counter[str] = Counter()
     keys: Counter[str] = Counter()
     for position, record in _readable(path, left_out):
-        keys.update(name for name, value in record.labels.items() if value not in _UNLABELLED)
-        value = target.of(record.labels)
+        labels = record.all_labels
+        keys.update(name for name, value in labels.items() if value not in _UNLABELLED)
+        value = target.of(labels)
         if value is None:
-            missing = all(record.labels.get(name) in _UNLABELLED for name in target.labels)
+            missing = all(labels.get(name) in _UNLABELLED for name in target.labels)
             why = f"no {target.rule} of the classes" if target.classes else "not a number"
             left_out["no label" if missing else why] += 1
             continue

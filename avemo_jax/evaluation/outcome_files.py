@@ -54,7 +54,7 @@ def table(target: Target, rows: Sequence[Row], left_out: dict[str, int]) -> str:
     lines.append(aligned(cells, left=range(len(cells[0]))))
     lines.append("")
     lines.append(f"brackets: 95 % intervals from resampling {first['ci_groups']} {first['ci_unit']}s")
-    if not first["speaker_disjoint"]:
+    if not first["speaker_disjoint"] and first["label"] != "speaker":
         lines.append("note: speakers may be on both sides of the split: nothing is said about new speakers")
     if any(str(row["selection"]).startswith("legacy") for row in rows):
         lines.append(
@@ -114,32 +114,37 @@ def split_hash_of(folder: str | os.PathLike, model: Mapping[str, str] | None = N
     """Of the clips and folds that a run, or a probe, was tested on, by the rows in its folder; empty where there are
     none. Of a `model` of its `predictions.csv` by folds that were dealt several times: of its own ones."""
     seed = (model or {}).get(SPLIT_SEED)
-    repeats = [one for row in _rows_in(folder) for one in row.get("repeats", ())] if seed else []
+    repeats = [one for row in rows_in(folder) for one in row.get("repeats", ())] if seed else []
     own = (str(one["split_hash"]) for one in repeats if str(one[SPLIT_SEED]) == seed)
     return next(own, fact_of(folder, "split_hash"))
 
 
 def fact_of(folder: str | os.PathLike, name: str) -> str:
     """What the first of the rows in a folder that has this says of it; empty where none has."""
-    return next((str(row[name]) for row in _rows_in(folder) if name in row), "")
+    return next((str(row[name]) for row in rows_in(folder) if name in row), "")
 
 
 def step_of(folder: str | os.PathLike, model: Mapping[str, str]) -> int | None:
-    """Of the weights of a model of the folder's `predictions.csv`, by the rows that were written with it; None where
-    they do not say."""
-    for row in _rows_in(folder):
+    """Of the weights of a model of the folder's `predictions.csv`; None where its row does not say."""
+    return row_of(rows_in(folder), model).get("step")
+
+
+def row_of(rows: Sequence[Row], model: Mapping[str, str]) -> Row:
+    """Which of the rows of a folder is that of a model of its `predictions.csv`; empty where none is."""
+    for row in rows:
         if all(str(row.get(key)) == value for key, value in model.items() if value and key != SPLIT_SEED):
-            return row.get("step")
-    return None
+            return row
+    return {}
 
 
 def folds_of(folder: str | os.PathLike) -> list[str]:
     """The folds of a fine-tuning of all of them, by the rows in its folder; none of any other."""
-    rows = [row for row in _rows_in(folder) if row.get("fold") == ALL_FOLDS and "folds" in row]
+    rows = [row for row in rows_in(folder) if row.get("fold") == ALL_FOLDS and "folds" in row]
     return [str(one["fold"]) for one in rows[0]["folds"]] if rows else []
 
 
-def _rows_in(folder: str | os.PathLike) -> list[Row]:
+def rows_in(folder: str | os.PathLike) -> list[Row]:
+    """The rows of a folder's `rows.json`; none where it has no such file."""
     path = paths.to_path(folder) / ROWS
     with contextlib.suppress(OSError, ValueError, TypeError), paths.plain_errors(path):
         return [row for row in json.loads(path.read_text(encoding="utf-8")) if isinstance(row, dict)]

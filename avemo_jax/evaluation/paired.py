@@ -59,14 +59,9 @@ class Earlier:
         paired = [self.models[_pair(row)] for row in rows if _pair(row) in self.models]
         if not paired:
             raise UserError(f"--against {self.folder} has no row of the same feature, head and loudness")
-        steps = {_pair(row): _steps(row) for row in self.rows if row.get("weights") == "checkpoint"}
         for row in rows:
-            told = steps.get(_pair(row), _steps(row))
-            if told != _steps(row):
-                raise UserError(
-                    f"--against {self.folder} trained the {row['head']} head for {told} steps, here it is "
-                    f"{_steps(row)}: only heads of as many can be compared, by --head_steps {told}"
-                )
+            if there := self.models.get(_pair(row)):
+                check_steps(row["head"], row.get("head_steps"), there.head_steps, f"--against {self.folder}")
         tested = np.concatenate([split.test for split in splits.splits])
         part = np.concatenate([np.full(len(split.test), split.name) for split in splits.splits])
         to_be = _predicted(clips, tested, part, np.zeros((len(tested), len(clips.target.names))))
@@ -109,6 +104,18 @@ def compare(judged: Sequence[Judged], earlier: Earlier, clips: LabelledClips) ->
         ordered = predicted.as_ordered(here, there)
         compared.append(fixed | tests(here, ordered, repeated="repeats" in one.row))
     return compared
+
+
+def check_steps(head: str, here: int | None, there: int | None, called: str = "--against") -> None:
+    """Raises a UserError where two such heads were trained for other steps, None being the usual ones; `called` is how
+    errors call the other one."""
+    steps, others = here or pooled.STEPS, there or pooled.STEPS
+    if steps != others:
+        raise UserError(
+            f"{called} trained the {head} head for {others} steps, here it is {steps}: only heads of as many can be "
+            f"compared; probe again with --head_steps {others}, or leave it out (by --head, of avemo evaluate by "
+            "--models)"
+        )
 
 
 def tests(here: Predicted, there: Predicted, *, repeated: bool = False) -> Row:
@@ -204,11 +211,6 @@ def _predicted(clips: LabelledClips, tested: np.ndarray, part: np.ndarray, outpu
         outputs.argmax(-1),
         target.kind,
     )
-
-
-def _steps(row: Row) -> int:
-    """How long the row's head was trained: the usual steps where the row does not say so."""
-    return row.get("head_steps") or pooled.STEPS
 
 
 def _pair(row: Row) -> Pair:

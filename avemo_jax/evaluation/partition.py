@@ -73,9 +73,9 @@ def make_partition(data: ConfigDict) -> Partition | None:
     """The partition that a config's `data` describes; None where `data.protocol` is empty: every clip is trained on.
 
     protocol: see `protocols.PROTOCOLS`; `fold` names the part to test on, `folds` is the number of parts that
-    speakers are dealt into by `speaker_folds`; one of `development` groups of the training clips is held out, none
-    where that is 0, and no class that is tested with it. `fold_by` names the metadata that `folds` goes by,
-    `test_split` the split that `split` tests on.
+    speakers are dealt into by `speaker_folds`, and each one's clips by `within_speakers`; one of `development` groups
+    of the training clips is held out, none where that is 0, and no class that is tested with it. `fold_by` names the
+    metadata that `folds` goes by, `test_split` the split that `split` tests on.
 
     Raises:
       UserError: a protocol, fold or label that the folder does not have, several folders, or nothing that can be held

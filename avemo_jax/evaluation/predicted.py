@@ -18,7 +18,7 @@ import numpy as np
 
 from avemo_jax import paths
 from avemo_jax.errors import UserError
-from avemo_jax.evaluation.outcome_files import ROWS, fact_of
+from avemo_jax.evaluation.outcome_files import ROWS, fact_of, row_of, rows_in
 from avemo_jax.evaluation.sums import Summed, of_classes, summed
 from input_pipeline.targets import CLASS, DISTRIBUTION, MULTI_LABEL, VALUES, kind_of
 
@@ -37,6 +37,7 @@ class Predicted:
     [N, K]: of classes and distributions rows sum to 1, of several classes a clip each is a probability by itself.
     guess: int [N], the class that the file says is predicted, of distributions and several classes the likeliest one;
     of probabilities with few digits several can be the highest. Of values it says nothing. kind: `Target.kind`.
+    head_steps: how long its head was trained, where `rows.json` beside the file says that it was not the usual time.
     """
 
     model: dict[str, str]
@@ -48,6 +49,7 @@ class Predicted:
     outputs: np.ndarray
     guess: np.ndarray
     kind: str = CLASS
+    head_steps: int | None = None
 
     @property
     def label(self) -> np.ndarray:
@@ -107,12 +109,14 @@ def read(path: Path) -> list[Predicted]:
     for line in lines:
         models.setdefault(tuple(line[name] for name in model_columns), []).append(line)
     try:
-        return [
+        found = [
             _model(dict(zip(model_columns, key, strict=True)), kind, names, own)
             for key, own in models.items()
         ]
     except ValueError as error:
         raise UserError(f"{path} is damaged: {error}") from error
+    rows = rows_in(path.parent)
+    return [replace(one, head_steps=row_of(rows, one.model).get("head_steps")) for one in found]
 
 
 def joined(models: Sequence[Predicted]) -> Predicted:

@@ -316,9 +316,10 @@ def _check_classes(
     unseen = sorted(set(clips.label[test]) - set(clips.label[train]))
     if unseen:
         names = ", ".join(repr(clips.classes[k]) for k in unseen)
+        other = ", as within_speakers" if protocol in ("leave_one_speaker_out", "speaker_folds") else ""
         raise UserError(
             f"protocol {protocol}: class {names} is only among the test clips of {name!r}, so nothing can "
-            "be learnt about it; leave it out with --classes, or use another --protocol"
+            f"be learnt about it; leave it out with --classes, or use another --protocol{other}"
         )
     if len(set(clips.label[train])) < 2:
         raise UserError(

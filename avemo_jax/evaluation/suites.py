@@ -168,12 +168,15 @@ def paired_rows(models: Sequence[Predicted], others: Sequence[Predicted]) -> lis
     of `paired.tests`.
 
     Raises:
-      UserError: see `predicted.pairs`.
+      UserError: see `predicted.pairs`; or two are of one head that was trained for other steps.
     """
-    return [
-        {"model": one.model, "against": other.model, **paired.tests(one, other)}
-        for one, other in pairs(models, others)
-    ]
+    rows = []
+    for one, other in pairs(models, others):
+        head = one.model.get("head", "")
+        if head == other.model.get("head", ""):
+            paired.check_steps(head, one.head_steps, other.head_steps)
+        rows.append({"model": one.model, "against": other.model, **paired.tests(one, other)})
+    return rows
 
 
 def retrieval_rows(

@@ -51,12 +51,12 @@ def get_config(arg: str = "base") -> ConfigDict:
     config.data.stitch = ""  # mean, triangle, centre: windows of long recordings are also judged as sequences
     config.data.stitch_step_s = 0.5  # between the times of such a sequence
     config.data.protocol = (
-        ""  # folds, split, speaker_folds, leave_one_speaker_out; empty trains on every clip
+        ""  # folds, split, speaker_folds, leave_one_speaker_out, within_speakers; empty trains on every clip
     )
     config.data.fold = "1"  # the part of the protocol that is tested on
     config.data.fold_by = "fold"  # the metadata that protocol folds goes by
     config.data.test_split = "test"  # the split that protocol split tests on; split train is trained on
-    config.data.folds = 5  # that speaker_folds deals speakers into
+    config.data.folds = 5  # that speaker_folds deals speakers into, and within_speakers each one's clips
     config.data.development = (
         8  # one of so many groups of training speakers is held out to choose by; 0: none
     )

@@ -8,7 +8,7 @@ from sklearn.metrics import recall_score
 
 from avemo_jax.evaluation.intervals import bootstrap, bootstrap_scores
 from avemo_jax.evaluation.metrics import classification_scores, confusion_matrix
-from avemo_jax.evaluation.outcome_files import plain
+from avemo_jax.evaluation.outcome_files import plain, table
 from avemo_jax.evaluation.outcomes import (
     MAIN_SCORES,
     judged,
@@ -102,3 +102,18 @@ def test_with_one_speaker_clips_are_resampled_and_what_is_no_number_is_left_out(
     found = bootstrap_scores(lambda rows: {"x": float("nan"), "y": rows.mean()}, np.full(30, "s"), draws=100)
     assert found.unit == "clip" and found.groups == 30
     assert np.isnan(found.bounds["x"]).all() and found.bounds["y"][0] < 14.5 < found.bounds["y"][1]
+
+
+@pytest.mark.parametrize("label", ["emotion", "speaker"])
+def test_a_table_says_nothing_of_new_speakers_where_speakers_are_what_is_told(label):
+    target, predicted, truth = case("class", 0.5)
+    facts = {"label": label, "target": "class", "split": "within_speakers", "fold": "1", "split_hash": "f00d"}
+    facts |= {
+        "selection": "last",
+        "step": 1,
+        "modalities": "video",
+        "speaker_disjoint": False,
+        "unreadable": 0,
+    }
+    text = table(target, [facts | judged(target, predicted, truth, SPEAKERS)], {})
+    assert ("nothing is said about new speakers" in text) == (label == "emotion")

@@ -1,11 +1,17 @@
 """Which clips a fine-tuning run trains on, chooses by and is tested on."""
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 
 from avemo_jax.config import load_config
 from avemo_jax.errors import UserError
 from avemo_jax.evaluation.partition import fold_names, make_partition
 from avemo_jax.tasks.finetuning import absent_in_words
+from input_pipeline.examples import Cut
+from input_pipeline.records import open_records
+from input_pipeline.targets import CLASS, Target
 from tests.evaluation import synthetic
 
 
@@ -147,6 +153,33 @@ def test_clips_are_dealt_by_what_is_predicted_of_them(folder):
     assert len(of.clips) == 24 and of.left_out == {"no label": 24}
 
 
+def test_who_speaks_is_a_label_like_any_other_and_learnt_from_others_of_the_speaker_s_clips(folder, tmp_path):
+    def change(record):
+        return replace(record, labels={"who": record.speaker}, gender="fm"[record.speaker > "p1"])
+
+    synthetic.write_changed(tmp_path / "data", folder, change)
+
+    def parted(label, names, *overrides):
+        words = (f"data.label={label}", f"data.classes={names}", "data.development=3", *overrides)
+        return make_partition(data(tmp_path / "data", *words))
+
+    within = ("data.protocol=within_speakers", "data.fold=1")
+    of, same = (parted(label, "p0,p1,p2,p3", *within) for label in ("speaker", "who"))
+    assert of.split_hash == same.split_hash and of.unit == "fold" and not of.speaker_disjoint
+    for name in ("train", "development", "test"):
+        rows = getattr(of, name)
+        np.testing.assert_array_equal(rows, getattr(same, name))
+        assert {f"p{number}" for number in of.targets[rows]} == {"p0", "p1", "p2", "p3"}
+    assert [of.clips.speaker[row] for row in of.test] == [f"p{number}" for number in of.targets[of.test]]
+    some = parted("speaker", "p3,p0", *within)
+    assert some.left_out == {"no class of the classes": 24}
+    assert parts(parted("gender", "m,f", "data.protocol=leave_one_speaker_out", "data.fold=p2"))[2] == {"p2"}
+    clip = open_records(tmp_path / "data")[24]
+    for label, names in (("speaker", ("p0", "p2")), ("gender", ("f", "m"))):
+        cut = Cut(4, 32, 64, target=Target(CLASS, (label,), names))
+        assert cut.label_of(clip) == {"label": 1}  # what a training example has
+
+
 def test_without_a_protocol_there_is_no_partition(folder):
     assert make_partition(data(folder)) is None
 
@@ -159,6 +192,13 @@ def test_without_a_protocol_there_is_no_partition(folder):
         (
             ("data.protocol=leave_one_speaker_out", "data.label=rare", "data.classes=a,b,c"),
             "class 'b' is only .*data.classes, or use another data.protocol",
+        ),
+        *(
+            (
+                (f"data.protocol={protocol}", "data.label=speaker", "data.classes=p0,p1,p2,p3"),
+                "class 'p[0-3]'.* is only among the test clips.*another data.protocol, as within_speakers",
+            )
+            for protocol in ("leave_one_speaker_out", "speaker_folds")
         ),
         (("data.protocol=folds", "data.label="), "needs a data.label"),
         (("data.protocol=folds", "data.split=test"), "say two things"),

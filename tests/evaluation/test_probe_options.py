@@ -161,6 +161,17 @@ def test_a_learnt_head_is_trained_for_as_many_steps_as_asked(place, tmp_path, ca
     np.testing.assert_allclose(barely, 1 / len(barely[0]), atol=0.03)  # of layers, from the plain mean on
     line = words(place, tmp_path / "b", "tone", against=tmp_path, **flags)
     assert main(line) == 2 and "for 1 steps, here it is 400: only" in capsys.readouterr().err
+    # The same rows as of 400 steps: of the learnt head others than here, of the linear one none at all.
+    shutil.copytree(tmp_path, tmp_path / "usual", ignore=shutil.ignore_patterns("run", "data"))
+    usual = [{key: value for key, value in row.items() if key != "head_steps"} for row in rows]
+    (tmp_path / "usual" / "rows.json").write_text(json.dumps(usual))
+    line = ["evaluate", "--suite", "paired", "--predictions", tmp_path, "--out", tmp_path / "c", "--against"]
+    asked = [str(word) for word in (*line, tmp_path / "usual")]
+    assert main(asked) == 2
+    error = capsys.readouterr().err
+    assert "trained the layer_mix head for 400 steps, here it is 1: only" in error and error.count("\n") == 1
+    assert not (tmp_path / "c").exists() and main([*asked, "--models", "linear,checkpoint"]) == 0
+    assert main([str(word) for word in (*line, tmp_path)]) == 0  # of as many steps
 
 
 def test_folds_that_are_dealt_several_times_have_one_row_and_are_compared_by_whole_speakers(
