@@ -273,7 +273,7 @@ def _rollout(found: Sequence[Found], tables: dict[str, list[Row]]) -> Numbers:
 
 
 def _pages(found: Sequence[Found]) -> list[Row]:
-    """Pages of clips, which are never part of another page: they show people, and go where their reader takes them."""
+    """Pages of clips that `avemo evaluate` made, to link to."""
     return [{"series": _series(one.words, ""), "path": str(one.page)} for one in found if one.page.is_file()]
 
 

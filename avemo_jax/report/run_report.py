@@ -2,35 +2,52 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 import os
+import re
+import shlex
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 import numpy as np
 from scipy import special
 
+from avemo_jax.config import from_json
 from avemo_jax.errors import UserError
+from avemo_jax.evaluation import rollout
 from avemo_jax.evaluation.outcome_files import IN_OWN_UNIT
 from avemo_jax.evaluation.runs import Run, gather_run
 from avemo_jax.paths import absolute, is_remote, to_path
-from avemo_jax.report import charts, contents, embedding, page, suite_charts
+from avemo_jax.report import charts, contents, embedding, looking, page, suite_charts
 from avemo_jax.report.clips import Card, Grouping, groupings, read_cards
+from avemo_jax.report.images import Picture
 from avemo_jax.report.numbers import count, whose
-from avemo_jax.report.samples import sampled
+from avemo_jax.report.samples import GRID, Sampled, sampled
 from avemo_jax.report.styles import group_style
 from avemo_jax.tasks.finetuning import choices
-from avemo_jax.training.checkpoint_files import load_params
+from avemo_jax.training.checkpoint_files import load_params, newest_config
 from input_pipeline.errors import DataError
 
 Row = dict[str, Any]
 
 MOST_BYTES = 8_000_000  # of a page that can be mailed
 _QUALITY = 85
+_PARTS = ("frames", "sound")  # of a clip, each a picture
 _PICTURED_CLIPS = 4  # a step, of a run alone; fewer when runs share the page
+
+
+class Report(NamedTuple):
+    """html: the page; numbers: what `--json` writes; charts and pictures: those of the page, by name, as files."""
+
+    html: str
+    numbers: contents.Numbers
+    charts: dict[str, charts.Chart]
+    pictures: dict[str, Picture]
 
 
 def make(
@@ -40,14 +57,16 @@ def make(
     clips: int = 400,
     say: Callable[[str], None] = print,
     beside: str | os.PathLike = "",
-) -> tuple[str, contents.Numbers, dict[str, charts.Chart]]:
-    """The HTML text, what `--json` writes, and the charts by name.
+    rollouts: int = 2,
+) -> Report:
+    """The report of these runs.
 
     Args:
       folders: of one run, or of several to stand side by side; that of a step for its weights and pictures.
-      data: the prepared folder whose clips are mapped; that of each run unless given.
+      data: the prepared folder whose clips are mapped and looked at; that of each run unless given.
       label: the first to colour maps by.
       clips: at most so many on a map; 0 for no map.
+      rollouts: of so many clips what each run looks at; 0 for none.
       beside: the folder that the page will lie in, from which it links to other pages; without it there are no links.
 
     Raises:
@@ -58,8 +77,10 @@ def make(
     numbers = page.made() | contents.assemble(runs)
     _add_learned_layers(numbers, runs)
     strips, unmapped = _add_maps(numbers, runs, data, label, clips, say)
+    quality = _QUALITY if len(runs) == 1 else _QUALITY - 10
+    looked, unlooked = _add_rollouts(numbers, runs, data, rollouts, quality, say)
     few = max(1, _PICTURED_CLIPS // len(runs))
-    pictures = {run.name: sampled(run, few, _QUALITY if len(runs) == 1 else _QUALITY - 10) for run in runs}
+    pictures = {run.name: sampled(run, few, quality) for run in runs}
     drawn = _charts(numbers)
     html = page.render(
         "report.html.j2",
@@ -68,6 +89,9 @@ def make(
         strips=strips,
         pictures=pictures,
         unmapped=unmapped,
+        rollouts=looked,
+        unlooked=unlooked,
+        looked_at=looking.ROWS,
         link=lambda path: _link(path, beside),
         differing=contents.differing(numbers["runs"]) if len(runs) > 1 else [],
     )
@@ -75,9 +99,9 @@ def make(
     if size > MOST_BYTES:
         raise UserError(
             f"the page would have {count(size)} bytes, {count(MOST_BYTES)} can be mailed: "
-            "give fewer runs, or fewer --clips"
+            "give fewer runs, or fewer --clips or --rollouts"
         )
-    return html, numbers, drawn
+    return Report(html, numbers, drawn, _files(numbers, pictures, looked))
 
 
 def _link(path: str, beside: str | os.PathLike) -> str:
@@ -111,12 +135,11 @@ def _add_maps(
     missing: dict[str, str] = {}
     for run in runs:
         path = data or run.data
+        if reason := _why_no_clips(run, path, clips, "--clips"):
+            missing[run.name] = reason
+            continue
         try:
             if path not in places:
-                reason = _why_no_clips(run, path, clips)
-                if reason:
-                    missing[run.name] = reason
-                    continue
                 cards = read_cards(path, clips)
                 probed = [probe["label"] for probe in numbers["probes"]]
                 numbers["data"].append(_describe(path, cards, groupings(cards), label, probed))
@@ -157,15 +180,82 @@ def _add_maps(
     return strips, missing
 
 
-def _why_no_clips(run: Run, path: str, clips: int) -> str:
+def _add_rollouts(
+    numbers: contents.Numbers, runs: Sequence[Run], data: str, clips: int, quality: int, say: Callable
+) -> tuple[dict[tuple[str, int], tuple[Picture, Picture]], dict[str, tuple[str, str]]]:
+    """Adds what each run looks at to the numbers; returns (run, position) → frames and sound, and run → why there are
+    none and the command that makes them, empty where no command does."""
+    numbers["rollouts"] = []
+    pictures: dict[tuple[str, int], tuple[Picture, Picture]] = {}
+    missing: dict[str, tuple[str, str]] = {}
+    for run in runs:
+        path = data or run.data
+        if reason := _why_no_clips(run, path, clips, "--rollouts"):
+            folder = shlex.quote(str((run.folds or [run.weights])[0]))
+            missing[run.name] = reason, f"avemo report {folder} --data DIR --rollouts {clips or 2}"
+            continue
+        try:
+            rollout.check_model(from_json(json.dumps(newest_config(run.weights))))
+        except UserError as error:
+            missing[run.name] = str(error), ""
+            continue
+        try:
+            step, selection, rows, pairs = looking.look(str(run.weights), path, clips, quality=quality)
+        except (UserError, DataError) as error:
+            if data:
+                raise
+            missing[run.name] = str(error), ""
+            continue
+        numbers["rollouts"].append(
+            {"run": run.name, "data": path, "step": step, "selection": selection, "clips": rows}
+        )
+        pictures |= {(run.name, row["position"]): pair for row, pair in zip(rows, pairs, strict=True)}
+        say(f"rollout of {run.name}: {len(rows)} clips of {path}")
+    return pictures, missing
+
+
+def _files(
+    numbers: contents.Numbers,
+    pictures: dict[str, list[Sampled]],
+    rollouts: dict[tuple[str, int], tuple[Picture, Picture]],
+) -> dict[str, Picture]:
+    """The page's pictures by what they are called as files."""
+    found: dict[str, Picture] = {}
+
+    def add(words: Sequence[object], picture: Picture) -> None:
+        plain = re.sub(r"[^\w.-]+", "_", "-".join(map(str, filter(None, words)))).strip("_.")
+        names = itertools.chain([plain], (f"{plain}_{number}" for number in itertools.count(2)))
+        found[next(name for name in names if name not in found)] = picture
+
+    def who(run: str) -> str:
+        return run if len(numbers["runs"]) > 1 else ""
+
+    for run, steps in pictures.items():
+        for one in steps:
+            at = f"step_{one.step}"
+            for number, pair in enumerate(one.clips, 1):
+                for part, picture in zip(_PARTS, pair, strict=True):
+                    add((GRID, who(run), at, f"clip_{number}", part), picture)
+            for name, picture in one.others.items():
+                add((name, who(run), at), picture)
+    for entry in numbers["rollouts"]:
+        for row in entry["clips"]:
+            for part, picture in zip(_PARTS, rollouts[entry["run"], row["position"]], strict=True):
+                add(("rollout", who(entry["run"]), row["clip_id"], part), picture)
+    return found
+
+
+def _why_no_clips(run: Run, path: str, clips: int, flag: str) -> str:
     if clips == 0:
-        return "none was asked for (--clips 0)"
+        return f"none was asked for ({flag} 0)"
     if run.folds:
         return "each fold has weights of its own"
     if run.checkpoint_step is None:
         return "it has no checkpoint yet"
     if not path:
-        return "its config names no data folder: give --data DIR"
+        several = run.config.get("data", {}).get("paths")
+        named = f"several data folders ({', '.join(several)})" if several else "no data folder"
+        return f"its config names {named}: give --data DIR"
     if not to_path(path).is_dir():
         return f"its data folder {path} is not here: give --data DIR"
     return ""

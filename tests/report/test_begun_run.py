@@ -35,6 +35,7 @@ def test_every_part_that_is_missing_says_which_command_makes_it(run, capsys):
         "curves": "train",
         "pictures": "train",
         "map": "report",
+        "looks": "report",
         "probes": "probe",
         "judged": "evaluate",
         "time": "train",
