@@ -61,7 +61,13 @@ def run(args: argparse.Namespace) -> int:
     from avemo_jax.report import page, run_report
 
     made = run_report.make(
-        args.runs, args.data, args.label, args.clips, beside=out.parent, rollouts=args.rollouts
+        args.runs,
+        args.data,
+        args.label,
+        args.clips,
+        beside=out.parent,
+        rollouts=args.rollouts,
+        files=bool(args.charts),
     )
     write_file(out, made.html)
     print(f"report: {out} ({len(made.html.encode()) / 1e6:.1f} MB)")

@@ -8,8 +8,8 @@ import os
 import re
 import shlex
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
@@ -23,10 +23,10 @@ from avemo_jax.evaluation import rollout
 from avemo_jax.evaluation.outcome_files import IN_OWN_UNIT
 from avemo_jax.evaluation.runs import Run, gather_run
 from avemo_jax.paths import absolute, is_remote, to_path
-from avemo_jax.report import charts, contents, embedding, looking, page, suite_charts
+from avemo_jax.report import charts, contents, embedding, judged, looking, page, suite_charts
 from avemo_jax.report.clips import Card, Grouping, groupings, read_cards
 from avemo_jax.report.images import Picture
-from avemo_jax.report.numbers import count, whose
+from avemo_jax.report.numbers import count, title, whose
 from avemo_jax.report.samples import GRID, Sampled, sampled
 from avemo_jax.report.styles import group_style
 from avemo_jax.tasks.finetuning import choices
@@ -42,7 +42,7 @@ _PICTURED_CLIPS = 4  # a step, of a run alone; fewer when runs share the page
 
 
 class Report(NamedTuple):
-    """html: the page; numbers: what `--json` writes; charts and pictures: those of the page, by name, as files."""
+    """html: the page; numbers: what `--json` writes; charts and pictures: by name, what is written as files."""
 
     html: str
     numbers: contents.Numbers
@@ -58,6 +58,7 @@ def make(
     say: Callable[[str], None] = print,
     beside: str | os.PathLike = "",
     rollouts: int = 2,
+    files: bool = False,
 ) -> Report:
     """The report of these runs.
 
@@ -67,6 +68,7 @@ def make(
       label: the first to colour maps by.
       clips: at most so many on a map; 0 for no map.
       rollouts: of so many clips what each run looks at; 0 for none.
+      files: with charts of what the page has as tables.
       beside: the folder that the page will lie in, from which it links to other pages; without it there are no links.
 
     Raises:
@@ -101,6 +103,7 @@ def make(
             f"the page would have {count(size)} bytes, {count(MOST_BYTES)} can be mailed: "
             "give fewer runs, or fewer --clips or --rollouts"
         )
+    drawn |= {chart.name: chart for chart in _probe_confusions(numbers)} if files else {}
     return Report(html, numbers, drawn, _files(numbers, pictures, looked))
 
 
@@ -277,39 +280,66 @@ def _describe(
 def _charts(numbers: contents.Numbers) -> dict[str, charts.Chart]:
     """Every chart of the page, by name."""
     tables, names = numbers["tables"], [run["name"] for run in numbers["runs"]]
-    drawn = [charts.curve(tables["curves"], key, names) for key in numbers["curves"]]
-    drawn += [
-        suite_charts.recalls(tables[one["table"]], one["table"], one["drawn"], whose(one["of"]))
-        for one in numbers["recalls"]
-    ]
+    titled = _titles(numbers)
+    drawn = [titled(title(key), charts.curve(tables["curves"], key, names)) for key in numbers["curves"]]
+    for one in numbers["recalls"]:
+        chart = suite_charts.recalls(tables[one["table"]], one["table"], one["drawn"], whose(one["of"]))
+        drawn.append(titled(f"Recall by class of {whose(one['of'])}", chart, one))
     timed = list(dict.fromkeys(row["run"] for row in tables["time"]))
-    drawn += [charts.time_bars(tables["time"], timed)] if timed else []
-    drawn += [
-        charts.scores(tables[p["table"]], p["table"], p["chance"], p["scores"][0]) for p in numbers["probes"]
-    ]
-    drawn += [_map_chart(numbers, entry) for entry in numbers["maps"]]
-    drawn += [suite_charts.layer_bars(tables[e["table"]], e["table"], e["what"]) for e in numbers["layers"]]
-    drawn += _judged_charts(numbers["judged"], tables)
+    drawn += [titled("Where the time went", charts.time_bars(tables["time"], timed))] if timed else []
+    for one in numbers["probes"]:
+        chart = charts.scores(tables[one["table"]], one["table"], one["chance"], one["scores"][0])
+        drawn.append(titled(f"Probe of {one['label']}{one['manner']}", chart, one))
+    for one in numbers["maps"]:
+        title_of_map = f"Map of clips by {one['feature']} features at step {count(one['step'])}"
+        drawn.append(titled(title_of_map, _map_chart(numbers, one), one))
+    for one in numbers["layers"]:
+        chart = suite_charts.layer_bars(tables[one["table"]], one["table"], one["what"])
+        drawn.append(titled(f"Layers of {one['what']}", chart, one))
+    drawn += _judged_charts(numbers["judged"], tables, titled)
     return {chart.name: chart for chart in drawn}
 
 
-def _judged_charts(judged: Row, tables: dict[str, list[Row]]) -> list[charts.Chart]:
-    drawn = []
-    if "calibration" in judged:
-        drawn += [suite_charts.reliability(tables["reliability"]), suite_charts.risk(tables["risk"])]
-    for one in judged.get("fairness", {}).get("traits", ()):
-        named = (one["table"], one["trait"], judged["fairness"]["series"], one["score"])
-        drawn.append(suite_charts.group_scores(tables[one["table"]], *named, one["score"] not in IN_OWN_UNIT))
-    if "conflict" in judged:
-        drawn.append(suite_charts.conflict(tables["conflict"]))
-    if "robustness" in judged:
-        score = judged["robustness"]["score"]
-        drawn.append(suite_charts.robustness(tables["robustness"], score, score not in IN_OWN_UNIT))
-    for one in judged.get("identity", {}).get("runs", ()):
-        drawn.append(charts.scores(tables[one["table"]], one["table"], one["chance"]))
-    for one in judged["outcomes"]:
+def _titles(numbers: contents.Numbers) -> Callable[..., charts.Chart]:
+    """(title, chart, what it is of) → the chart with this title, which names the run where there are several."""
+
+    def titled(words: str, chart: charts.Chart, of: Row | None = None) -> charts.Chart:
+        return replace(chart, title=f"{words}, {of['run']}" if of and len(numbers["runs"]) > 1 else words)
+
+    return titled
+
+
+def _probe_confusions(numbers: contents.Numbers) -> Iterator[charts.Chart]:
+    """Those that the page has as tables, as files."""
+    titled = _titles(numbers)
+    for one in numbers["probes"]:
         for matrix in one["confusions"]:
-            drawn.append(suite_charts.confusion(tables[matrix["table"]], matrix["table"], one["label"]))
+            name = f"confusion-{one['table']}-{matrix['feature']}"
+            chart = suite_charts.confusion(
+                judged.confusion_cells(one["classes"], matrix["confusion"]), name, one["label"]
+            )
+            yield titled(f"Confusions of {one['label']}{one['manner']}, {matrix['feature']}", chart, one)
+
+
+def _judged_charts(found: Row, tables: dict[str, list[Row]], titled: Callable) -> list[charts.Chart]:
+    drawn = []
+    if "calibration" in found:
+        drawn += [suite_charts.reliability(tables["reliability"]), suite_charts.risk(tables["risk"])]
+    for one in found.get("fairness", {}).get("traits", ()):
+        named = (one["table"], one["trait"], found["fairness"]["series"], one["score"])
+        drawn.append(suite_charts.group_scores(tables[one["table"]], *named, one["score"] not in IN_OWN_UNIT))
+    if "conflict" in found:
+        drawn.append(suite_charts.conflict(tables["conflict"]))
+    if "robustness" in found:
+        score = found["robustness"]["score"]
+        drawn.append(suite_charts.robustness(tables["robustness"], score, score not in IN_OWN_UNIT))
+    for one in found.get("identity", {}).get("runs", ()):
+        words = ", ".join(filter(None, ("Probe of the speaker", one["series"])))
+        drawn.append(titled(words, charts.scores(tables[one["table"]], one["table"], one["chance"])))
+    for one in found["outcomes"]:
+        for matrix in one["confusions"]:
+            chart = suite_charts.confusion(tables[matrix["table"]], matrix["table"], one["label"])
+            drawn.append(titled(f"Confusions of {one['label']}, {matrix['selection']}", chart, one))
     return drawn
 
 
@@ -336,15 +366,13 @@ def _add_learned_layers(numbers: contents.Numbers, runs: Sequence[Run]) -> None:
 def _map_chart(numbers: contents.Numbers, entry: Row) -> charts.Chart:
     data = numbers["data"][entry["data"]]
     grouping = next((g for g in data["groupings"] if g["key"] == data["first"]), None)
-    rows = [
-        {
-            **row,
-            **group_style(
-                grouping["names"] if grouping else (), grouping["of"][row["clip"]] if grouping else -1
-            ),
-        }
-        for row in numbers["tables"][entry["table"]]
-    ]
+    names = grouping["names"] if grouping else ()
+    styles = [group_style(names, place) for place in range(len(names))]
+    rows = []
+    for row in numbers["tables"][entry["table"]]:
+        place = grouping["of"][row["clip"]] if grouping else -1
+        rows.append({**row, **group_style(names, place), "group": names[place] if grouping else ""})
+    groups = [(name, style["colour"], style["shape"]) for name, style in zip(names, styles, strict=True)]
     told = (
         f"Map of {entry['clips']} clips by their {entry['feature']} features at step {count(entry['step'])}"
     )
@@ -352,4 +380,4 @@ def _map_chart(numbers: contents.Numbers, entry: Row) -> charts.Chart:
         sizes = Counter(grouping["of"][row["clip"]] for row in rows)
         parts = [f"{name} {sizes[index]}" for index, name in enumerate(grouping["names"])]
         told += f", told apart by {grouping['key']}: {', '.join(parts)}"
-    return charts.embedding(rows, entry["table"], entry["table"], told + ".")
+    return charts.embedding(rows, entry["table"], entry["table"], told + ".", groups)
