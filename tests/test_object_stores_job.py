@@ -54,7 +54,7 @@ def test_a_run_on_object_storage_is_trained_resumed_probed_reported_and_handed_o
         rows = json.loads((paths.to_path(run) / "probe" / "rows.json").read_text())
         assert {row["step"] for row in rows if row["weights"] == "checkpoint"} == {3}
 
-        assert main(["report", run, "--clips", "0"]) == 0
+        assert main(["report", run, "--clips", "0", "--rollouts", "0"]) == 0
         page = (paths.to_path(run) / "report.html").read_text(encoding="utf-8")
         assert "data:image/jpeg;base64," in page and "tone" in page
 

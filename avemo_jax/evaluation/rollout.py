@@ -42,7 +42,7 @@ def check_model(config: ConfigDict) -> None:
     model = jax.eval_shape(partial(models.build, config), jax.random.key(0))
     if not isinstance(model, AudioVisualEncoder):
         raise UserError(
-            f"suite rollout follows HiCMAE's two encoders and their fusion, and this is a run of {config.method}"
+            f"attention rollout follows HiCMAE's two encoders and their fusion, and this is a run of {config.method}"
         )
 
 

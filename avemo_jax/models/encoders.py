@@ -66,7 +66,7 @@ class Encoder(nnx.Module):
         )
         self.norm = LayerNorm(dim)
         self.depth, self.drop_path, self.remat_policy = depth, drop_path, remat_policy
-        self.position_table = positions.table if positions else position_table
+        self.position_table = positions or position_table
 
     def __call__(self, patches: Array, visible: Array | None = None, keys: Array | None = None) -> Array:
         """The raw output of every layer: [B, N, P] → [L, B, N visible, C].

@@ -38,6 +38,10 @@ class Positions:
     grid: tuple[int, ...]
     known: tuple[int, ...]
 
+    # Not a bound method in its place: two of those are never equal, and jax.jit would compile each model anew.
+    def __call__(self, tokens: int, dim: int) -> np.ndarray:
+        return self.table(tokens, dim)
+
     def table(self, tokens: int, dim: int) -> np.ndarray:
         """float32 [tokens, dim], tokens in raster order.
 

@@ -6,7 +6,9 @@ are not in a specification: it names the table of the page's data that it draws.
 
 from __future__ import annotations
 
+import copy
 import re
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -42,16 +44,36 @@ _CONFIG = {
     "text": {"color": "var(--ink)", "fontSize": 11},
 }
 
+_FILE_CONFIG = _CONFIG | {
+    "legend": {"labelColor": "var(--ink)", "labelFontSize": 11, "labelLimit": 0},
+    "title": {"anchor": "start", "color": "var(--ink)", "fontSize": 13, "offset": 10},
+}
+_LEGEND = {
+    "columns": 2,
+    "labelExpr": "datum.label == 'none' ? 'no network' : datum.label",
+    "orient": "bottom",
+    "title": None,
+}
+
 
 @dataclass(frozen=True)
 class Chart:
-    """A chart of the table `table`; `alt` says what it shows, in numbers."""
+    """A chart of the table `table`; `alt` says what it shows, in numbers. `alone` is the whole specification of a file,
+    with the legends that the page has beside its charts; `title` stands above it there."""
 
     name: str
     table: str
     spec: Row
     svg: str
     alt: str
+    alone: Row
+    title: str = ""
+
+    def file(self) -> str:
+        """The SVG of a file on its own."""
+        title = self.title or re.split(r"[:.] ", self.alt)[0].rstrip(".")
+        lines = textwrap.wrap(title, max(16, (self.alone["width"] + 40) // 8))
+        return _labelled(vl_convert.vegalite_to_svg({**self.alone, "title": {"text": lines}}), self.alt)
 
 
 def curve(rows: Sequence[Row], key: str, runs: Sequence[str]) -> Chart:
@@ -196,8 +218,11 @@ def time_bars(rows: Sequence[Row], runs: Sequence[str]) -> Chart:
     return finished(bar, "time", "time", rows, 320, 34 * len(runs), alt_text)
 
 
-def embedding(rows: Sequence[Row], name: str, table: str, alt_text: str) -> Chart:
-    """Clips on their map. Each row says its colour, shape, opacity and size, since the reader changes them."""
+def embedding(
+    rows: Sequence[Row], name: str, table: str, alt_text: str, groups: Sequence[tuple[str, str, str]] = ()
+) -> Chart:
+    """Clips on their map. Each row says its colour, shape, opacity and size, since the reader changes them; and of
+    `groups`, (name, colour, shape) each, its `group`."""
     span = alt.Scale(domain=[-1.08, 1.08], nice=False)
     as_is: Row = {"scale": None, "legend": None}
     points = (
@@ -212,7 +237,14 @@ def embedding(rows: Sequence[Row], name: str, table: str, alt_text: str) -> Char
             size=alt.Size("size:Q", **as_is),
         )
     )
-    return finished(points, name, table, rows, 380, 380, alt_text)
+    named = None
+    if groups:
+        names, colours, shapes = ([*column] for column in zip(*groups, strict=True))
+        named = points.encode(
+            color=alt.Color("group:N", legend=None, scale=alt.Scale(domain=names, range=colours)),
+            shape=alt.Shape("group:N", legend=None, scale=alt.Scale(domain=names, range=shapes)),
+        )
+    return finished(points, name, table, rows, 380, 380, alt_text, named)
 
 
 def bins(values: Sequence[float], most: int = 24) -> list[Row]:
@@ -252,17 +284,44 @@ def finished(
     width: int,
     height: int,
     alt_text: str,
+    alone: alt.TopLevelMixin | None = None,
 ) -> Chart:
-    """An Altair chart of the table `table` with its still picture, this wide and high in pixels."""
+    """An Altair chart of the table `table` with its still picture, this wide and high in pixels; `alone`, where another
+    chart is the file."""
     spec = chart.properties(height=height, description=alt_text).to_dict()
     spec.pop("$schema", None)
     spec["config"] = _CONFIG
-    still = {**spec, "width": width, "datasets": {**spec.get("datasets", {}), table: list(rows)}}
+
+    def whole(spec: Row) -> Row:
+        return {**spec, "width": width, "datasets": {**spec.get("datasets", {}), table: list(rows)}}
+
+    still = whole(spec)
+    as_file = whole(alone.properties(height=height).to_dict()) if alone else copy.deepcopy(still)
+    as_file["config"] = _FILE_CONFIG
+    _add_legends(as_file)
     svg = vl_convert.vegalite_to_svg(still)
     # Ids are the page's, not the picture's: each chart needs its own.
     svg = re.sub(r'(id="|url\(#)(?=[a-z]+\d)', rf"\1{name}-", svg)
-    svg = svg.replace("<svg ", f'<svg role="img" aria-label="{_attribute(alt_text)}" ', 1)
-    return Chart(name, table, spec | {"width": "container"}, svg, alt_text)
+    svg = _labelled(svg, alt_text)
+    return Chart(name, table, spec | {"width": "container"}, svg, alt_text, as_file)
+
+
+def _labelled(svg: str, alt_text: str) -> str:
+    return svg.replace("<svg ", f'<svg role="img" aria-label="{_attribute(alt_text)}" ', 1)
+
+
+def _add_legends(part: Any) -> None:
+    """To every encoding that tells several things apart and leaves their legend to the page."""
+    if isinstance(part, list):
+        for one in part:
+            _add_legends(one)
+    elif isinstance(part, dict):
+        for channel in ("color", "shape", "strokeDash"):
+            encoding = part.get("encoding", {}).get(channel, {})
+            if len((encoding.get("scale") or {}).get("domain", ())) > 1:
+                encoding["legend"] = _LEGEND
+        for one in part.values():
+            _add_legends(one)
 
 
 def _curve_alt(rows: Sequence[Row], key: str, runs: Sequence[str]) -> str:

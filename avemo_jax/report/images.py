@@ -24,6 +24,11 @@ class Picture:
     height: int
     alt: str
 
+    @property
+    def file(self) -> bytes:
+        """What a `.jpg` file of it holds."""
+        return base64.b64decode(self.uri.partition(",")[2])
+
 
 def picture(pixels: np.ndarray, alt: str, quality: int = 85) -> Picture:
     """uint8 [H, W, 3] → a picture for the page."""

@@ -273,7 +273,7 @@ def _rollout(found: Sequence[Found], tables: dict[str, list[Row]]) -> Numbers:
 
 
 def _pages(found: Sequence[Found]) -> list[Row]:
-    """Pages of clips, which are never part of another page: they show people, and go where their reader takes them."""
+    """Pages of clips that `avemo evaluate` made, to link to."""
     return [{"series": _series(one.words, ""), "path": str(one.page)} for one in found if one.page.is_file()]
 
 
@@ -302,7 +302,7 @@ def _outcome(run: Run, place: str, rows: Sequence[Row], number: int, tables: dic
     confusions = []
     if "confusion" in first:
         table = f"confusion-{number}"
-        tables[table] = _cells(first["classes"], first["confusion"])
+        tables[table] = confusion_cells(first["classes"], first["confusion"])
         recalls = [row[k] / sum(row) if sum(row) else None for k, row in enumerate(first["confusion"])]
         shown = {key: first[key] for key in ("selection", "modalities", "classes", "confusion")}
         confusions = [{**shown, "recalls": recalls, "table": table}]
@@ -317,7 +317,8 @@ def _outcome(run: Run, place: str, rows: Sequence[Row], number: int, tables: dic
     }
 
 
-def _cells(classes: Sequence[str], matrix: Sequence[Sequence[int]]) -> list[Row]:
+def confusion_cells(classes: Sequence[str], matrix: Sequence[Sequence[int]]) -> list[Row]:
+    """Of a confusion matrix, counts [true][predicted], row by row."""
     return [
         {"truth": truth, "predicted": guess, "clips": clips, "share": clips / max(1, sum(counts))}
         for truth, counts in zip(classes, matrix, strict=True)

@@ -1,16 +1,18 @@
-"""A checkpoint and some clips → a page of where it looks: attention rollout over frames and spectrogram.
+"""A checkpoint and some clips → where it looks: attention rollout over frames and spectrogram, for the report and as
+the page of `avemo evaluate --suite rollout`.
 
-The page holds pictures of people: it is only ever written where its reader asks for it.
+The pictures show people, as all pictures of clips do: pages are only written where their reader asks for them.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 
 from avemo_jax import frontend
+from avemo_jax.errors import UserError
 from avemo_jax.evaluation import rollout
 from avemo_jax.evaluation.choosing import load_result
 from avemo_jax.evaluation.extraction import centre_batches
@@ -22,21 +24,43 @@ from avemo_jax.tasks.pictures import clip_strips
 from input_pipeline.records import open_records
 
 Row = dict[str, Any]
-PAGE = "rollout.html"
 ROWS = ("input", "its encoder", "after the fusion")
 _GLOW = np.array([255.0, 150.0, 0.0])
 _DIM, _QUALITY = 0.6, 88
 
 
-def make(checkpoint: str, data: str, *, clips: int = 6, workers: int = 0) -> tuple[str, list[Row]]:
-    """The HTML text, and a row a clip: `clip_id`, `position`, `step`, `selection`, `labels`; and of what reaches the
-    vector of `video` and of `audio`, and of what each gives to the vector of both after the fusion (`fused_video`,
-    `fused_audio`), the share that comes from the most relevant tenth of patches. Clips are drawn at random.
+class Looked(NamedTuple):
+    """A checkpoint's step and how its weights were chosen (see `load_result`); of each clip that can be read a row,
+    and its frames and its sound with `ROWS` one above the other."""
 
-    How much comes from either stream is not said: of each layer of the fusion half is the other stream's by definition.
+    step: int
+    selection: str
+    rows: list[Row]
+    pictures: list[tuple[Picture, Picture]]
+
+
+def make(checkpoint: str, data: str, *, clips: int = 6, workers: int = 0) -> tuple[str, list[Row]]:
+    """The HTML text of a page, and the rows of `look` with `step` and `selection`."""
+    found = look(checkpoint, data, clips, workers=workers)
+    known = {"step": found.step, "selection": found.selection}
+    entry = {"run": "", "data": data, **known, "clips": found.rows}
+    numbers = {**page.made(), "rollouts": [entry], "tables": {}}
+    shown = {("", row["position"]): pair for row, pair in zip(found.rows, found.pictures, strict=True)}
+    html = page.render("rollout.html.j2", {}, numbers, rollouts=shown, looked_at=ROWS)
+    return html, [row | known for row in found.rows]
+
+
+def look(checkpoint: str, data: str, clips: int, *, workers: int = 0, quality: int = _QUALITY) -> Looked:
+    """Of so many clips of a prepared folder, drawn at random: the same for every checkpoint.
+
+    A row has `clip_id`, `position` and `labels`; and of what reaches the vector of `video` and of `audio`, and of what
+    each gives to the vector of both after the fusion (`fused_video`, `fused_audio`), the share that comes from the most
+    relevant tenth of patches. How much comes from either stream is not said: of each layer of the fusion half is the
+    other stream's by definition.
 
     Raises:
-      UserError: no usable checkpoint, one of another method than HiCMAE, or a folder without readable clips.
+      UserError: no usable checkpoint, one of another method than HiCMAE or whose attention is not finite, or a folder
+        without readable clips.
     """
     config, params, step, selection = load_result(checkpoint)
     rollout.check_model(config)
@@ -49,7 +73,9 @@ def make(checkpoint: str, data: str, *, clips: int = 6, workers: int = 0) -> tup
         for name in ("video", "waveform", "waveform_length", "waveform_mean")
     }
     positions = batch["position"][kept].tolist()
-    found = rollout.relevance(config, params, on_device)
+    of_video, of_audio, of_both = map(np.asarray, rollout.relevance(config, params, on_device))
+    if not np.isfinite(of_both).all():
+        raise UserError(f"{checkpoint}: attention is not finite; its run may have diverged")
     video_grid = frontend.video_grid(model.frames, model.image_size)
     audio_grid = frontend.audio_grid(model.audio_frames, model.mel_bins)
     clip = frontend.to_clip(on_device, mels=model.mel_bins)
@@ -59,26 +85,17 @@ def make(checkpoint: str, data: str, *, clips: int = 6, workers: int = 0) -> tup
     rows, pictures = [], []
     for place, position in enumerate(positions):
         own, card = strips[place][0], cards[position]
-        fused = np.asarray(found.fused[place])
-        seen = [np.asarray(found.video[place]), fused[:tokens]]
-        heard = [np.asarray(found.audio[place]), fused[tokens:]]
-        known = {"clip_id": card.clip_id, "position": position, "step": step, "selection": selection}
-        known["labels"] = card.labels
-        tenths = {
-            name: _most(values)
-            for name, values in zip(TENTHS, (seen[0], heard[0], seen[1], heard[1]), strict=True)
-        }
-        rows.append(known | tenths)
-        pictures.append(
-            (
-                _picture(own.film, [over_film(each.reshape(video_grid)) for each in seen], seen, "frames"),
-                _picture(
-                    own.sound, [over_sound(each.reshape(audio_grid)) for each in heard], heard, "log-mel"
-                ),
-            )
+        seen, heard = [of_video[place], of_both[place, :tokens]], [of_audio[place], of_both[place, tokens:]]
+        tenths = (seen[0], heard[0], seen[1], heard[1])
+        rows.append(
+            {"clip_id": card.clip_id, "position": position, "labels": card.labels}
+            | {name: _most(values) for name, values in zip(TENTHS, tenths, strict=True)}
         )
-    numbers = {**page.made(), "path": data, "step": step, "selection": selection, "clips": rows, "tables": {}}
-    return page.render("rollout.html.j2", {}, numbers, pictures=pictures, names=ROWS), rows
+        over = [over_film(each.reshape(video_grid)) for each in seen]
+        under = [over_sound(each.reshape(audio_grid)) for each in heard]
+        film = _picture(own.film, over, seen, f"{card.clip_id}: frames", quality)
+        pictures.append((film, _picture(own.sound, under, heard, f"{card.clip_id}: log-mel", quality)))
+    return Looked(step, selection, rows, pictures)
 
 
 def over_film(relevance: np.ndarray) -> np.ndarray:
@@ -104,10 +121,12 @@ def _most(relevance: np.ndarray) -> float:
     return float(np.sort(relevance)[::-1][: max(1, len(relevance) // 10)].sum() / relevance.sum())
 
 
-def _picture(pixels: np.ndarray, heats: list[np.ndarray], relevance: list[np.ndarray], what: str) -> Picture:
+def _picture(
+    pixels: np.ndarray, heats: list[np.ndarray], relevance: list[np.ndarray], what: str, quality: int
+) -> Picture:
     told = []
     for name, values in zip(ROWS[1:], relevance, strict=True):
         told.append(f"{name}: the most relevant tenth of patches has {100 * _most(values):.0f} %")
     words = f"{what}, from top to bottom {', '.join(ROWS)}. {'; '.join(told)} of the attention."
     rows = [pixels, *(glowing(pixels, heat) for heat in heats)]
-    return picture(np.concatenate(rows), words[0].upper() + words[1:], _QUALITY)
+    return picture(np.concatenate(rows), words, quality)

@@ -80,10 +80,10 @@ def render(
 
 
 def standalone(chart: Chart) -> str:
-    """Its picture as a file on its own, in the light colours of the page."""
+    """Its picture as a file on its own, with title and legend, in the light colours of the page."""
     sheet = (TEMPLATES / "page.css").read_text(encoding="utf-8").partition("@media")[0]
     colours = dict(re.findall(r"(--[\w-]+): (#[0-9a-f]{3,6});", sheet))
-    return re.sub(r"var\((--[\w-]+)\)", lambda found: colours[found[1]], chart.svg)
+    return re.sub(r"var\((--[\w-]+)\)", lambda found: colours[found[1]], chart.file())
 
 
 def made() -> dict[str, Any]:

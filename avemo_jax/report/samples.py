@@ -18,11 +18,11 @@ GRID = "reconstruction"
 
 @dataclass
 class Sampled:
-    """The pictures of one step: clips as (frames, sound), and pictures of other kinds as they are."""
+    """The pictures of one step: clips as (frames, sound), and pictures of other kinds as they are, by name."""
 
     step: int
     clips: list[tuple[Picture, Picture]] = field(default_factory=list)
-    others: list[Picture] = field(default_factory=list)
+    others: dict[str, Picture] = field(default_factory=dict)
 
 
 def sampled(run: Run, most_clips: int, quality: int) -> list[Sampled]:
@@ -65,7 +65,7 @@ def _at(run: Run, step: int, most_clips: int, quality: int) -> Sampled:
             words += (
                 f"{pixels.shape[1]} × {pixels.shape[0]} pixels, mean brightness {pixels.mean() / 2.55:.0f} %"
             )
-            result.others.append(picture(pixels, words, quality))
+            result.others[name] = picture(pixels, words, quality)
     return result
 
 

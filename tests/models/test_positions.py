@@ -2,19 +2,23 @@
 
 import json
 import math
+from functools import partial
 
+import jax
 import numpy as np
 import pytest
 import torch
 from ml_collections import ConfigDict
 from scipy import ndimage
 
+from avemo_jax import models
 from avemo_jax.cli import main
 from avemo_jax.config import load_config
 from avemo_jax.convert import hicmae, torch_model
 from avemo_jax.convert.verify import verify
 from avemo_jax.errors import UserError
 from avemo_jax.models.layers import position_table
+from avemo_jax.models.params import split
 from avemo_jax.models.positions import (
     RULES,
     Positions,
@@ -117,6 +121,12 @@ def test_a_model_of_the_size_of_its_weights_needs_no_words():
     assert in_words(model_of(video="extended", audio="interpolated")) == {}
     assert in_words(ConfigDict({"frames": 16, "image_size": 160, "audio_frames": 256, "mel_bins": 128})) == {}
     assert "video" in in_words(model_of(video="interpolated", image_size=96))
+
+
+def test_models_of_one_config_are_the_same_to_the_compiler():
+    build = partial(models.build, load_config("hicmae:demo", synthetic.TINY))
+    one, other = (split(jax.eval_shape(build, jax.random.key(seed)))[0] for seed in range(2))
+    assert one == other and hash(one) == hash(other)
 
 
 def test_what_there_is_not_is_refused():

@@ -35,6 +35,7 @@ def test_every_part_that_is_missing_says_which_command_makes_it(run, capsys):
         "curves": "train",
         "pictures": "train",
         "map": "report",
+        "looks": "report",
         "probes": "probe",
         "judged": "evaluate",
         "time": "train",
@@ -139,10 +140,16 @@ def test_a_probe_of_a_number_is_shown_with_its_own_scores(run):
 
 def test_a_probe_whose_folds_were_dealt_several_times_says_so(run):
     rows = write_probe(run, False, "speaker_folds", folds=2, seeds=range(20), dealings=3)
-    assert main(["report", str(run), "--json", str(run / "numbers.json")]) == 0
+    words = ["--json", str(run / "numbers.json"), "--charts", str(run / "charts")]
+    assert main(["report", str(run), *words]) == 0
     (probe,) = json.loads((run / "numbers.json").read_text())["probes"]
     assert probe["repeats"] == 3 and np.sum(probe["confusions"][0]["confusion"]) == 3 * 24
     page = sections((run / "report.html").read_text())["probes"]
     assert "24 clips tested" in page and "dealt 3 times, confusions summed over them" in page
     assert "± repeats</th>" in page and rows[0]["repeat_uar_std"] > 0.01
     assert f'<td class="number">{100 * rows[0]["repeat_uar_std"]:.1f}</td>' in page
+    drawn = (
+        run / "charts" / "confusion-scores-0-cat4.svg"
+    ).read_text()  # a table on the page, a chart as a file
+    right = probe["confusions"][0]["confusion"][0][0]
+    assert f"low as low {right}" in drawn and "Confusions of valence" in drawn

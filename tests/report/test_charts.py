@@ -30,13 +30,17 @@ def all_charts():
         for kind in ("checkpoint", "random", "none")
     ]
     time = [{"run": "a", "kind": k, "place": i, "seconds": 1.0, "share": 1 / 7} for i, k in enumerate(KINDS)]
-    places = [{"x": 0.1 * i, "y": -0.1 * i, **group_style(["x", "y"], i % 2)} for i in range(8)]
+    names = ["dark", "light"]
+    places = [
+        {"x": 0.1 * i, "y": -0.1 * i, "group": names[i % 2], **group_style(names, i % 2)} for i in range(8)
+    ]
+    groups = [(name, GROUPS[i]["colour"], GROUPS[i]["shape"]) for i, name in enumerate(names)]
     values = [1.0, 1.5, 2.0, 4.0]
     return [
         charts.curve(CURVES, "loss", ["a", "b"]),
         charts.scores(lines, "scores-0", 0.25),
         charts.time_bars(time, ["a"]),
-        charts.embedding(places, "map-0", "map-0", "Map of 8 clips."),
+        charts.embedding(places, "map-0", "map-0", "Map of 8 clips.", groups),
         charts.histogram(charts.bins(values), "durations", values, "seconds"),
         *suites_charts(),
     ]
@@ -132,6 +136,22 @@ def test_a_chart_is_a_file_on_its_own_too(drawn):
         text = page.standalone(chart)
         assert "var(" not in text and xml.fromstring(text).get("aria-label") == chart.alt
         assert re.findall(r'(?:fill|stroke)="(#[0-9a-f]{6})"', text)
+
+
+@pytest.mark.parametrize(
+    ("name", "title", "labels"),
+    [
+        ("curve-loss", "Total loss", ["a", "b"]),
+        ("map-0", "Map of 8 clips", ["dark", "light"]),
+        ("scores-scores-0", "UAR in per cent, chance 25.0", ["checkpoint", "no network", "random"]),
+        ("layers-0", "Shares of the layers of cat4, in per cent", ["video", "audio"]),
+        ("time", "Shares of wall time in per cent", KINDS),
+    ],
+)
+def test_a_file_says_what_it_is_and_what_its_colours_mean(drawn, name, title, labels):
+    (chart,) = (one for one in drawn if one.name == name)
+    shown = re.findall(r">([^<]+)</", page.standalone(chart))
+    assert title in " ".join(shown) and set(labels) <= set(shown)
 
 
 def test_every_value_is_in_one_bar():

@@ -299,6 +299,8 @@ def test_how_often_each_class_was_found_by_looks_has_one_chart_a_run(made):
     assert not any("recall" in key for key in numbers["curves"])
     assert {"recalls-0", "recalls-1"} <= {path.stem for path in charts.iterdir()}
     assert "Recall by class of the development clips" in page.read_text()
+    words = " ".join(re.findall(r">([^<]+)</", (charts / "recalls-1.svg").read_text()))
+    assert "Recall by class of the development clips, b" in words and set(CLASSES) <= set(words.split())
 
 
 def test_pages_of_clips_are_linked_where_they_were_made(runs, made):

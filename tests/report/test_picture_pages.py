@@ -1,13 +1,20 @@
 """The pages of `avemo evaluate` that show clips: nearest neighbours, and where a network looks."""
 
+import base64
 import json
 import re
+import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from avemo_jax.cli import main
+from avemo_jax.config import load_config
 from avemo_jax.report import looking
+from avemo_jax.training.checkpoint_files import read_record, seal
+from tests.evaluation import synthetic
 from tests.report.test_report_page import NO_PICTURE_FAILS, TABLE
 
 
@@ -140,9 +147,76 @@ def test_clips_that_are_asked_for_are_the_queries(small, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def small(tmp_path_factory):
-    from tests.evaluation import synthetic
+def several(small, tmp_path_factory):
+    """(page, numbers, folder of charts) of a run, the folder of its step, a run of another method, one that has only
+    begun, and all folds of a tuning."""
+    place = tmp_path_factory.mktemp("several")
+    (step,) = (small / "run" / "checkpoints").iterdir()
+    other = place / "other" / "checkpoints" / step.name
+    shutil.copytree(step, other)
+    config = json.loads(load_config("video_mae:demo").to_json())
+    seal(other, replace(read_record(other), config=config))
+    for begun in ("begun", "folds/fold_1"):
+        (place / begun).mkdir(parents=True)
+        (place / begun / "config.json").write_text("{}")
+    (place / "folds" / "rows.json").write_text("[]")
+    page, numbers, charts = place / "page.html", place / "numbers.json", place / "charts"
+    words = ["report", small / "run", step, *(place / name for name in ("other", "begun", "folds"))]
+    words += ["--clips", 0, "--data", small / "data", "--out", page, "--json", numbers, "--charts", charts]
+    assert main([str(word) for word in words]) == 0
+    return page.read_text(), json.loads(numbers.read_text()), charts
 
+
+def test_what_runs_look_at_stands_side_by_side_on_the_report(several, small):
+    page, numbers, _ = several
+    (section,) = re.findall(r'<section id="looks".*?</section>', page, re.S)
+    assert [(one["run"], one["step"], one["data"]) for one in numbers["rollouts"]] == [
+        (name, 7, str(small / "data")) for name in ("run", "run at step 7")
+    ]
+    one, same = (entry["clips"] for entry in numbers["rollouts"])
+    assert one == same and len(one) == 2
+    articles = section.split("<article")[1:]
+    assert [re.findall(r"<h3.*?>(.*?)</h3>", article) for article in articles] == [
+        [row["clip_id"]] for row in one
+    ]
+    for article in articles:
+        assert re.findall(r"<strong>(.*?)</strong>", article) == ["run", "run at step 7"]
+        assert article.count("<img") == 4 == len(re.findall(r'alt="clip\d\d: .{90,}?"', article))
+    told = dict(re.findall(r'<p class="missing">No attention rollout of (.*?): (.*?)</p>', section))
+    assert told.keys() == {"other", "begun", "folds"}
+    assert "a run of video_mae" in told["other"] and "<code>" not in told["other"]
+    assert (
+        "it has no checkpoint yet" in told["begun"]
+        and "begun --data DIR --rollouts 2</code>" in told["begun"]
+    )
+    assert "each fold has weights of its own" in told["folds"] and "folds/fold_1 --data DIR" in told["folds"]
+
+
+def test_the_page_of_the_suite_shows_the_same(several, small):
+    html, rows = looking.make(str(small / "run"), str(small / "data"), clips=2)
+    (known, *_) = several[1]["rollouts"]
+    assert rows == [row | {"step": 7, "selection": ""} for row in known["clips"]]
+    shown = re.findall(r'src="data:(.*?)"', html)
+    assert len(shown) == 4
+
+
+def test_pictures_of_the_report_are_files_too(several):
+    page, numbers, charts = several
+    clips = [row["clip_id"] for row in numbers["rollouts"][0]["clips"]]
+    assert sorted(path.name for path in charts.glob("*.jpg")) == sorted(
+        f"rollout-{run}-{clip}-{part}.jpg"
+        for run in ("run", "run_at_step_7")
+        for clip in clips
+        for part in ("frames", "sound")
+    )
+    for path in charts.glob("*.jpg"):
+        assert base64.b64encode(path.read_bytes()).decode() in page
+        rows = 3 * 32 if "frames" in path.name else 3 * 128
+        assert Image.open(path).height == rows
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
     place = tmp_path_factory.mktemp("small")
     synthetic.write_folder(place / "data")
     synthetic.write_checkpoint(place / "run")

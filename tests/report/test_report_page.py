@@ -13,7 +13,7 @@ from avemo_jax.report.run_report import MOST_BYTES
 
 pytestmark = pytest.mark.slow
 
-SECTIONS = ("glance", "curves", "pictures", "map", "probes", "judged", "time", "made")
+SECTIONS = ("glance", "curves", "pictures", "map", "looks", "probes", "judged", "time", "made")
 NO_PICTURE_FAILS = (
     "[...document.images].every(i => i.complete && i.naturalWidth > 0 && i.alt.trim().length > 20)"
 )
@@ -66,9 +66,9 @@ def test_nothing_is_missing_fetched_or_too_wide(browser, place, width, dark):
     assert browser.fetched() == [place.page.absolute().as_uri()]
     assert browser.ask("document.title") == place.run.name
     assert browser.ask("document.documentElement.scrollWidth") <= width
-    assert (
-        browser.ask("document.images.length") >= 2 * 2 * 4
-    )  # frames and sound, of two steps, four clips each
+    assert browser.ask("document.images.length") >= 2 * (
+        2 * 4 + 2
+    )  # frames and sound, of two steps, four clips each, and of two clips that are looked at
     assert browser.ask(NO_PICTURE_FAILS)
     charts = browser.ask(CHARTS)
     drawn = {
@@ -192,6 +192,7 @@ def test_several_runs_stand_side_by_side(browser, place, numbers, tmp_path):
     lines = "document.querySelectorAll('[data-chart=curve-loss] .live .mark-line path').length"
     assert browser.ask(lines) == 2
     assert browser.ask("document.querySelectorAll('.map').length") == 2
+    assert browser.ask("document.querySelectorAll('#looks figure').length") == 2 * 2
     (glance,) = browser.ask(TABLE, "Runs at a glance")
     last = [numbers["tables"]["curves"][step - 1]["loss"] for step in (6, 3)]
     loss = next(cells for cells in glance if cells[0].startswith("Total loss"))

@@ -132,6 +132,8 @@ def _is_reported(run, chosen, found):
     assert one["lines"][0]["scores"]["uar"]["value"] == chosen["uar"]
     changes = [row["change"] for row in numbers["tables"]["robustness"]]
     assert changes == [row["change"] for row in found["robustness"]]
+    (looked,) = numbers["rollouts"]
+    assert looked["step"] == chosen["step"] and looked["selection"] == chosen["selection"]
     folder = run / BEST / FOLDER / step_name(chosen["step"])
     (layers,) = numbers["layers"]
     shares = [row["share"] for row in numbers["tables"][layers["table"]]]
