@@ -76,8 +76,8 @@ def read_labelled(
     kept = np.isin(values, chosen)
     left_out["other class"] = int((~kept).sum())
     number = {name: index for index, name in enumerate(chosen)}
-    labels = np.array([number.get(name, -1) for name in values.tolist()])
-    clips = LabelledClips(positions, clip_ids, speakers, folds, parts, labels, chosen, fold_by=fold_by)
+    truth = np.array([number.get(name, -1) for name in values.tolist()])
+    clips = LabelledClips(positions, clip_ids, speakers, folds, parts, truth, chosen, fold_by=fold_by)
     return clips.at(kept), +left_out
 
 
