@@ -92,9 +92,11 @@ def _of_several(predicted: np.ndarray, truth: np.ndarray) -> Summed:
 
 
 def _of_values(predicted: np.ndarray, truth: np.ndarray) -> Summed:
-    p, t = np.asarray(predicted, np.float64), np.asarray(truth, np.float64)
-    error, apart = p - t, p.mean(0) - t.mean(0)
-    p, t = p - p.mean(0), t - t.mean(0)  # sums of squares of large numbers would lose the variance
+    # Sums of squares of large numbers would lose the variance. The middle is the truth's for both, and so the same for
+    # all predictions of these clips, as `paired` adds up sums of two of them.
+    middle = np.asarray(truth, np.float64).mean(0)
+    p, t = np.asarray(predicted, np.float64) - middle, np.asarray(truth, np.float64) - middle
+    error = p - t
     parts = np.stack(
         [np.ones(p.shape), p, t, p * p, t * t, p * t, np.abs(error), error**2], 1
     )  # [N, 8, values]
@@ -109,7 +111,7 @@ def _of_values(predicted: np.ndarray, truth: np.ndarray) -> Summed:
         free = n / np.where(n > 1, n - 1, np.nan)
         of_p, of_t = (np.where(xx - x * x > _CONSTANT * xx, xx - x * x, 0.0) for x, xx in ((p, pp), (t, tt)))
         both = np.where((of_p > 0) & (of_t > 0), pt - p * t, 0.0)
-        return [free * of_p, free * of_t, free * both, p - t + apart, squared, error]
+        return [free * of_p, free * of_t, free * both, p - t, squared, error]
 
     def ccc(sums: np.ndarray) -> np.ndarray:
         of_p, of_t, both, shift, _, _ = moments(sums)
