@@ -131,8 +131,9 @@ def step_of(folder: str | os.PathLike, model: Mapping[str, str]) -> int | None:
 
 def row_of(rows: Sequence[Row], model: Mapping[str, str]) -> Row:
     """Which of the rows of a folder is that of a model of its `predictions.csv`; empty where none is."""
+    told = {key: value for key, value in model.items() if value and key not in (SPLIT_SEED, "class")}
     for row in rows:
-        if all(str(row.get(key)) == value for key, value in model.items() if value and key != SPLIT_SEED):
+        if all(str(row.get(key)) == value for key, value in told.items()):
             return row
     return {}
 

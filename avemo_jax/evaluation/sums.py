@@ -14,7 +14,7 @@ from avemo_jax.evaluation import metrics
 from input_pipeline.targets import CLASS, DISTRIBUTION, MULTI_LABEL
 
 Score = Callable[[np.ndarray], np.ndarray]
-_CONSTANT = 1e-12  # a variance below this share of the mean square is what rounding leaves of none
+_ROUNDING = 4 * np.finfo(np.float64).eps  # of a sum of squares: a variance below this share is rounding's
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,8 @@ def _of_values(predicted: np.ndarray, truth: np.ndarray) -> Summed:
         n, *means = np.moveaxis(sums.reshape(*sums.shape[:-1], *parts.shape[1:]), -2, 0)
         p, t, pp, tt, pt, error, squared = (mean / n for mean in means)
         free = n / np.where(n > 1, n - 1, np.nan)
-        of_p, of_t = (np.where(xx - x * x > _CONSTANT * xx, xx - x * x, 0.0) for x, xx in ((p, pp), (t, tt)))
+        spread = ((xx - x * x, _ROUNDING * n * xx) for x, xx in ((p, pp), (t, tt)))
+        of_p, of_t = (np.where(variance > least, variance, 0.0) for variance, least in spread)
         both = np.where((of_p > 0) & (of_t > 0), pt - p * t, 0.0)
         return [free * of_p, free * of_t, free * both, p - t, squared, error]
 

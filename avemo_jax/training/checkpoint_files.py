@@ -98,10 +98,12 @@ def newest(path: str | Path) -> Path:
       UserError: there is no finished checkpoint.
     """
     path = paths.absolute(path)
+    passed_over = []
     for candidate in _candidates(path):
         if manifest.is_finished(candidate):
             return candidate
-    raise UserError(f"no usable checkpoint in {path}: {_needed(path)}")
+        passed_over.append(f"{candidate} was not finished")
+    raise UserError(f"no usable checkpoint in {path}: {'; '.join(passed_over) or _needed(path)}")
 
 
 def _needed(path: Path) -> str:

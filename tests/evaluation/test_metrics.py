@@ -105,6 +105,8 @@ def test_a_constant_has_no_correlation_whatever_its_mean_rounds_to(constant):
         ccc = 0 if (predicted != target).any() else np.nan
         for found in (scores["ccc"][0], sums.scores["ccc"](every), both.scores["ccc"](group)):
             assert found == pytest.approx(ccc, abs=1e-12, nan_ok=True)
+    many = summed("values", np.full((100_000, 1), constant), np.arange(100_000.0)[:, None])
+    assert np.isnan(many.scores["pcc"](many.of(np.arange(100_000), np.zeros(100_000, int))[0]))
 
 
 RNG = np.random.default_rng(3)

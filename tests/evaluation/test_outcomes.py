@@ -8,7 +8,7 @@ from sklearn.metrics import recall_score
 
 from avemo_jax.evaluation.intervals import bootstrap, bootstrap_scores
 from avemo_jax.evaluation.metrics import classification_scores, confusion_matrix
-from avemo_jax.evaluation.outcome_files import plain, table
+from avemo_jax.evaluation.outcome_files import ROWS, plain, step_of, table
 from avemo_jax.evaluation.outcomes import (
     MAIN_SCORES,
     judged,
@@ -117,3 +117,10 @@ def test_a_table_says_nothing_of_new_speakers_where_speakers_are_what_is_told(la
     }
     text = table(target, [facts | judged(target, predicted, truth, SPEAKERS)], {})
     assert ("nothing is said about new speakers" in text) == (label == "emotion")
+
+
+def test_the_step_of_a_class_s_own_row_is_that_of_its_model(tmp_path):
+    (tmp_path / ROWS).write_text('[{"selection": "last", "modalities": "audio", "step": 6}]')
+    for more in ({}, {"class": "a"}):  # of several classes a clip a suite has a row for each
+        assert step_of(tmp_path, {"selection": "last", "modalities": "audio", **more}) == 6
+    assert step_of(tmp_path, {"selection": "best", "modalities": "audio"}) is None
