@@ -45,15 +45,16 @@ _CONFIG = {
 }
 
 _FILE_CONFIG = _CONFIG | {
+    "background": "var(--paper)",
     "legend": {"labelColor": "var(--ink)", "labelFontSize": 11, "labelLimit": 0},
     "title": {"anchor": "start", "color": "var(--ink)", "fontSize": 13, "offset": 10},
 }
 _LEGEND = {
     "columns": 2,
-    "labelExpr": "datum.label == 'none' ? 'no network' : datum.label",
     "orient": "bottom",
     "title": None,
 }
+_NO_NETWORK = {"labelExpr": "datum.label == 'none' ? 'no network' : datum.label"}
 
 
 @dataclass(frozen=True)
@@ -319,7 +320,7 @@ def _add_legends(part: Any) -> None:
         for channel in ("color", "shape", "strokeDash"):
             encoding = part.get("encoding", {}).get(channel, {})
             if len((encoding.get("scale") or {}).get("domain", ())) > 1:
-                encoding["legend"] = _LEGEND
+                encoding["legend"] = _LEGEND | (_NO_NETWORK if encoding.get("field") == "weights" else {})
         for one in part.values():
             _add_legends(one)
 

@@ -17,11 +17,10 @@ from avemo_jax.evaluation import rollout
 from avemo_jax.evaluation.choosing import load_result
 from avemo_jax.evaluation.extraction import centre_batches
 from avemo_jax.report import page
-from avemo_jax.report.clips import draw, read_cards
+from avemo_jax.report.clips import read_cards
 from avemo_jax.report.images import Picture, picture
 from avemo_jax.report.judged import TENTHS
 from avemo_jax.tasks.pictures import clip_strips
-from input_pipeline.records import open_records
 
 Row = dict[str, Any]
 ROWS = ("input", "its encoder", "after the fusion")
@@ -51,7 +50,8 @@ def make(checkpoint: str, data: str, *, clips: int = 6, workers: int = 0) -> tup
 
 
 def look(checkpoint: str, data: str, clips: int, *, workers: int = 0, quality: int = _QUALITY) -> Looked:
-    """Of so many clips of a prepared folder, drawn at random: the same for every checkpoint.
+    """Of so many clips of a prepared folder, drawn at random: the same for every checkpoint. Those of them that lack
+    picture or sound, or cannot be read, are left out.
 
     A row has `clip_id`, `position` and `labels`; and of what reaches the vector of `video` and of `audio`, and of what
     each gives to the vector of both after the fusion (`fused_video`, `fused_audio`), the share that comes from the most
@@ -59,15 +59,20 @@ def look(checkpoint: str, data: str, clips: int, *, workers: int = 0, quality: i
     other stream's by definition.
 
     Raises:
-      UserError: no usable checkpoint, one of another method than HiCMAE or whose attention is not finite, or a folder
-        without readable clips.
+      UserError: no usable checkpoint, one of another method than HiCMAE or whose attention is not finite, or none of
+        the clips drawn is left.
     """
     config, params, step, selection = load_result(checkpoint)
     rollout.check_model(config)
     model = config.model
-    positions = draw(len(open_records(data)), clips, 2)
-    (batch,) = centre_batches(config, data, positions, len(positions), workers)
-    kept = batch["valid"]
+    cards = {card.position: card for card in read_cards(data, clips, seed=2) if card.strip}
+    none = f"{data}: none of the {clips} clips drawn has a picture and a sound that can be read"
+    if not cards:
+        raise UserError(none)
+    (batch,) = centre_batches(config, data, list(cards), len(cards), workers)
+    kept = batch["valid"] & (batch["waveform_length"] > 0)
+    if not kept.any():
+        raise UserError(none)
     on_device = {
         name: jnp.asarray(batch[name][kept])
         for name in ("video", "waveform", "waveform_length", "waveform_mean")
@@ -80,7 +85,6 @@ def look(checkpoint: str, data: str, clips: int, *, workers: int = 0, quality: i
     audio_grid = frontend.audio_grid(model.audio_frames, model.mel_bins)
     clip = frontend.to_clip(on_device, mels=model.mel_bins)
     strips = clip_strips(clip, None, video_grid, audio_grid, clips=len(positions), mel_height=model.mel_bins)
-    cards = {card.position: card for card in read_cards(data, 0, positions=positions)}
     tokens = int(np.prod(video_grid))
     rows, pictures = [], []
     for place, position in enumerate(positions):

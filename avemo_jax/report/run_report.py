@@ -194,8 +194,10 @@ def _add_rollouts(
     for run in runs:
         path = data or run.data
         if reason := _why_no_clips(run, path, clips, "--rollouts"):
-            folder = shlex.quote(str((run.folds or [run.weights])[0]))
-            missing[run.name] = reason, f"avemo report {folder} --data DIR --rollouts {clips or 2}"
+            command = (
+                f"avemo report {shlex.quote(str((run.folds or [run.weights])[0]))} --rollouts {clips or 2}"
+            )
+            missing[run.name] = reason, "" if "--data" in reason else command
             continue
         try:
             rollout.check_model(from_json(json.dumps(newest_config(run.weights))))
@@ -205,7 +207,7 @@ def _add_rollouts(
         try:
             step, selection, rows, pairs = looking.look(str(run.weights), path, clips, quality=quality)
         except (UserError, DataError) as error:
-            if data:
+            if len(runs) == 1 and data:
                 raise
             missing[run.name] = str(error), ""
             continue

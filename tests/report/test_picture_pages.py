@@ -12,6 +12,7 @@ from PIL import Image
 
 from avemo_jax.cli import main
 from avemo_jax.config import load_config
+from avemo_jax.errors import UserError
 from avemo_jax.report import looking
 from avemo_jax.training.checkpoint_files import read_record, seal
 from tests.evaluation import synthetic
@@ -185,11 +186,28 @@ def test_what_runs_look_at_stands_side_by_side_on_the_report(several, small):
     told = dict(re.findall(r'<p class="missing">No attention rollout of (.*?): (.*?)</p>', section))
     assert told.keys() == {"other", "begun", "folds"}
     assert "a run of video_mae" in told["other"] and "<code>" not in told["other"]
-    assert (
-        "it has no checkpoint yet" in told["begun"]
-        and "begun --data DIR --rollouts 2</code>" in told["begun"]
+    assert "it has no checkpoint yet" in told["begun"] and "begun --rollouts 2</code>" in told["begun"]
+    assert "each fold has weights of its own" in told["folds"]
+    assert "folds/fold_1 --rollouts 2</code>" in told["folds"]
+
+
+def test_clips_that_cannot_be_looked_at_are_left_out(small, tmp_path):
+    def change(record):
+        number = int(record.clip_id.removeprefix("clip"))
+        if number % 4 == 1:  # a frame that the model does not see, but the strip of the clip's card shows
+            place = len(record.frames) // 6
+            frames = [*record.frames[:place], b"no picture", *record.frames[place + 1 :]]
+            return replace(record, frames=frames)
+        return replace(record, frames=[]) if number % 4 == 3 else replace(record, audio=record.audio[:0])
+
+    synthetic.write_changed(tmp_path / "data", small / "data", change)
+    with pytest.raises(UserError, match="none of the 48 clips drawn has a picture and a sound"):
+        looking.look(str(small / "run"), str(tmp_path / "data"), 48)
+    whole = tmp_path / "whole"
+    synthetic.write_changed(
+        whole, small / "data", lambda one: one if one.clip_id == "clip07" else change(one)
     )
-    assert "each fold has weights of its own" in told["folds"] and "folds/fold_1 --data DIR" in told["folds"]
+    assert [row["clip_id"] for row in looking.look(str(small / "run"), str(whole), 48).rows] == ["clip07"]
 
 
 def test_the_page_of_the_suite_shows_the_same(several, small):
