@@ -20,8 +20,9 @@ within_speakers (default of --label speaker): each speaker's clips dealt into --
 folds: the manifest's column --fold_by; split: train on its split 'train', test on --test_split"""
 _LABEL = """which label: 'emotion' is the manifest's column 'label_emotion', or speaker, gender; of votes the class with
 the most; a number, or several comma-separated, by ridge regression"""
-_HEADS = """comma-separated: linear (default), ridge (default of numbers) and knn of --features; layer_mix, a learned
-mean of all layers; attentive, a learned query over all tokens; numbers have ridge and knn alone"""
+_HEADS = """comma-separated: linear (default), linear_centred (features keep their scales beside each other), ridge
+(default of numbers) and knn of --features; layer_mix, a learned mean of all layers; attentive, a learned query over all
+tokens; numbers have ridge and knn alone"""
 _MISSING = """audio, video or both, comma-separated: more rows of what sees both, trained and tested on clips with that
 modality: no sound, or black frames, as in fine-tuning"""
 _SPLIT_SEEDS = (

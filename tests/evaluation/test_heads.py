@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from scipy import optimize, special
-from sklearn.linear_model import Ridge
+from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
 
 from avemo_jax.evaluation import probes
@@ -79,6 +79,23 @@ def _ccc(predicted, truth):
         spread = np.cov(x, y)
         found.append(2 * spread[0, 1] / (spread[0, 0] + spread[1, 1] + (x.mean() - y.mean()) ** 2))
     return np.mean(found)
+
+
+@pytest.mark.parametrize("width", [20, 200])
+def test_centred_features_keep_their_scales_and_the_fit_is_scikit_learn_s(width):
+    features, split = _features(width, signal=0.5), _split()
+    features = features * np.geomspace(0.01, 3, width, dtype=np.float32) + 5
+    features[:, 1] = 7  # says nothing, and does not count among the columns that the common scale is of
+    (scored,) = HEADS["linear_centred"].fit(features, centre_views(LABEL, CLASSES), [split], (0.01, 1.0))
+    training = features[split.train].astype(np.float64)
+    inputs = (features - training.mean(0)) / np.sqrt(training.var(0).sum() / (width - 1))
+    for number, inverse_penalty in enumerate((0.01, 1.0)):
+        for train, predicted in _parts(split):
+            oracle = LogisticRegression(C=inverse_penalty, tol=1e-8, max_iter=10_000)
+            oracle.fit(inputs[train], LABEL[train])
+            np.testing.assert_allclose(
+                scored.predicted[number, predicted], oracle.predict_proba(inputs[predicted]), atol=2e-3
+            )
 
 
 def test_neighbours_are_scikit_learn_s_by_cosine():

@@ -1,10 +1,11 @@
 """Heads over frozen features: each fits every split of a protocol under every setting of its own grid.
 
-  linear        logistic regression, all fits as one program                    vectors
-  ridge         least squares, in closed form; of numbers too                   vectors
-  knn           the nearest training clips by cosine; of numbers too            vectors
-  layer_mix     a learned mean of layers, then linear                           layers
-  attentive     a learned query attends to tokens, then linear                  tokens
+  linear          logistic regression on standardised features, all fits as one program   vectors
+  linear_centred  the same on features that keep their scales beside each other           vectors
+  ridge           least squares, in closed form; of numbers too                           vectors
+  knn             the nearest training clips by cosine; of numbers too                    vectors
+  layer_mix       a learned mean of layers, then linear                                   layers
+  attentive       a learned query attends to tokens, then linear                          tokens
 
 `examples` says what all of them take and give; `probes` chooses among the settings.
 """
@@ -33,6 +34,7 @@ class Head(NamedTuple):
 
 HEADS = {
     "linear": Head(linear.fit, "vector"),
+    "linear_centred": Head(partial(linear.fit, centred=True), "vector"),
     "ridge": Head(ridge.fit, "vector", numbers=True),
     "knn": Head(neighbours.fit, "vector", numbers=True),
     "layer_mix": Head(partial(pooled.fit, attentive=False), "layers", by_steps=True),

@@ -1,4 +1,4 @@
-"""A linear classifier: logistic regression on features standardised by each split's training rows.
+"""A linear classifier: logistic regression on features standardised by each split's training rows, or only centred.
 
 All splits, their inner folds and all penalties are one program on one matrix (`logistic.fit_path`), where that
 is less work than to rotate the features of each split onto the few axes that its training rows span.
@@ -27,7 +27,7 @@ from avemo_jax.evaluation.protocols import Split
 SETTING = "inverse_penalty"
 # scikit-learn's C, strongest penalty first. With standardised features and hundreds of clips the best values
 # lie inside; the result rows carry the chosen ones, so an edge shows.
-INVERSE_PENALTIES = (1e-5, 1e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 1.0)
+INVERSE_PENALTIES = (1e-5, 1e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)
 
 _MOST_RATIO = (
     30.0  # of a split's standard deviation to all rows': beyond, float32 would not see the split's own
@@ -49,11 +49,14 @@ def fit(
     examples: Examples,
     splits: Sequence[Split],
     values: Sequence[float] = INVERSE_PENALTIES,
+    *,
+    centred: bool = False,
 ) -> list[Scored]:
-    """Every split with every inverse penalty; features float32 [R, D], finite."""
+    """Every split with every inverse penalty; features float32 [R, D], finite. centred: features are divided by one
+    number and not each by its own, so that those that hardly vary stay small, and the penalty keeps them out."""
     folds, grid = inner_folds(splits), tuple(sorted(values))
     results: dict[int, Scored] = {}
-    for block in _blocks(features, examples, splits, folds, grid):
+    for block in _blocks(features, examples, splits, folds, len(grid), centred):
         chosen = [splits[number] for number in block.splits]
         sets = np.concatenate([row_sets(examples, split, folds) for split in chosen])
         first = (folds + 1) * np.arange(len(chosen))[:, None]
@@ -75,7 +78,7 @@ def fit(
     return [results[number] for number in range(len(splits))]
 
 
-def _blocks(features, examples, splits, folds, grid) -> Iterator[_Block]:
+def _blocks(features, examples, splits, folds, penalties, centred) -> Iterator[_Block]:
     """Splits are solved together where their scales are alike, unless features are so wide that it is less work to
     turn each split by itself onto the axes that its training rows span."""
     count, width = features.shape
@@ -83,17 +86,17 @@ def _blocks(features, examples, splits, folds, grid) -> Iterator[_Block]:
     alone = list(range(len(splits)))
     if width <= 2 * count:
         union = np.stack(training).sum(0) > 0
-        inputs = scaling.standardise(features, union)
-        scales = scaling.scales(inputs, training)
+        inputs = scaling.standardise(features, union, together=centred)
+        scales = scaling.scales(inputs, training, together=centred)
         alike = (scales <= _MOST_RATIO).all(1)
         together = np.flatnonzero(alike).tolist()
         gram = scaling.gram(inputs, union)
-        for part in _parts(together, count, width, examples.classes, folds, len(grid)):
+        for part in _parts(together, count, width, examples.classes, folds, penalties):
             yield _Block(part, inputs, scales[part], gram)
         alone = np.flatnonzero(~alike).tolist()
     widest = min(count, width)  # splits of different rank share one compiled program
     for number in alone:
-        inputs = scaling.standardise(features, training[number])
+        inputs = scaling.standardise(features, training[number], together=centred)
         axes, squares = scaling.principal_axes(inputs[training[number]])
         more = widest - len(squares)
         inputs = np.pad((inputs @ axes).astype(np.float32), ((0, 0), (0, more)))

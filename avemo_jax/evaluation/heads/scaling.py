@@ -12,35 +12,37 @@ _COLUMNS = 256  # at a time in float64
 _AXES, _ITERATIONS = 256, 2
 
 
-def standardise(features: np.ndarray, train: np.ndarray) -> np.ndarray:
+def standardise(features: np.ndarray, train: np.ndarray, *, together: bool = False) -> np.ndarray:
     """Subtract the training rows' mean and divide by their standard deviation, per column: float32 [R, D].
 
     `train` are row numbers or a mask. A column that is constant over the training rows is set to 0: it cannot
-    be learnt from.
+    be learnt from. `together`: all others are divided by the same number, their root mean variance.
     """
+    mean, deviation = np.empty(features.shape[1]), np.empty(features.shape[1])
+    for columns in _blocks(features.shape[1]):
+        part = features[train, columns].astype(np.float64)
+        mean[columns], deviation[columns] = part.mean(0), part.std(0)
+    factor = _inverse(deviation, deviation > 1e-6 * np.maximum(np.abs(mean), 1e-6), together)
     scaled = np.empty(features.shape, np.float32)
     for columns in _blocks(features.shape[1]):
-        part = features[:, columns].astype(np.float64)
-        mean, deviation = part[train].mean(0), part[train].std(0)
-        varies = deviation > 1e-6 * np.maximum(np.abs(mean), 1e-6)
-        scaled[:, columns] = np.where(varies, (part - mean) / np.where(varies, deviation, 1.0), 0.0)
+        scaled[:, columns] = (features[:, columns].astype(np.float64) - mean[columns]) * factor[columns]
     return scaled
 
 
-def scales(inputs: np.ndarray, row_sets: Sequence[np.ndarray]) -> np.ndarray:
+def scales(inputs: np.ndarray, row_sets: Sequence[np.ndarray], *, together: bool = False) -> np.ndarray:
     """1 / standard deviation of each column over each set of rows, float32 [S, D]; 0 where it is constant.
 
-    inputs: float32 [R, D], standardised over more rows than these, so that a mean is no large number.
+    inputs: float32 [R, D], standardised over more rows than these, so that a mean is no large number. together: see
+    `standardise`.
     """
-    result = np.zeros((len(row_sets), inputs.shape[1]), np.float32)
     weight = np.stack([rows / rows.sum() for rows in row_sets])
+    mean, square = np.empty((2, len(row_sets), inputs.shape[1]))
     for columns in _blocks(inputs.shape[1]):
         part = inputs[:, columns].astype(np.float64)
-        mean = weight @ part
-        variance = weight @ np.square(part) - np.square(mean)
-        varies = variance > 1e-11 * np.maximum(np.square(mean), 1e-11)
-        result[:, columns] = np.where(varies, 1 / np.sqrt(np.where(varies, variance, 1.0)), 0.0)
-    return result
+        mean[:, columns], square[:, columns] = weight @ part, weight @ np.square(part)
+    variance = square - np.square(mean)
+    varies = variance > 1e-11 * np.maximum(np.square(mean), 1e-11)
+    return _inverse(np.sqrt(np.maximum(variance, 0)), varies, together).astype(np.float32)
 
 
 def gram(inputs: np.ndarray, train: np.ndarray) -> Gram:
@@ -79,3 +81,11 @@ def principal_axes(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _blocks(width: int) -> list[slice]:
     return [slice(first, first + _COLUMNS) for first in range(0, width, _COLUMNS)]
+
+
+def _inverse(deviation: np.ndarray, varies: np.ndarray, together: bool) -> np.ndarray:
+    """1 / standard deviation [..., D], or of all columns that vary, and 0 for those that don't."""
+    if together:
+        square = np.square(deviation).sum(-1, where=varies, keepdims=True)
+        deviation = np.sqrt(square / np.maximum(varies.sum(-1, keepdims=True), 1))
+    return np.where(varies, 1 / np.where(varies, deviation, 1.0), 0.0)
