@@ -27,7 +27,7 @@ from avemo_jax.evaluation.protocols import Split
 SETTING = "inverse_penalty"
 # scikit-learn's C, strongest penalty first. With standardised features and hundreds of clips the best values
 # lie inside; the result rows carry the chosen ones, so an edge shows.
-INVERSE_PENALTIES = (1e-5, 1e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)
+INVERSE_PENALTIES = (1e-5, 1e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0, 3.0, 10.0)
 
 _MOST_RATIO = (
     30.0  # of a split's standard deviation to all rows': beyond, float32 would not see the split's own
