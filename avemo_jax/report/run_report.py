@@ -291,7 +291,7 @@ def _charts(numbers: contents.Numbers) -> dict[str, charts.Chart]:
     drawn += [titled("Where the time went", charts.time_bars(tables["time"], timed))] if timed else []
     for one in numbers["probes"]:
         chart = charts.scores(tables[one["table"]], one["table"], one["chance"], one["scores"][0])
-        drawn.append(titled(f"Probe of {one['label']}{one['manner']}", chart, one))
+        drawn.append(titled(f"Probe of {one['what']}", chart, one))
     for one in numbers["maps"]:
         title_of_map = f"Map of clips by {one['feature']} features at step {count(one['step'])}"
         drawn.append(titled(title_of_map, _map_chart(numbers, one), one))
@@ -320,7 +320,7 @@ def _probe_confusions(numbers: contents.Numbers) -> Iterator[charts.Chart]:
             chart = suite_charts.confusion(
                 judged.confusion_cells(one["classes"], matrix["confusion"]), name, one["label"]
             )
-            yield titled(f"Confusions of {one['label']}{one['manner']}, {matrix['feature']}", chart, one)
+            yield titled(f"Confusions of {one['what']}, {matrix['feature']}", chart, one)
 
 
 def _judged_charts(found: Row, tables: dict[str, list[Row]], titled: Callable) -> list[charts.Chart]:
@@ -341,7 +341,8 @@ def _judged_charts(found: Row, tables: dict[str, list[Row]], titled: Callable) -
     for one in found["outcomes"]:
         for matrix in one["confusions"]:
             chart = suite_charts.confusion(tables[matrix["table"]], matrix["table"], one["label"])
-            drawn.append(titled(f"Confusions of {one['label']}, {matrix['selection']}", chart, one))
+            place = "" if one["place"] == "." else f", {one['place']}"
+            drawn.append(titled(f"Confusions of {one['label']}{place}, {matrix['selection']}", chart, one))
     return drawn
 
 

@@ -145,6 +145,14 @@ def test_a_chart_is_a_file_on_its_own_too(drawn):
         assert re.findall(r'(?:fill|stroke)="(#[0-9a-f]{6})"', text)
 
 
+LEGEND = r"role-legend-label.*?>([^<]+)</text>"
+
+
+def title_of(svg):
+    """Of a chart's file, in one line."""
+    return " ".join(re.findall(r">([^<>]+)<", re.search(r"role-title-text.*?</text>", svg, re.S)[0]))
+
+
 @pytest.mark.parametrize(
     ("name", "title", "labels"),
     [
@@ -157,11 +165,8 @@ def test_a_chart_is_a_file_on_its_own_too(drawn):
 )
 def test_a_file_says_what_it_is_and_what_its_colours_mean(drawn, name, title, labels):
     (chart,) = (one for one in drawn if one.name == name)
-    shown = re.findall(r">([^<]+)</", page.standalone(chart))
-    assert title in " ".join(shown) and set(labels) <= set(shown)
-
-
-LEGEND = r"role-legend-label.*?>([^<]+)</text>"
+    text = page.standalone(chart)
+    assert title_of(text) == title and set(labels) <= set(re.findall(LEGEND, text))
 
 
 def test_a_legend_names_only_what_is_drawn():
