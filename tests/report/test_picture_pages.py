@@ -210,12 +210,30 @@ def test_clips_that_cannot_be_looked_at_are_left_out(small, tmp_path):
     assert [row["clip_id"] for row in looking.look(str(small / "run"), str(whole), 48).rows] == ["clip07"]
 
 
+def test_many_clips_are_looked_at_a_few_at_a_time(small, monkeypatch):
+    sizes, relevance = [], looking.rollout.relevance
+
+    def counted(config, params, batch):
+        sizes.append(len(batch["video"]))
+        return relevance(config, params, batch)
+
+    monkeypatch.setattr(looking.rollout, "relevance", counted)
+    found = looking.look(str(small / "run"), str(small / "data"), 11)
+    assert sizes == [8, 3] and len({row["clip_id"] for row in found.rows}) == 11
+    for row, pair in zip(found.rows, found.pictures, strict=True):
+        assert all(picture.alt.startswith(f"{row['clip_id']}: ") for picture in pair)
+    monkeypatch.setattr(looking, "_BATCH", 11)
+    told = [[row[name] for name in looking.TENTHS] for row in found.rows]
+    at_once = looking.look(str(small / "run"), str(small / "data"), 11).rows
+    np.testing.assert_allclose(told, [[row[name] for name in looking.TENTHS] for row in at_once], atol=1e-5)
+
+
 def test_the_page_of_the_suite_shows_the_same(several, small):
     html, rows = looking.make(str(small / "run"), str(small / "data"), clips=2)
-    (known, *_) = several[1]["rollouts"]
+    page, (known, *_) = several[0], several[1]["rollouts"]
     assert rows == [row | {"step": 7, "selection": ""} for row in known["clips"]]
-    shown = re.findall(r'src="data:(.*?)"', html)
-    assert len(shown) == 4
+    shown = re.findall(r'<img[^>]* alt="(.*?)"', html)
+    assert len(set(shown)) == 4 and set(shown) <= set(re.findall(r'<img[^>]* alt="(.*?)"', page))
 
 
 def test_pictures_of_the_report_are_files_too(several):
