@@ -67,9 +67,10 @@ def make(
       data: the prepared folder whose clips are mapped and looked at; that of each run unless given.
       label: the first to colour maps by.
       clips: at most so many on a map; 0 for no map.
+      say: told what was made.
+      beside: the folder that the page will lie in, from which it links to other pages; without it there are no links.
       rollouts: of so many clips what each run looks at; 0 for none.
       files: with charts of what the page has as tables.
-      beside: the folder that the page will lie in, from which it links to other pages; without it there are no links.
 
     Raises:
       UserError, DataError: no run, no such label, or a page too large to mail.

@@ -149,20 +149,22 @@ def test_clips_that_are_asked_for_are_the_queries(small, tmp_path):
 
 @pytest.fixture(scope="module")
 def several(small, tmp_path_factory):
-    """(page, numbers, folder of charts) of a run, the folder of its step, a run of another method, one that has only
-    begun, and all folds of a tuning."""
+    """(page, numbers, folder of charts) of a run, the folder of its step, a run of another method, one whose config is
+    of an earlier version, one that has only begun, and all folds of a tuning."""
     place = tmp_path_factory.mktemp("several")
     (step,) = (small / "run" / "checkpoints").iterdir()
-    other = place / "other" / "checkpoints" / step.name
-    shutil.copytree(step, other)
-    config = json.loads(load_config("video_mae:demo").to_json())
-    seal(other, replace(read_record(other), config=config))
+    older = read_record(step).config
+    del older["model"]["mel_bins"]
+    for name, config in (("other", json.loads(load_config("video_mae:demo").to_json())), ("older", older)):
+        copied = place / name / "checkpoints" / step.name
+        shutil.copytree(step, copied)
+        seal(copied, replace(read_record(copied), config=config))
     for begun in ("begun", "folds/fold_1"):
         (place / begun).mkdir(parents=True)
         (place / begun / "config.json").write_text("{}")
     (place / "folds" / "rows.json").write_text("[]")
     page, numbers, charts = place / "page.html", place / "numbers.json", place / "charts"
-    words = ["report", small / "run", step, *(place / name for name in ("other", "begun", "folds"))]
+    words = ["report", small / "run", step, *(place / name for name in ("other", "older", "begun", "folds"))]
     words += ["--clips", 0, "--data", small / "data", "--out", page, "--json", numbers, "--charts", charts]
     assert main([str(word) for word in words]) == 0
     return page.read_text(), json.loads(numbers.read_text()), charts
@@ -184,8 +186,9 @@ def test_what_runs_look_at_stands_side_by_side_on_the_report(several, small):
         assert re.findall(r"<strong>(.*?)</strong>", article) == ["run", "run at step 7"]
         assert article.count("<img") == 4 == len(re.findall(r'alt="clip\d\d: .{90,}?"', article))
     told = dict(re.findall(r'<p class="missing">No attention rollout of (.*?): (.*?)</p>', section))
-    assert told.keys() == {"other", "begun", "folds"}
+    assert told.keys() == {"other", "older", "begun", "folds"}
     assert "a run of video_mae" in told["other"] and "<code>" not in told["other"]
+    assert "lacks &#39;mel_bins&#39; and may be of another version" in told["older"]
     assert "it has no checkpoint yet" in told["begun"] and "begun --rollouts 2</code>" in told["begun"]
     assert "each fold has weights of its own" in told["folds"]
     assert "folds/fold_1 --rollouts 2</code>" in told["folds"]
