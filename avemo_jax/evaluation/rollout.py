@@ -10,6 +10,7 @@ Sizes: B clips, N tokens, L layers.
 
 from __future__ import annotations
 
+import re
 from functools import partial
 from typing import NamedTuple, cast
 
@@ -38,8 +39,15 @@ class Relevance(NamedTuple):
 
 
 def check_model(config: ConfigDict) -> None:
-    """Raises a UserError where the config's model has not HiCMAE's two encoders and their fusion."""
-    model = jax.eval_shape(partial(models.build, config), jax.random.key(0))
+    """Raises a UserError where the config's model has not HiCMAE's two encoders and their fusion, or its config lacks
+    what a model needs."""
+    try:
+        model = jax.eval_shape(partial(models.build, config), jax.random.key(0))
+    except (AttributeError, KeyError) as error:  # a ConfigDict's; it names the key
+        (lacking, *_) = re.findall(r"\w+", str(error))
+        raise UserError(
+            f"the run's config lacks '{lacking}' and may be of another version: a model cannot be built from it"
+        ) from error
     if not isinstance(model, AudioVisualEncoder):
         raise UserError(
             f"attention rollout follows HiCMAE's two encoders and their fusion, and this is a run of {config.method}"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import re
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,13 +54,14 @@ _LEGEND = {
     "orient": "bottom",
     "title": None,
 }
+_LINES = {"symbolType": "stroke", "symbolSize": 400, "symbolStrokeWidth": 2}
 _NO_NETWORK = {"labelExpr": "datum.label == 'none' ? 'no network' : datum.label"}
 
 
 @dataclass(frozen=True)
 class Chart:
-    """A chart of the table `table`; `alt` says what it shows, in numbers. `alone` is the whole specification of a file,
-    with the legends that the page has beside its charts; `title` stands above it there."""
+    """A chart of the table `table`, which draws these `rows` of it; `alt` says what it shows, in numbers. `alone` is
+    the specification of a file, `title` stands above it there."""
 
     name: str
     table: str
@@ -68,13 +69,16 @@ class Chart:
     svg: str
     alt: str
     alone: Row
+    rows: Sequence[Row]
     title: str = ""
 
     def file(self) -> str:
-        """The SVG of a file on its own."""
+        """The SVG of a file on its own, with the legends that the page has beside its charts."""
         title = self.title or re.split(r"[:.] ", self.alt)[0].rstrip(".")
         lines = textwrap.wrap(title, max(16, (self.alone["width"] + 40) // 8))
-        return _labelled(vl_convert.vegalite_to_svg({**self.alone, "title": {"text": lines}}), self.alt)
+        spec = copy.deepcopy(self.alone) | {"title": {"text": lines}}
+        _add_legends(spec, self.rows)
+        return _labelled(vl_convert.vegalite_to_svg(_with_rows(spec, self.table, self.rows)), self.alt)
 
 
 def curve(rows: Sequence[Row], key: str, runs: Sequence[str]) -> Chart:
@@ -122,7 +126,7 @@ def curve(rows: Sequence[Row], key: str, runs: Sequence[str]) -> Chart:
         .add_params(near)
     )
     return finished(
-        alt.layer(line, point), f"curve-{key}", "curves", rows, 300, 150, _curve_alt(drawn, key, runs)
+        alt.layer(line, point), f"curve-{key}", "curves", drawn, 300, 150, _curve_alt(drawn, key, runs)
     )
 
 
@@ -287,42 +291,52 @@ def finished(
     alt_text: str,
     alone: alt.TopLevelMixin | None = None,
 ) -> Chart:
-    """An Altair chart of the table `table` with its still picture, this wide and high in pixels; `alone`, where another
-    chart is the file."""
+    """An Altair chart of these rows of the table `table` with its still picture, this wide and high in pixels; `alone`,
+    where another chart is the file."""
     spec = chart.properties(height=height, description=alt_text).to_dict()
     spec.pop("$schema", None)
     spec["config"] = _CONFIG
-
-    def whole(spec: Row) -> Row:
-        return {**spec, "width": width, "datasets": {**spec.get("datasets", {}), table: list(rows)}}
-
-    still = whole(spec)
-    as_file = whole(alone.properties(height=height).to_dict()) if alone else copy.deepcopy(still)
-    as_file["config"] = _FILE_CONFIG
-    _add_legends(as_file)
-    svg = vl_convert.vegalite_to_svg(still)
+    as_file = alone.properties(height=height).to_dict() if alone else spec
+    as_file = as_file | {"width": width, "config": _FILE_CONFIG}
+    svg = vl_convert.vegalite_to_svg(_with_rows(spec | {"width": width}, table, rows))
     # Ids are the page's, not the picture's: each chart needs its own.
     svg = re.sub(r'(id="|url\(#)(?=[a-z]+\d)', rf"\1{name}-", svg)
     svg = _labelled(svg, alt_text)
-    return Chart(name, table, spec | {"width": "container"}, svg, alt_text, as_file)
+    return Chart(name, table, spec | {"width": "container"}, svg, alt_text, as_file, rows)
+
+
+def _with_rows(spec: Row, table: str, rows: Sequence[Row]) -> Row:
+    return spec | {"datasets": {**spec.get("datasets", {}), table: list(rows)}}
 
 
 def _labelled(svg: str, alt_text: str) -> str:
     return svg.replace("<svg ", f'<svg role="img" aria-label="{_attribute(alt_text)}" ', 1)
 
 
-def _add_legends(part: Any) -> None:
-    """To every encoding that tells several things apart and leaves their legend to the page."""
-    if isinstance(part, list):
-        for one in part:
-            _add_legends(one)
-    elif isinstance(part, dict):
+def _add_legends(spec: Row, rows: Sequence[Row]) -> None:
+    """Of what these rows have, to every encoding that tells several things apart and leaves its legend to the page."""
+    found = list(_told_apart(spec))
+    channels = {channel for channel, _ in found}
+    marks = _LINES if "strokeDash" in channels and "shape" not in channels else {}
+    for _, encoding in found:
+        field = encoding["field"]
+        drawn = {row[field] for row in rows}
+        values = [name for name in encoding["scale"]["domain"] if name in drawn]
+        names = _NO_NETWORK if field == "weights" else {}
+        encoding["legend"] = _LEGEND | marks | names | {"values": values}
+
+
+def _told_apart(part: Any) -> Iterator[tuple[str, Row]]:
+    """(channel, encoding) of all within a specification that tell several things apart."""
+    if isinstance(part, dict):
         for channel in ("color", "shape", "strokeDash"):
             encoding = part.get("encoding", {}).get(channel, {})
             if len((encoding.get("scale") or {}).get("domain", ())) > 1:
-                encoding["legend"] = _LEGEND | (_NO_NETWORK if encoding.get("field") == "weights" else {})
-        for one in part.values():
-            _add_legends(one)
+                yield channel, encoding
+        part = list(part.values())
+    if isinstance(part, list):
+        for one in part:
+            yield from _told_apart(one)
 
 
 def _curve_alt(rows: Sequence[Row], key: str, runs: Sequence[str]) -> str:

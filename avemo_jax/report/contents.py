@@ -195,6 +195,9 @@ def _add_probe(numbers: Numbers, run: Run, probe: Probe) -> None:
         table = f"scores-{len(numbers['probes'])}"
         numbers["tables"][table] = summarise(rows)
         first = rows[0]
+        label, words = first.get("label", ""), "".join(f", {word}" for word in manner(dict(asked)))
+        alike = [one for one in run.probes if _asks(one, label, dict(asked))]
+        what = f"{label}{words}{f', {probe.name}' if len(alike) > 1 and probe.name != '.' else ''}"
         of_checkpoint = [row for row in rows if row["weights"] == "checkpoint"]
         shown = (
             [row for row in of_checkpoint if row["feature"] in STRUCTURED] or of_checkpoint[:1] or rows[:1]
@@ -204,9 +207,10 @@ def _add_probe(numbers: Numbers, run: Run, probe: Probe) -> None:
             {
                 "run": run.name,
                 "probe": probe.name,
-                "label": first.get("label", ""),
+                "label": label,
                 **dict(asked),
-                "manner": "".join(f", {words}" for words in manner(dict(asked))),
+                "manner": words,
+                "what": what,  # with its folder, where the run has several of its label and manner
                 "step": next((row["step"] for row in of_checkpoint if row.get("step") is not None), None),
                 **{key: first.get(key) for key in kept},
                 "repeats": len(first.get("repeats", [1])),
@@ -225,10 +229,14 @@ def _add_probe(numbers: Numbers, run: Run, probe: Probe) -> None:
                 add_layers(
                     numbers,
                     run.name,
-                    f"{row['feature']}, probe of {first.get('label', '')}",
+                    f"{row['feature']}, probe of {what}",
                     named,
                     row["layer_shares"],
                 )
+
+
+def _asks(probe: Probe, label: str, asked: Row) -> bool:
+    return any(row.get("label", "") == label and question(row) == asked for row in probe.rows)
 
 
 def add_layers(

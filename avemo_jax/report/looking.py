@@ -6,26 +6,30 @@ The pictures show people, as all pictures of clips do: pages are only written wh
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
+from ml_collections import ConfigDict
 
 from avemo_jax import frontend
 from avemo_jax.errors import UserError
 from avemo_jax.evaluation import rollout
 from avemo_jax.evaluation.choosing import load_result
 from avemo_jax.evaluation.extraction import centre_batches
+from avemo_jax.models.params import Params
 from avemo_jax.report import page
 from avemo_jax.report.clips import read_cards
 from avemo_jax.report.images import Picture, picture
 from avemo_jax.report.judged import TENTHS
-from avemo_jax.tasks.pictures import clip_strips
+from avemo_jax.tasks.pictures import Strip, clip_strips
 
 Row = dict[str, Any]
 ROWS = ("input", "its encoder", "after the fusion")
 _GLOW = np.array([255.0, 150.0, 0.0])
 _DIM, _QUALITY = 0.6, 88
+_BATCH = 8  # clips of which all attention is in memory at a time
 
 
 class Looked(NamedTuple):
@@ -65,31 +69,16 @@ def look(checkpoint: str, data: str, clips: int, *, workers: int = 0, quality: i
     config, params, step, selection = load_result(checkpoint)
     rollout.check_model(config)
     model = config.model
-    cards = {card.position: card for card in read_cards(data, clips, seed=2) if card.strip}
-    none = f"{data}: none of the {clips} clips drawn has a picture and a sound that can be read"
-    if not cards:
-        raise UserError(none)
-    (batch,) = centre_batches(config, data, list(cards), len(cards), workers)
-    kept = batch["valid"] & (batch["waveform_length"] > 0)
-    if not kept.any():
-        raise UserError(none)
-    on_device = {
-        name: jnp.asarray(batch[name][kept])
-        for name in ("video", "waveform", "waveform_length", "waveform_mean")
-    }
-    positions = batch["position"][kept].tolist()
-    of_video, of_audio, of_both = map(np.asarray, rollout.relevance(config, params, on_device))
-    if not np.isfinite(of_both).all():
-        raise UserError(f"{checkpoint}: attention is not finite; its run may have diverged")
     video_grid = frontend.video_grid(model.frames, model.image_size)
     audio_grid = frontend.audio_grid(model.audio_frames, model.mel_bins)
-    clip = frontend.to_clip(on_device, mels=model.mel_bins)
-    strips = clip_strips(clip, None, video_grid, audio_grid, clips=len(positions), mel_height=model.mel_bins)
     tokens = int(np.prod(video_grid))
+    cards = {card.position: card for card in read_cards(data, clips, seed=2) if card.strip}
     rows, pictures = [], []
-    for place, position in enumerate(positions):
-        own, card = strips[place][0], cards[position]
-        seen, heard = [of_video[place], of_both[place, :tokens]], [of_audio[place], of_both[place, tokens:]]
+    whole = _whole_clips(config, params, data, list(cards), (video_grid, audio_grid), workers)
+    for position, own, of_video, of_audio, of_both in whole:
+        if not np.isfinite(of_both).all():
+            raise UserError(f"{checkpoint}: attention is not finite; its run may have diverged")
+        card, seen, heard = cards[position], [of_video, of_both[:tokens]], [of_audio, of_both[tokens:]]
         tenths = (seen[0], heard[0], seen[1], heard[1])
         rows.append(
             {"clip_id": card.clip_id, "position": position, "labels": card.labels}
@@ -99,7 +88,29 @@ def look(checkpoint: str, data: str, clips: int, *, workers: int = 0, quality: i
         under = [over_sound(each.reshape(audio_grid)) for each in heard]
         film = _picture(own.film, over, seen, f"{card.clip_id}: frames", quality)
         pictures.append((film, _picture(own.sound, under, heard, f"{card.clip_id}: log-mel", quality)))
+    if not rows:
+        raise UserError(f"{data}: none of the {clips} clips drawn has a picture and a sound that can be read")
     return Looked(step, selection, rows, pictures)
+
+
+def _whole_clips(
+    config: ConfigDict, params: Params, data: str, positions: Sequence[int], grids: tuple, workers: int
+) -> Iterator[tuple[int, Strip, np.ndarray, np.ndarray, np.ndarray]]:
+    """(position, input, *relevance) of each clip at these positions that has picture and sound."""
+    mels, size = config.model.mel_bins, min(_BATCH, len(positions))
+    for batch in centre_batches(config, data, positions, size, workers) if positions else ():
+        kept = batch["valid"] & (batch["waveform_length"] > 0)
+        if not kept.any():
+            continue
+        on_device = {
+            name: jnp.asarray(batch[name][kept])
+            for name in ("video", "waveform", "waveform_length", "waveform_mean")
+        }
+        relevance = map(np.asarray, rollout.relevance(config, params, on_device))
+        clip = frontend.to_clip(on_device, mels=mels)
+        strips = clip_strips(clip, None, *grids, clips=size, mel_height=mels)
+        inputs = [strip for (strip,) in strips]
+        yield from zip(batch["position"][kept].tolist(), inputs, *relevance, strict=True)
 
 
 def over_film(relevance: np.ndarray) -> np.ndarray:

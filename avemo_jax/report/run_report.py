@@ -67,9 +67,10 @@ def make(
       data: the prepared folder whose clips are mapped and looked at; that of each run unless given.
       label: the first to colour maps by.
       clips: at most so many on a map; 0 for no map.
+      say: told what was made.
+      beside: the folder that the page will lie in, from which it links to other pages; without it there are no links.
       rollouts: of so many clips what each run looks at; 0 for none.
       files: with charts of what the page has as tables.
-      beside: the folder that the page will lie in, from which it links to other pages; without it there are no links.
 
     Raises:
       UserError, DataError: no run, no such label, or a page too large to mail.
@@ -291,7 +292,7 @@ def _charts(numbers: contents.Numbers) -> dict[str, charts.Chart]:
     drawn += [titled("Where the time went", charts.time_bars(tables["time"], timed))] if timed else []
     for one in numbers["probes"]:
         chart = charts.scores(tables[one["table"]], one["table"], one["chance"], one["scores"][0])
-        drawn.append(titled(f"Probe of {one['label']}{one['manner']}", chart, one))
+        drawn.append(titled(f"Probe of {one['what']}", chart, one))
     for one in numbers["maps"]:
         title_of_map = f"Map of clips by {one['feature']} features at step {count(one['step'])}"
         drawn.append(titled(title_of_map, _map_chart(numbers, one), one))
@@ -320,7 +321,7 @@ def _probe_confusions(numbers: contents.Numbers) -> Iterator[charts.Chart]:
             chart = suite_charts.confusion(
                 judged.confusion_cells(one["classes"], matrix["confusion"]), name, one["label"]
             )
-            yield titled(f"Confusions of {one['label']}{one['manner']}, {matrix['feature']}", chart, one)
+            yield titled(f"Confusions of {one['what']}, {matrix['feature']}", chart, one)
 
 
 def _judged_charts(found: Row, tables: dict[str, list[Row]], titled: Callable) -> list[charts.Chart]:
@@ -341,7 +342,8 @@ def _judged_charts(found: Row, tables: dict[str, list[Row]], titled: Callable) -
     for one in found["outcomes"]:
         for matrix in one["confusions"]:
             chart = suite_charts.confusion(tables[matrix["table"]], matrix["table"], one["label"])
-            drawn.append(titled(f"Confusions of {one['label']}, {matrix['selection']}", chart, one))
+            place = "" if one["place"] == "." else f", {one['place']}"
+            drawn.append(titled(f"Confusions of {one['label']}{place}, {matrix['selection']}", chart, one))
     return drawn
 
 

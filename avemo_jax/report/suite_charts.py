@@ -110,9 +110,9 @@ def group_scores(
     told = [f"{row['group']}, {row['series']}: {_said(row, in_percent)}" for row in rows]
     groups = len(dict.fromkeys(row["group"] for row in rows))
     words = f"{title} by {trait}. {'; '.join(told)}."
-    return finished(
-        drawn, table, table, rows, 230, groups * max(26 if groups <= 12 else 13, 14 * len(names)), words
-    )
+    height = groups * max(26 if groups <= 12 else 13, 14 * len(names))
+    drawn_rows = [row for row in rows if row["value"] is not None and row["bounds"][0] is not None]
+    return finished(drawn, table, table, drawn_rows, 230, height, words)
 
 
 def conflict(rows: Sequence[Row]) -> Chart:
@@ -180,7 +180,7 @@ def robustness(rows: Sequence[Row], score: str, in_percent: bool) -> Chart:
     ]
     words = f"{title[0].upper()}{title[1:]}. {'; '.join(told)}."
     height = len(conditions) * max(16, 11 * len(names))
-    return finished(drawn, "robustness", "robustness", rows, 260, height, words)
+    return finished(drawn, "robustness", "robustness", drawn_rows, 260, height, words)
 
 
 def layer_bars(rows: Sequence[Row], table: str, what: str) -> Chart:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -11,6 +12,7 @@ from avemo_jax.cli import main
 from avemo_jax.evaluation.extraction import Source
 from avemo_jax.evaluation.judging import judge
 from avemo_jax.evaluation.protocols import LabelledClips, make_splits
+from tests.report.test_charts import title_of
 
 
 @pytest.fixture
@@ -153,3 +155,27 @@ def test_a_probe_whose_folds_were_dealt_several_times_says_so(run):
     ).read_text()  # a table on the page, a chart as a file
     right = probe["confusions"][0]["confusion"][0][0]
     assert f"low as low {right}" in drawn and "Confusions of valence" in drawn
+
+
+def test_several_probes_of_a_label_are_told_apart_by_their_folders(run):
+    rows = [
+        row | {"layer_shares": [[0.5, 0.5]] * 2} for row in write_probe(run, False, "leave_one_speaker_out")
+    ]
+    rows += [row | {"loudness": "normalised"} for row in rows]
+    (run / "probe" / "rows.json").write_text(json.dumps(rows))
+    shutil.copytree(run / "probe", run / "later" / "probe")
+    words = ["--json", str(run / "numbers.json"), "--charts", str(run / "charts")]
+    assert main(["report", str(run), *words]) == 0
+    titles = {title_of(path.read_text()) for path in (run / "charts").iterdir()}
+    of = [
+        f"valence{manner}, ridge head, {folder}"
+        for manner in ("", ", at equal loudness")
+        for folder in ("later/probe", "probe")
+    ]
+    assert titles == (
+        {f"Probe of {what}" for what in of}
+        | {f"Layers of cat4, probe of {what}" for what in of}
+        | {f"Confusions of {what}, cat4" for what in of}
+    )
+    page = sections((run / "report.html").read_text())
+    assert sorted(re.findall(r"<h3.*?>(.*?)</h3>", page["probes"])) == sorted(of)

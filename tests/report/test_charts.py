@@ -17,8 +17,8 @@ from avemo_jax.training.goodput import KINDS
 CURVES = [{"run": run, "step": step, "loss": 2 / step} for run in ("a", "b") for step in (1, 2, 4)]
 
 
-def all_charts():
-    lines = [
+def lines_of(*weights):
+    return [
         {
             "feature": "cat4",
             "weights": kind,
@@ -27,10 +27,13 @@ def all_charts():
             "uar": 0.5,
             "uar_bounds": [0.4, 0.6],
         }
-        for kind in ("checkpoint", "random", "none")
+        for kind in weights
     ]
+
+
+def all_charts():
     time = [{"run": "a", "kind": k, "place": i, "seconds": 1.0, "share": 1 / 7} for i, k in enumerate(KINDS)]
-    names = ["dark", "light"]
+    names = ["none", "light"]
     places = [
         {"x": 0.1 * i, "y": -0.1 * i, "group": names[i % 2], **group_style(names, i % 2)} for i in range(8)
     ]
@@ -38,7 +41,7 @@ def all_charts():
     values = [1.0, 1.5, 2.0, 4.0]
     return [
         charts.curve(CURVES, "loss", ["a", "b"]),
-        charts.scores(lines, "scores-0", 0.25),
+        charts.scores(lines_of("checkpoint", "random", "none"), "scores-0", 0.25),
         charts.time_bars(time, ["a"]),
         charts.embedding(places, "map-0", "map-0", "Map of 8 clips.", groups),
         charts.histogram(charts.bins(values), "durations", values, "seconds"),
@@ -122,7 +125,8 @@ def test_ids_are_not_shared_between_charts(drawn):
 
 def test_rows_are_not_in_the_specification(drawn):
     for chart in drawn:
-        assert chart.table not in chart.spec.get("datasets", {}) and chart.spec["width"] == "container"
+        assert chart.spec["width"] == "container"
+        assert all(chart.table not in spec.get("datasets", {}) for spec in (chart.spec, chart.alone))
 
 
 def test_a_curve_tells_where_each_run_began_and_ended(drawn):
@@ -134,15 +138,26 @@ def test_a_curve_tells_where_each_run_began_and_ended(drawn):
 def test_a_chart_is_a_file_on_its_own_too(drawn):
     for chart in drawn:
         text = page.standalone(chart)
-        assert "var(" not in text and xml.fromstring(text).get("aria-label") == chart.alt
+        root = xml.fromstring(text)
+        assert "var(" not in text and root.get("aria-label") == chart.alt
+        size = {key: root.get(key) for key in ("width", "height")}
+        assert root[0].attrib == size | {"fill": "#fdfdfc"}  # behind all, so that dark viewers show the text
         assert re.findall(r'(?:fill|stroke)="(#[0-9a-f]{6})"', text)
+
+
+LEGEND = r"role-legend-label.*?>([^<]+)</text>"
+
+
+def title_of(svg):
+    """Of a chart's file, in one line."""
+    return " ".join(re.findall(r">([^<>]+)<", re.search(r"role-title-text.*?</text>", svg, re.S)[0]))
 
 
 @pytest.mark.parametrize(
     ("name", "title", "labels"),
     [
         ("curve-loss", "Total loss", ["a", "b"]),
-        ("map-0", "Map of 8 clips", ["dark", "light"]),
+        ("map-0", "Map of 8 clips", ["none", "light"]),
         ("scores-scores-0", "UAR in per cent, chance 25.0", ["checkpoint", "no network", "random"]),
         ("layers-0", "Shares of the layers of cat4, in per cent", ["video", "audio"]),
         ("time", "Shares of wall time in per cent", KINDS),
@@ -150,8 +165,32 @@ def test_a_chart_is_a_file_on_its_own_too(drawn):
 )
 def test_a_file_says_what_it_is_and_what_its_colours_mean(drawn, name, title, labels):
     (chart,) = (one for one in drawn if one.name == name)
-    shown = re.findall(r">([^<]+)</", page.standalone(chart))
-    assert title in " ".join(shown) and set(labels) <= set(shown)
+    text = page.standalone(chart)
+    assert title_of(text) == title and set(labels) <= set(re.findall(LEGEND, text))
+
+
+def test_a_legend_names_only_what_is_drawn():
+    """Not a run without this number, random weights that were not probed, or a model of another chart's groups."""
+    rows = [*CURVES, {"run": "c", "step": 1, "lr": 0.1}, {"run": "c", "step": 9, "loss": None}]
+    group = {"group": "f", "n": 3, "speakers": 2, "value": 0.5, "bounds": [0.4, 0.6]}
+    groups = [{"series": "one", **group}, {"series": "other", **group, "value": None, "bounds": [None, None]}]
+    for chart, names in [
+        (charts.curve(rows, "loss", ["a", "b", "c"]), ["a", "b"]),
+        (charts.scores(lines_of("none", "checkpoint"), "scores-0", 0.25), ["checkpoint", "no network"]),
+        (suite_charts.group_scores(groups, "groups-0", "gender", ["one", "other"], "uar", True), ["one"]),
+    ]:
+        assert re.findall(LEGEND, page.standalone(chart)) == names
+
+
+def test_a_legend_shows_the_dashes_that_tell_runs_of_one_colour_apart():
+    runs = [str(number) for number in range(8)]
+    rows = [{"run": run, "step": step, "loss": 2 / step} for run in runs for step in (1, 2)]
+    marks = re.findall(
+        r"role-legend-symbol.*?<path([^>]+)>", page.standalone(charts.curve(rows, "loss", runs))
+    )
+    assert ['stroke-dasharray="6,2"' in mark for mark in marks] == [False] * 6 + [True] * 2
+    looks = [tuple(re.findall(r'(stroke|stroke-dasharray| d)="(.*?)"', mark)) for mark in marks]
+    assert len(set(looks)) == 8 and all(mark.count('d="M-10,0L10,0"') for mark in marks)
 
 
 def test_every_value_is_in_one_bar():

@@ -25,6 +25,7 @@ from avemo_jax.report import contents, judged
 from avemo_jax.report.numbers import value as shown_value
 from input_pipeline.targets import Target
 from input_pipeline.texts import Described, make_table
+from tests.report.test_charts import title_of
 from tests.report.test_report_page import CHARTS, TABLE
 
 CLASSES = ("fear", "joy", "sad")
@@ -285,6 +286,17 @@ def test_a_fine_tuning_runs_scores_are_those_of_all_its_folds_together(runs):
     assert one["lines"][0]["scores"]["war"]["bounds"] == row["war_ci95"]
     recalls = np.diag(row["confusion"]) / np.sum(row["confusion"], 1)
     assert one["confusions"][0]["recalls"] == pytest.approx(recalls.tolist())
+
+
+def test_confusions_of_a_runs_several_scores_are_told_apart_by_their_folders(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    for folder in ("one", "other"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "rows.json").write_text(json.dumps(_outcomes(0)))
+    assert main([str(word) for word in ("report", tmp_path, "--charts", tmp_path / "charts")]) == 0
+    assert [title_of((tmp_path / "charts" / f"confusion-{n}.svg").read_text()) for n in range(2)] == [
+        f"Confusions of emotion, {folder}, best on the development clips" for folder in ("one", "other")
+    ]
 
 
 def test_how_often_each_class_was_found_by_looks_has_one_chart_a_run(made):

@@ -149,20 +149,22 @@ def test_clips_that_are_asked_for_are_the_queries(small, tmp_path):
 
 @pytest.fixture(scope="module")
 def several(small, tmp_path_factory):
-    """(page, numbers, folder of charts) of a run, the folder of its step, a run of another method, one that has only
-    begun, and all folds of a tuning."""
+    """(page, numbers, folder of charts) of a run, the folder of its step, a run of another method, one whose config is
+    of an earlier version, one that has only begun, and all folds of a tuning."""
     place = tmp_path_factory.mktemp("several")
     (step,) = (small / "run" / "checkpoints").iterdir()
-    other = place / "other" / "checkpoints" / step.name
-    shutil.copytree(step, other)
-    config = json.loads(load_config("video_mae:demo").to_json())
-    seal(other, replace(read_record(other), config=config))
+    older = read_record(step).config
+    del older["model"]["mel_bins"]
+    for name, config in (("other", json.loads(load_config("video_mae:demo").to_json())), ("older", older)):
+        copied = place / name / "checkpoints" / step.name
+        shutil.copytree(step, copied)
+        seal(copied, replace(read_record(copied), config=config))
     for begun in ("begun", "folds/fold_1"):
         (place / begun).mkdir(parents=True)
         (place / begun / "config.json").write_text("{}")
     (place / "folds" / "rows.json").write_text("[]")
     page, numbers, charts = place / "page.html", place / "numbers.json", place / "charts"
-    words = ["report", small / "run", step, *(place / name for name in ("other", "begun", "folds"))]
+    words = ["report", small / "run", step, *(place / name for name in ("other", "older", "begun", "folds"))]
     words += ["--clips", 0, "--data", small / "data", "--out", page, "--json", numbers, "--charts", charts]
     assert main([str(word) for word in words]) == 0
     return page.read_text(), json.loads(numbers.read_text()), charts
@@ -184,8 +186,9 @@ def test_what_runs_look_at_stands_side_by_side_on_the_report(several, small):
         assert re.findall(r"<strong>(.*?)</strong>", article) == ["run", "run at step 7"]
         assert article.count("<img") == 4 == len(re.findall(r'alt="clip\d\d: .{90,}?"', article))
     told = dict(re.findall(r'<p class="missing">No attention rollout of (.*?): (.*?)</p>', section))
-    assert told.keys() == {"other", "begun", "folds"}
+    assert told.keys() == {"other", "older", "begun", "folds"}
     assert "a run of video_mae" in told["other"] and "<code>" not in told["other"]
+    assert "lacks &#39;mel_bins&#39; and may be of another version" in told["older"]
     assert "it has no checkpoint yet" in told["begun"] and "begun --rollouts 2</code>" in told["begun"]
     assert "each fold has weights of its own" in told["folds"]
     assert "folds/fold_1 --rollouts 2</code>" in told["folds"]
@@ -210,12 +213,30 @@ def test_clips_that_cannot_be_looked_at_are_left_out(small, tmp_path):
     assert [row["clip_id"] for row in looking.look(str(small / "run"), str(whole), 48).rows] == ["clip07"]
 
 
+def test_many_clips_are_looked_at_a_few_at_a_time(small, monkeypatch):
+    sizes, relevance = [], looking.rollout.relevance
+
+    def counted(config, params, batch):
+        sizes.append(len(batch["video"]))
+        return relevance(config, params, batch)
+
+    monkeypatch.setattr(looking.rollout, "relevance", counted)
+    found = looking.look(str(small / "run"), str(small / "data"), 11)
+    assert sizes == [8, 3] and len({row["clip_id"] for row in found.rows}) == 11
+    for row, pair in zip(found.rows, found.pictures, strict=True):
+        assert all(picture.alt.startswith(f"{row['clip_id']}: ") for picture in pair)
+    monkeypatch.setattr(looking, "_BATCH", 11)
+    told = [[row[name] for name in looking.TENTHS] for row in found.rows]
+    at_once = looking.look(str(small / "run"), str(small / "data"), 11).rows
+    np.testing.assert_allclose(told, [[row[name] for name in looking.TENTHS] for row in at_once], atol=1e-5)
+
+
 def test_the_page_of_the_suite_shows_the_same(several, small):
     html, rows = looking.make(str(small / "run"), str(small / "data"), clips=2)
-    (known, *_) = several[1]["rollouts"]
+    page, (known, *_) = several[0], several[1]["rollouts"]
     assert rows == [row | {"step": 7, "selection": ""} for row in known["clips"]]
-    shown = re.findall(r'src="data:(.*?)"', html)
-    assert len(shown) == 4
+    shown = re.findall(r'<img[^>]* alt="(.*?)"', html)
+    assert len(set(shown)) == 4 and set(shown) <= set(re.findall(r'<img[^>]* alt="(.*?)"', page))
 
 
 def test_pictures_of_the_report_are_files_too(several):
