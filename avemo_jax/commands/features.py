@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from avemo_jax import provenance
 from avemo_jax.commands import add_sizes
 from avemo_jax.paths import on_disk
 
@@ -45,7 +46,15 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def results_folder(args: argparse.Namespace) -> Path:
     out = Path(args.out)
-    return out.parent if out.suffix in (".npz", ".parquet") else out
+    return out.parent if _is_file(out) else out
+
+
+def calls_file(args: argparse.Namespace) -> str:
+    return provenance.NAME if _is_file(Path(args.out)) else provenance.BESIDE_TABLES
+
+
+def _is_file(out: Path) -> bool:
+    return out.suffix in (".npz", ".parquet")
 
 
 def run(args: argparse.Namespace) -> int:
