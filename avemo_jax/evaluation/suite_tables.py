@@ -142,7 +142,8 @@ def _retrieval(rows: Sequence[Row]) -> str:
                 (weights, str(row["layer"]), name, _cent(one["r1"]), _bounds(one["r1_ci95"]), *recalls)
             )
     chance = ", ".join(_cent(value) for value in rows[0]["chance"].values())
-    return f"{aligned(lines)}\nof {rows[0]['n']} clips; by chance R@1, R@5, R@10 are {chance}"
+    lacking = f" ({rows[0]['lacking']} others lack picture or sound)" if rows[0].get("lacking") else ""
+    return f"{aligned(lines)}\nof {rows[0]['n']} clips{lacking}; by chance R@1, R@5, R@10 are {chance}"
 
 
 def _robustness(rows: Sequence[Row]) -> str:
