@@ -195,8 +195,14 @@ def _robustness_of(model: str, rows: Sequence[Row]) -> str:
 def _cross_corpus(rows: Sequence[Row]) -> str:
     first = rows[0]
     target = Target(first["target"], (first["label"],), tuple(first["outputs"]))
-    told = table(target, rows, first["left_out"])
-    return f"cross-corpus, trained on {', '.join(first['trained_on'])}\n{told}"
+    lines = [
+        f"cross-corpus, trained on {', '.join(first['trained_on'])}",
+        table(target, rows, first["left_out"]),
+    ]
+    lacking = [f"{count} without {name}" for name, count in first.get("lacking", {}).items() if count]
+    if lacking:
+        lines.append(f"note: {' and '.join(lacking)} are tested with black frames or silence in its place")
+    return "\n".join(lines)
 
 
 def _identity(rows: Sequence[Row]) -> str:
