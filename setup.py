@@ -134,6 +134,6 @@ setup(
         "tqdm>=4.70.1",
     ],
     extras_require=EXTRAS,
-    entry_points={"console_scripts": ["avemo = avemo_jax.cli:main"]},
+    entry_points={"console_scripts": ["avemo = avemo_jax.__main__:main"]},
     cmdclass={"build_py": BuildWithConfigs},
 )

@@ -143,7 +143,7 @@ def run_defaults() -> ConfigDict:
                 "path": "",  # a folder that `avemo prepare` made
                 "paths": (),  # or several, one run over all of them
                 "weights": (),  # how often each of them comes; empty takes every clip as often as any other
-                "balance": "",  # corpus, speaker or label_NAME: each of these as often as any other
+                "balance": "",  # corpus, speaker, gender or label_NAME: each of these as often as any other
                 "per_group": 1,  # clips of such a speaker or label that come together, so that a batch holds several
                 "split": "",  # one split of it; empty takes every clip
                 "frame_stride": 4,
@@ -228,7 +228,7 @@ def pretrain_defaults() -> dict[str, ConfigDict]:
                 "bias": 0.0,  # added to SigLIP's logits; model.learned_bias, where the temperature is learned
                 "negatives": "global",
                 "group_size": 40,
-                "within": "",  # speaker or label_NAME: only clips of the same one are each other's negatives
+                "within": "",  # speaker, gender or label_NAME: only clips of the same one are each other's negatives
                 "cached": False,  # with accumulate: over the whole batch, not each microbatch (GradCache)
                 "chunk": 2048,  # larger groups are compared so many clips at a time; 0 is all at once
             }

@@ -24,7 +24,7 @@ from input_pipeline.mixtures import Mixture
 from input_pipeline.record import class_of
 from input_pipeline.records import Records
 
-CORPUS, SPEAKER = "corpus", "speaker"
+CORPUS, SPEAKER, GENDER = "corpus", "speaker", "gender"
 _ENDLESS = sys.maxsize // 2
 _SMALL = 1 << 15
 
@@ -56,9 +56,9 @@ class Draw:
     """How clips are drawn from `records`; `order(seed)` is the order itself.
 
     weights: how often each folder comes, in any unit; () draws every clip as often as any other.
-    balance: "", "corpus" (each folder as often), "speaker", or "label_emotion" for the label `emotion`: each
+    balance: "", "corpus" (each folder as often), "speaker", "gender", or "label_emotion" for the label `emotion`: each
       value as often. With weights, groups are balanced within each folder; without, over all of them, where
-      the same speaker's name in two folders is two speakers and the same label is one label.
+      the same speaker's name in two folders is two speakers and the same gender or label is one.
 
     per_group: how many clips of a group come one after the other, no clip twice among them, so that a batch holds
       several of each (the K of PK batches: Hermans et al. 2017). What is left over when a group was gone through
@@ -96,7 +96,7 @@ class Draw:
         if self._per_group < 1 or not self._groups:
             raise DataError(
                 f"data.per_group is {self._per_group}: it is how many clips of a group come together, 1 or more, and "
-                "more only with data.balance=speaker or label_NAME"
+                "more only with data.balance=speaker, gender or label_NAME"
             )
         small = [group for groups in self._groups for group in groups if len(group) < self._per_group]
         if small:
@@ -241,19 +241,24 @@ def numbers_by(
     """Of each (chosen) record the number of its group, int32, from 0 in the order of their first clip.
 
     Args:
-      by: "speaker", or "label_emotion" for the classes of `emotion`. The same speaker's name in two folders is two
-        speakers, the same class is one.
+      by: "speaker", "gender", or "label_emotion" for the classes of `emotion`. The same speaker's name in two folders
+        is two speakers, the same gender or class is one.
       option: what asks for it, for messages.
 
     Raises:
       DataError: no such groups, or clips that are in none.
     """
     label = by.removeprefix(LABEL_PREFIX) if by.startswith(LABEL_PREFIX) else ""
-    if by != SPEAKER and not label:
+    if by not in (SPEAKER, GENDER) and not label:
         more = "corpus, " if option == "data.balance" else ""
-        raise DataError(f"{option} {by!r}: there are {more}speaker and label_NAME, as in label_emotion")
+        raise DataError(
+            f"{option} {by!r}: there are {more}speaker, gender and label_NAME, as in label_emotion"
+        )
     keys: list[Hashable] = []
     for part, members in enumerate(records.parts):
+        if by == GENDER:
+            keys += [gender or None for gender in members.genders()]
+            continue
         for speaker, labels in members.known():
             keys.append(
                 ((part, speaker) if speaker else None) if by == SPEAKER else class_of(labels.get(label))
@@ -261,7 +266,7 @@ def numbers_by(
     indices = range(len(keys)) if chosen is None else chosen.tolist()
     missing = [index for index in indices if keys[index] is None]
     if missing:
-        what = f"label '{label}' that is a class" if label else "speaker"
+        what = f"label '{label}' that is a class" if label else by
         raise DataError(
             f"{option}={by}: {len(missing)} of {len(indices)} clips have no {what}, as "
             f"{records.clip_ids[missing[0]]}; leave them out of the manifest, or name another group"

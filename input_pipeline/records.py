@@ -233,6 +233,11 @@ class Records:
         for record in map(self._whole, range(len(self))):
             yield (record.speaker, record.labels) if record else ("", {})
 
+    def genders(self) -> Iterator[str]:
+        """The speaker's gender of every index, from the records, which are all read for it; of a damaged one ""."""
+        for record in map(self._whole, range(len(self))):
+            yield record.gender if record else ""
+
     @functools.cached_property
     def _listed(self) -> list[dict[str, str]] | None:
         """The lines of `clips.csv`; None in a folder that another program wrote."""

@@ -4,11 +4,13 @@ import gc
 import importlib
 import shlex
 import signal
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
+import avemo_jax.__main__
 from avemo_jax import cli
 from avemo_jax.cli import main
 
@@ -148,4 +150,16 @@ def test_ctrl_c_is_said_and_exits_with_130(capsys, monkeypatch, run):
         assert main(["doctor"]) == 130
     finally:
         signal.signal(signal.SIGINT, before)
+    assert capsys.readouterr().err == "avemo: interrupted\n"
+
+
+def test_ctrl_c_while_the_command_line_itself_is_imported_is_said_too(capsys, monkeypatch):
+    class Interrupted:
+        def find_spec(self, name, path, target=None):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys, "meta_path", [Interrupted()])
+    monkeypatch.delitem(sys.modules, "avemo_jax.cli")
+    monkeypatch.delattr(avemo_jax, "cli")
+    assert avemo_jax.__main__.main() == 130
     assert capsys.readouterr().err == "avemo: interrupted\n"

@@ -12,9 +12,13 @@ import argparse
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from avemo_jax.commands import add_wording
 from avemo_jax.paths import to_path
+
+if TYPE_CHECKING:
+    from avemo_jax.evaluation.predicted import Predicted
 
 _OF_ANY = tuple(
     (name, "trained")
@@ -53,7 +57,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "--random_seeds",
         type=int,
         default=1,
-        help="networks with random weights beside the checkpoint, of retrieval, identity and texts",
+        help="networks with random weights beside the checkpoint, of retrieval, identity, neighbours and texts",
     )
     add(
         "--label",
@@ -101,6 +105,13 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         help="of paired: another run, probe or predictions.csv of the same clips; of suites of texts: another run, "
         "such as the first stage",
     )
+    add(
+        "--against_models",
+        default="",
+        metavar="MODELS",
+        help="of paired: only these of --against, said as in --models; models of the same name are paired, or the "
+        "first of each where none is",
+    )
     add("--batch_size", type=int, default=32, help="clips in one forward pass")
     add("--workers", type=int, default=0, help="processes that decode (0: none beside this one)")
     add("--json", metavar="FILE", help="write the rows here too")
@@ -137,6 +148,8 @@ def run(args: argparse.Namespace) -> int:
         raise UserError("suite paired compares two: give --against another run, or its predictions.csv")
     if args.against and not (of_texts or "paired" in chosen):
         raise UserError("--against is of suite paired and of suites of texts: name one of them too")
+    if args.against_models and "paired" not in chosen:
+        raise UserError("--against_models is of suite paired: name it too")
     for place in (args.out, *([Path(args.json).parent] if args.json else [])):
         files.check_place(place)
 
@@ -147,7 +160,7 @@ def run(args: argparse.Namespace) -> int:
     if of_predictions := [name for name in chosen if name in suites.OF_PREDICTIONS]:
         models, folder = _models(args.predictions or args.checkpoint, args.models)
         suites.check_kinds(models, of_predictions)
-        others = _others(args.against, split_hash_of(folder)) if "paired" in chosen else []
+        others = _others(args, models, split_hash_of(folder)) if "paired" in chosen else []
         clips = {clip for one in models for clip in one.clip_id.tolist()}
         needs_clips = {"fairness", "conflict"} & set(chosen)
         known = suites.facts_of(args.data, clips) if needs_clips else {}
@@ -224,7 +237,7 @@ def _check_network(args: argparse.Namespace, chosen: Sequence[str]) -> None:
         rollout.check_model(config)
 
 
-def _models(where: str, chosen: str):
+def _models(where: str, chosen: str, flag: str = "--models"):
     """The chosen models, and the folder of their predictions."""
     from avemo_jax.errors import UserError
     from avemo_jax.evaluation import predicted
@@ -238,7 +251,7 @@ def _models(where: str, chosen: str):
     words = [word for word in chosen.split(",") if word]
     models = [one for one in predicted.read(path) if all(_has(one.model, word) for word in words)]
     if not models:
-        raise UserError(f"{path}: no model has all of --models {chosen}")
+        raise UserError(f"{path}: no model has all of {flag} {chosen}")
     return models, path.parent
 
 
@@ -247,17 +260,23 @@ def _has(model: Mapping[str, str], word: str) -> bool:
     return word in model.values() or word in [f"{column}={own}" for column, own in model.items()]
 
 
-def _others(against: str, split_hash: str):
-    """The models of --against."""
+def _others(args: argparse.Namespace, models: Sequence[Predicted], split_hash: str):
+    """The chosen models of --against; says so where they are paired by their places."""
     from avemo_jax.errors import UserError
     from avemo_jax.evaluation.outcome_files import split_hash_of
 
-    others, folder = _models(against, "")
+    others, folder = _models(args.against, args.against_models, "--against_models")
     other_hash = split_hash_of(folder)
     if split_hash and other_hash and split_hash != other_hash:
         raise UserError(
-            f"--against {against} was split otherwise (hash {other_hash[:12]}, here {split_hash[:12]}): only the same "
-            "clips and folds can be compared"
+            f"--against {args.against} was split otherwise (hash {other_hash[:12]}, here {split_hash[:12]}): only the "
+            "same clips and folds can be compared"
+        )
+    same = any(one.model == other.model for one in models for other in others)
+    if not same and len(models) + len(others) > 2:
+        print(
+            "paired: no two models are called the same, so the first of each are compared; --models and "
+            "--against_models name others"
         )
     return others
 

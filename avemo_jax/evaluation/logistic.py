@@ -95,9 +95,10 @@ def fit_path(
         return jax.lax.scan(next_penalty, problems.start(), inverse_penalties)[1]
 
 
-def penalty_of(inverse_penalty: jax.Array, count: jax.Array, classes: int) -> jax.Array:
-    """Of the squared weights of all classes, for scikit-learn's C and so many training rows; shapes broadcast."""
-    return (2 if classes == 2 else 1) / (inverse_penalty * count)
+def penalty_of(inverse_penalty: jax.Array, count: jax.Array, classes: jax.Array | int) -> jax.Array:
+    """Of the squared weights of all classes, for scikit-learn's C, so many training rows and the classes that these
+    have; shapes broadcast."""
+    return jnp.where(jnp.asarray(classes) == 2, 2.0, 1.0) / (inverse_penalty * count)
 
 
 class _Path(NamedTuple):
@@ -125,6 +126,7 @@ class _Problems:
         self.target = jax.nn.one_hot(labels, classes, axis=0, dtype=inputs.dtype)[None]
         present = jnp.einsum("sn,kn->sk", self.weight, self.target[0]) > 0
         self.absent = jnp.where(present, 0.0, _NEVER)[..., None]
+        self.present = present.sum(1)
         self.penalised = jnp.ones(inputs.shape[1] + 1, inputs.dtype).at[-1].set(0)
 
     def start(self) -> _Path:
@@ -134,7 +136,7 @@ class _Problems:
         return _Path(theta, none + self.absent, theta, none, lbfgs.empty(theta), jnp.zeros_like(self.count))
 
     def solve(self, path: _Path, inverse_penalty):
-        penalty = penalty_of(inverse_penalty, self.count, self.classes)
+        penalty = penalty_of(inverse_penalty, self.count, self.present)
         ridge = along(penalty, self.penalised[None, None])
         more = along(penalty - path.penalty, self.penalised[None, None])
         memory = lbfgs.with_more_ridge(path.memory, more, _dot)

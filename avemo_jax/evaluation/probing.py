@@ -148,15 +148,14 @@ def run(
                     )
             progress.advance(source.feature)
     for one in judged:
-        one.row.update(label=options.label, views=options.views)
+        one.row.update(label=options.label, views=options.views, trained_on=data)
+        one.row.update(tested_on=options.other.data if options.other else data)
         if options.fold_by != "fold":
             one.row.update(fold_by=options.fold_by)
         if options.test_split != "test":
             one.row.update(test_split=options.test_split)
         if options.head_steps != pooled.STEPS:
             one.row.update(head_steps=_steps(one.row["head"], options))
-        if options.other:
-            one.row.update(trained_on=data, tested_on=options.other.data)
         if options.sizes:
             one.row.update(sizes=options.sizes, positions=options.positions)
         is_trained = one.row["weights"] == "checkpoint"

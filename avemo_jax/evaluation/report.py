@@ -44,7 +44,7 @@ def summary(checkpoint: str, result: ProbeResult) -> str:
         f"protocol {first['split']}{by}, {parts}, hash {first['split_hash'][:12]}",
         *(
             [f"trained on {first['trained_on']}, tested on {first['tested_on']}"]
-            if "tested_on" in first
+            if first["tested_on"] != first["trained_on"]
             else []
         ),
         f"regularisation chosen inside the training part, by {first['inner_unit']}",

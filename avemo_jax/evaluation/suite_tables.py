@@ -142,7 +142,8 @@ def _retrieval(rows: Sequence[Row]) -> str:
                 (weights, str(row["layer"]), name, _cent(one["r1"]), _bounds(one["r1_ci95"]), *recalls)
             )
     chance = ", ".join(_cent(value) for value in rows[0]["chance"].values())
-    return f"{aligned(lines)}\nof {rows[0]['n']} clips; by chance R@1, R@5, R@10 are {chance}"
+    lacking = f" ({rows[0]['lacking']} others lack picture or sound)" if rows[0].get("lacking") else ""
+    return f"{aligned(lines)}\nof {rows[0]['n']} clips{lacking}; by chance R@1, R@5, R@10 are {chance}"
 
 
 def _robustness(rows: Sequence[Row]) -> str:
@@ -194,8 +195,14 @@ def _robustness_of(model: str, rows: Sequence[Row]) -> str:
 def _cross_corpus(rows: Sequence[Row]) -> str:
     first = rows[0]
     target = Target(first["target"], (first["label"],), tuple(first["outputs"]))
-    told = table(target, rows, first["left_out"])
-    return f"cross-corpus, trained on {', '.join(first['trained_on'])}\n{told}"
+    lines = [
+        f"cross-corpus, trained on {', '.join(first['trained_on'])}",
+        table(target, rows, first["left_out"]),
+    ]
+    lacking = [f"{count} without {name}" for name, count in first.get("lacking", {}).items() if count]
+    if lacking:
+        lines.append(f"note: {' and '.join(lacking)} are tested with black frames or silence in its place")
+    return "\n".join(lines)
 
 
 def _identity(rows: Sequence[Row]) -> str:

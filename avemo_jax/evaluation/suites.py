@@ -183,11 +183,15 @@ def retrieval_rows(
     config: ConfigDict, params: Params, data: str, *, seeds: int = 1, batch_size: int = 32, workers: int = 0
 ) -> list[Row]:
     """Sound ↔ picture at each layer that the method contrasts (the last, if none is named), and all of them together,
-    of whole clips' centre views; of the checkpoint and of networks with random weights.
+    of whole clips' centre views; of the checkpoint and of networks with random weights. A clip that lacks picture or
+    sound is neither asked nor found.
 
-    Keys: `weights`, `seed`, `layer` (a number, or "all"), `n`, `split_hash` of the clips; `video_to_audio` and
-    `audio_to_video`, each `r1`, `r5`, `r10`, `median_rank` with `r1_ci95` and so on from resampling speakers; `chance`,
-    what R@1, R@5, R@10 are by chance.
+    Keys: `weights`, `seed`, `layer` (a number, or "all"), `n`, `split_hash` of the clips; `lacking`, how many others
+    lack picture or sound; `video_to_audio` and `audio_to_video`, each `r1`, `r5`, `r10`, `median_rank` with `r1_ci95`
+    and so on from resampling speakers; `chance`, what R@1, R@5, R@10 are by chance.
+
+    Raises:
+      UserError: the method looks at one of them only, or less than two clips have both.
     """
     if len(frontend.token_grids(config.model)) < 2:
         raise UserError(
@@ -200,10 +204,15 @@ def retrieval_rows(
     records, places, matrices = extraction.extract_all(
         config, data, networks, wanted, batch_size=batch_size, workers=workers
     )
+    whole = (np.minimum(records.frame_counts, records.sample_counts) > 0)[places]
+    if whole.sum() < 2:
+        raise UserError(
+            f"suite retrieval: {data} has {whole.sum()} clips with picture and sound, it needs two"
+        )
     speakers = [speaker for speaker, _ in records.known()]
-    speaker = np.array([speakers[place] for place in places])
-    ids = records.clip_ids
-    judged = clips_hash([ids[place] for place in places])
+    speaker = np.array([speakers[place] for place in places])[whole]
+    ids = np.array(records.clip_ids)[places][whole]
+    judged = clips_hash(ids.tolist())
     rows = []
     for network in networks:
 
@@ -211,7 +220,7 @@ def retrieval_rows(
             source = extraction.Source(
                 f"{stream}_layer_{layer}", network.weights, network.seed, "as_recorded"
             )
-            matrix = matrices[source]
+            matrix = matrices[source][whole]
             return matrix / np.maximum(np.linalg.norm(matrix, axis=1, keepdims=True), 1e-12)
 
         for layer, chosen in [*((one, (one,)) for one in layers), ("all", layers)]:
@@ -221,7 +230,7 @@ def retrieval_rows(
             )
             count = len(video)
             row = {"weights": network.weights, "seed": network.seed, "layer": layer, "n": count}
-            row["split_hash"] = judged
+            row |= {"lacking": int((~whole).sum()), "split_hash": judged}
             row["chance"] = {f"r{k}": min(1.0, k / count) for k in retrieval.RECALLS}
             for way, asked, among in (("video_to_audio", video, audio), ("audio_to_video", audio, video)):
                 row[way] = _recalls(retrieval.match_ranks(asked, among), speaker)

@@ -39,9 +39,11 @@ def check(config: ConfigDict, workdir: str | Path) -> Target:
 
 def test(workdir: Path, other: Other, mesh: Mesh) -> tuple[Target, list[Outcome]]:
     """What is told, the common classes, and the outcome with each choice of modalities that the run was tested with.
+    Clips that lack picture or sound are tested without.
 
     Rows have the keys of `finetuning.test`, without those of a training part; `split` is cross_corpus, `split_hash`
-    that of the list of tested clips; `trained_on`, the run's folders; `left_out`, clips by reason.
+    that of the list of tested clips; `trained_on`, the run's folders; `left_out`, clips by reason; `lacking`, how many
+    of the tested clips have no picture and how many no sound.
 
     Raises:
       UserError: the run is of no classes, `other` holds clips or speakers that it was trained on, has labels without a
@@ -62,7 +64,9 @@ def test(workdir: Path, other: Other, mesh: Mesh) -> tuple[Target, list[Outcome]
     target = Target(CLASS, (label,), common)
     onto = np.array([[name == each for each in common] for name in own], np.float64)
     with config.unlocked():
-        config.data.path, config.data.paths = other.data, ()
+        config.data.path, config.data.paths, config.data.allow_missing = other.data, (), True
+    records = open_records(other.data)
+    counts = {"picture": np.array(records.frame_counts), "sound": np.array(records.sample_counts)}
     viewer, outcomes = Viewer(config, told, mesh), []
     placed = viewer.placed(params)
     for modalities in MODALITIES if config.views.alone else (BOTH,):
@@ -82,6 +86,7 @@ def test(workdir: Path, other: Other, mesh: Mesh) -> tuple[Target, list[Outcome]
             "trained_on": list(trained_on),
             "left_out": dict(+left_out),
             "unreadable": len(clips) - len(read),
+            "lacking": {name: int((count[read] == 0).sum()) for name, count in counts.items()},
             "selection": selection or LAST,
             "step": step,
             "modalities": modalities,

@@ -15,11 +15,11 @@ from input_pipeline.targets import Target
 from tests.evaluation import synthetic
 
 CLASSES = ("ANG", "HAP", "SAD")
+BEST = "best on the development clips"
 
 
 def write_predictions(path, clips=240, speakers=12):
     """A file as `avemo finetune` writes it: two choices of weights, one of them too sure."""
-    rng = np.random.default_rng(0)
     with open(path, "w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(
@@ -34,7 +34,8 @@ def write_predictions(path, clips=240, speakers=12):
                 *(f"p_{c}" for c in CLASSES),
             ]
         )
-        for name, sharp in (("best on the development clips", 1.0), ("last", 3.0)):
+        for name, sharp in ((BEST, 1.0), ("last", 3.0)):
+            rng = np.random.default_rng(0)
             for clip in range(clips):
                 logits = rng.normal(size=3)
                 chances = np.exp(logits) / np.exp(logits).sum()
@@ -89,13 +90,13 @@ def test_calibration_tells_a_model_that_is_too_sure_from_one_that_is_right(tmp_p
         tmp_path / "out", "--suite", "calibration", "--predictions", tmp_path / "predictions.csv"
     )
     right, sure = found["calibration"]
-    assert right["model"] == {"selection": "best on the development clips", "modalities": "audio_video"}
+    assert right["model"] == {"selection": BEST, "modalities": "audio_video"}
     assert sure["ece"] > 2 * right["ece"] and sure["temperature"] > 2 > right["temperature"]
     assert sure["tempered"]["ece"] < sure["ece"] / 2 and sure["by"] == "speaker"
     assert sure["ece_ci95"][0] <= sure["ece"] <= sure["ece_ci95"][1] and sure["ci_unit"] == "speaker"
     assert sum(sure["reliability"]["clips"]) == 240 and sure["risk_coverage"]["coverage"][-1] == 1
     printed = capsys.readouterr().out
-    assert "best on the development clips" in printed and "results: " in printed
+    assert BEST in printed and "results: " in printed
     assert (tmp_path / "out" / "table.txt").read_text() in printed
 
 
@@ -197,6 +198,32 @@ def test_two_runs_of_the_same_clips_are_compared_clip_by_clip(tmp_path, capsys, 
     assert same[f"{score}_difference"] == 0 and same["p_permutation"] == 1
 
 
+@pytest.mark.parametrize(
+    ("words", "pairs", "says"),
+    [
+        ((), {"last": "last", BEST: BEST}, False),
+        (("--models", "last"), {"last": "last"}, False),
+        (("--against_models", BEST), {BEST: BEST}, False),
+        (("--models", "last", "--against_models", f"selection={BEST}"), {"last": BEST}, False),
+        (("--models", "last", "--against_models", "audio"), {"last": BEST}, True),
+    ],
+)
+def test_models_of_either_side_are_chosen_by_their_words(tmp_path, capsys, words, pairs, says):
+    write_predictions(tmp_path / "here.csv")
+    write_predictions(tmp_path / "there.csv")
+    there = tmp_path / "there.csv"
+    if says:  # no two are called the same
+        there.write_text(there.read_text().replace("audio_video", "audio"))
+    files = ("--predictions", tmp_path / "here.csv", "--against", there)
+    rows = evaluate(tmp_path / "out", "--suite", "paired", *files, *words)["paired"]
+    assert {row["model"]["selection"]: row["against"]["selection"] for row in rows} == pairs
+    printed = capsys.readouterr().out
+    assert ("no two models are called the same" in printed) == says
+    assert ("is compared with" in printed) == any(one != other for one, other in pairs.items())
+    assert evaluate(tmp_path / "out", "--suite", "paired", *files, "--against_models", "video") == 2
+    assert "no model has all of --against_models video" in capsys.readouterr().err
+
+
 def test_wholes_of_the_same_name_in_several_folds_are_each_one_that_is_tested(tmp_path):
     for name, noise in (("good", 0.3), ("poor", 0.9)):
         write_run(tmp_path / name, "class", noise)
@@ -273,6 +300,23 @@ def test_retrieval_has_a_row_for_each_layer_and_for_random_weights(place, tmp_pa
             assert row[way]["r1"] <= row[way]["r5"] <= row[way]["r10"]
             low, high = row[way]["r10_ci95"]
             assert low <= row[way]["r10"] <= high
+
+
+def test_a_clip_that_lacks_picture_or_sound_is_neither_asked_nor_found(place, tmp_path, capsys):
+    missing = {3: "picture", 20: "sound", 21: "sound"}
+    synthetic.write_folder(tmp_path / "some", lambda number: missing.get(number, ""))
+    synthetic.write_folder(tmp_path / "none", lambda number: "picture")
+    words = ("--suite", "retrieval", "--checkpoint", place / "run", "--batch_size", 16, "--random_seeds", 0)
+    row = evaluate(tmp_path / "out", *words, "--data", tmp_path / "some")["retrieval"][-1]
+    known = open_records(tmp_path / "some").clip_ids
+    assert row["n"] == 45 and row["lacking"] == 3 and row["chance"]["r1"] == pytest.approx(1 / 45)
+    assert row["split_hash"] == clips_hash([name for place, name in enumerate(known) if place not in missing])
+    assert "of 45 clips (3 others lack picture or sound)" in capsys.readouterr().out
+    words = [
+        str(word) for word in ("evaluate", *words, "--data", tmp_path / "none", "--out", tmp_path / "no")
+    ]
+    assert main(words) == 2
+    assert "has 0 clips with picture and sound" in capsys.readouterr().err
 
 
 @pytest.mark.slow

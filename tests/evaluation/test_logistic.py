@@ -110,6 +110,16 @@ def test_separable_classes_with_almost_no_penalty_still_converge():
     assert solutions.residual[0, 0] <= TIGHT
 
 
+def test_rows_of_two_of_three_classes_are_fitted_as_scikit_learn_fits_two():
+    inputs, labels = _data(classes=3)
+    there = labels != 1
+    solutions = _fit(inputs, labels, np.stack([there, there | True]), [0.01], classes=3)
+    for number, rows in enumerate((there, there | True)):
+        oracle = _oracle(inputs[rows], labels[rows], 0.01)
+        found = np.asarray(jax.nn.softmax(solutions.logits[0, number]))[:, oracle.classes_]
+        np.testing.assert_allclose(found, oracle.predict_proba(inputs), atol=2e-3)
+
+
 def test_a_class_without_training_rows_is_never_predicted():
     inputs, labels = _data()
     solutions = _fit(inputs, labels, (labels != 2)[None], [0.1])

@@ -28,6 +28,7 @@ CONTENTS = {
     "small": [("1", "SAD")] * 2 + [("4", "ANG")],
     "middle": [("5", "ANG"), ("6", "HAP"), ("7", "HAP"), ("8", "HAP"), ("8", "SAD")],
 }
+GENDERS = ("f", "m")  # of speakers of even and odd names
 
 
 def make_folder(path, records, *, listed=True):
@@ -59,6 +60,7 @@ def paths(real_records, tmp_path_factory):
                 real_records[i % len(real_records)],
                 clip_id=f"{name}{i}",
                 speaker=speaker,
+                gender=GENDERS[int(speaker) % 2],
                 labels={"emotion": emotion, "votes": {"ANG": 1}, "valence": 0.5},
             )
             for i, (speaker, emotion) in enumerate(clips)
@@ -144,15 +146,15 @@ def test_corpora_balanced_are_equal_weights(mixture):
     assert rows(mixture, 300, balance="corpus") == rows(mixture, 300, weights=(5, 5, 5))
 
 
-@pytest.mark.parametrize(("balance", "field"), [("speaker", 1), ("label_emotion", 2)])
+@pytest.mark.parametrize(("balance", "count"), [("speaker", 9), ("label_emotion", 3), ("gender", 2)])
 @given(seed=st.integers(0, 2**31), first=st.sampled_from([0, 5, 10**9 + 7]))
 @settings(max_examples=20)
-def test_each_speaker_or_label_comes_as_often_as_any_other(mixture, balance, field, seed, first):
+def test_each_speaker_gender_or_label_comes_as_often_as_any_other(mixture, balance, count, seed, first):
     def group(clip):
-        return (clip[0], clip[1]) if field == 1 else clip[2]
+        return {"speaker": clip[:2], "label_emotion": clip[2], "gender": int(clip[1]) % 2}[balance]
 
     groups = {group(clip) for clip in CLIPS}
-    assert len(groups) == (9 if field == 1 else 3)
+    assert len(groups) == count
     start = first // len(groups) * len(groups)
     drawn = rows(mixture, 30 * len(groups), seed, start, balance=balance)
     assert set(Counter(group(CLIPS[index]) for index in drawn).values()) == {30}
@@ -269,14 +271,14 @@ def test_other_folders_or_another_order_of_them_are_refused_at_a_restart(paths):
         ({"weights": (1, 0, 1)}, "each must be above 0"),
         ({"weights": (1, float("nan"), 1)}, "each must be above 0"),
         ({"weights": (1, 1, 1), "balance": "corpus"}, "say two things"),
-        ({"per_group": 2}, "more only with data.balance=speaker or label_NAME"),
+        ({"per_group": 2}, "more only with data.balance=speaker, gender or label_NAME"),
         ({"per_group": 0, "balance": "speaker"}, "1 or more"),
         (
             {"per_group": 3, "balance": "speaker"},
             r"speaker groups of fewer clips: 7, as that of large/large10 \(1\); lower it",
         ),
         ({"per_group": 2, "balance": "label_emotion", "weights": (1, 1, 1)}, r"groups of fewer clips: 3, as"),
-        ({"balance": "gender"}, "data.balance 'gender': there are corpus, speaker and label_NAME"),
+        ({"balance": "age"}, "data.balance 'age': there are corpus, speaker, gender and label_NAME"),
         ({"balance": "label_"}, "there are corpus"),
         (
             {"balance": "label_votes"},
@@ -292,10 +294,11 @@ def test_what_cannot_be_weighted_or_balanced_is_one_line(mixture, how, message):
     assert "\n" not in str(caught.value)
 
 
-def test_clips_without_a_speaker_cannot_be_balanced_by_speaker(real_records, tmp_path):
-    records = [dataclasses.replace(record, speaker="") for record in real_records[:2]]
-    with pytest.raises(DataError, match="2 of 2 clips have no speaker"):
-        Draw(open_records(make_folder(tmp_path / "a", records)), balance="speaker")
+@pytest.mark.parametrize("field", ["speaker", "gender"])
+def test_clips_without_a_speaker_or_gender_cannot_be_balanced_by_it(real_records, tmp_path, field):
+    records = [dataclasses.replace(record, **{field: ""}) for record in real_records[:2]]
+    with pytest.raises(DataError, match=f"2 of 2 clips have no {field}"):
+        Draw(open_records(make_folder(tmp_path / "a", records)), balance=field)
 
 
 def test_a_path_and_paths_or_a_folder_twice_are_refused(tmp_path):

@@ -318,7 +318,7 @@ def test_a_batch_knows_whose_clips_it_has(tmp_path):
     assert found["group"].dtype == np.int32 and set(found) == set(make_task(config).batch_shapes())
     pairs = {(int(number), speaker_of[name]) for number, name in zip(found["group"], names, strict=True)}
     assert len(pairs) == len({number for number, _ in pairs}) == len({name for _, name in pairs}) > 1
-    with pytest.raises(DataError, match="contrast.within 'mood': there are speaker and label_NAME"):
+    with pytest.raises(DataError, match="contrast.within 'mood': there are speaker, gender and label_NAME"):
         clips.make_loader(load_config("cav_mae:demo", (*words, "contrast.within=mood")))
 
 

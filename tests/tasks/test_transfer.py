@@ -110,3 +110,11 @@ def test_speakers_who_were_trained_on_are_not_tested_unless_they_are_others(plac
         assert row["n"] == count
     assert evaluate(place, tmp_path / "out", "--data", tmp_path / "same", "--shared_speakers", "drop") == 2
     assert "nothing is left to test" in capsys.readouterr().err
+
+
+def test_clips_that_lack_picture_or_sound_are_tested_without_and_counted(place, tmp_path, capsys):
+    synthetic.write_folder(tmp_path / "heard", lambda number: "picture" if number % 4 else "")
+    assert evaluate(place, tmp_path / "out", "--data", tmp_path / "heard", "--shared_speakers", "differ") == 0
+    (row,) = json.loads((tmp_path / "out" / "rows.json").read_text())
+    assert (row["n"], row["unreadable"], row["lacking"]) == (48, 0, {"picture": 36, "sound": 0})
+    assert "note: 36 without picture are tested with black frames" in capsys.readouterr().out

@@ -22,6 +22,7 @@ from avemo_jax.convert.verify import Difference
 from avemo_jax.errors import UserError
 from avemo_jax.evaluation import report
 from avemo_jax.evaluation.questions import question
+from avemo_jax.paths import absolute
 from input_pipeline.audio import SAMPLE_RATE, samples_for
 from input_pipeline.blazeface import INSTALL
 from input_pipeline.storing import ClipOptions
@@ -256,6 +257,11 @@ def _folders(facts: Facts) -> str:
     return f"prepared folder{'s' * (len(each) > 1)} {', '.join(each)}" if each else ""
 
 
+def _folder(path: str) -> str:
+    """Likewise; empty where it is not recorded."""
+    return f"prepared folder `{absolute(path).name}`" if path else ""
+
+
 def _compute(facts: Facts) -> str:
     if facts.flops is None:
         return ""
@@ -301,10 +307,13 @@ def _probe(rows: ProbeRows) -> str:
     title, fitted = ("Linear probe", f"A linear {kind}") if heads == ["linear"] else ("Probe", f"A {kind}")
     by = "" if heads == ["linear"] else f" (head{'s' * (len(heads) > 1)} {', '.join(heads)})"
     sizes = f" of clips of another size ({first['sizes']})" if first.get("sizes") else ""
+    where, other = (_folder(first.get(name, "")) for name in ("trained_on", "tested_on"))
+    where, elsewhere = (f", {where}" if where else ""), (f"{other}, on " if other != where else "")
     return f"""## {title}: `{first["label"]}`
 
-{fitted}{by} on frozen features{sizes}, tested on {others} it was not fitted on (protocol {first["split"]}, split hash \
-`{first["split_hash"]}`): {first["n"]:,} clips, {speakers}, {facts}; brackets hold the 95 % interval {which}from \
+{fitted}{by} on frozen features{sizes}{where}, tested on {elsewhere}{others} it was not fitted on (protocol \
+{first["split"]}, split hash `{first["split_hash"]}`): {first["n"]:,} clips, {speakers}, {facts}; \
+brackets hold the 95 % interval {which}from \
 resampling {first["ci_unit"]}s.{"".join(f" {text}." for text in beside)}{dealt}
 
 ```

@@ -72,6 +72,8 @@ def test_it_shows_probes_of_this_step_beside_their_baselines_with_intervals(plac
     card = card_of(place / "run", tmp_path)
     part = card.split("## Linear probe: `tone`")[1].split("\n## ")[0]
     assert "48 clips, 4 speakers, 3 classes, chance 33.3 %" in part and "resampling speakers" in part
+    assert "on frozen features, prepared folder `data`, tested on speakers that" in part
+    assert str(place) not in card
     (row,) = [line for line in part.splitlines() if line.startswith("cat4") and "checkpoint" in line]
     rows = json.loads((place / "run" / "probe_tone" / "rows.json").read_text())
     (ours,) = [row for row in rows if row["weights"] == "checkpoint"]
@@ -80,6 +82,25 @@ def test_it_shows_probes_of_this_step_beside_their_baselines_with_intervals(plac
         and "[{:.0f}, {:.0f}]".format(*(100 * b for b in ours["ci95"])) in row
     )
     assert "random" in part and "log_mel" in part
+
+
+@pytest.mark.parametrize(
+    ("folders", "says"),
+    [
+        (
+            {"trained_on": "a/crema_d", "tested_on": "b/ravdess"},
+            "features, prepared folder `crema_d`, tested on prepared folder `ravdess`, on speakers that",
+        ),
+        ({}, "features, tested on speakers that"),
+    ],
+)
+def test_it_names_the_folders_of_a_probe_where_they_are_recorded(place, folders, says):
+    rows = json.loads((place / "run" / "probe_tone" / "rows.json").read_text())
+    rows = [{k: v for k, v in row.items() if k not in ("trained_on", "tested_on")} | folders for row in rows]
+    known = Facts(3, versions={}, probes=[rows])
+    assert says in write_card(
+        load_config("hicmae:demo"), known, Stored(ClipOptions(), True), 10, "unknown", None
+    )
 
 
 def test_it_says_that_the_folds_of_a_probe_were_dealt_several_times(place):
