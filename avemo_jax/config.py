@@ -144,7 +144,7 @@ def run_defaults() -> ConfigDict:
                 "paths": (),  # or several, one run over all of them
                 "weights": (),  # how often each of them comes; empty takes every clip as often as any other
                 "balance": "",  # corpus, speaker, gender or label_NAME: each of these as often as any other
-                "per_group": 1,  # clips of such a speaker or label that come together, so that a batch holds several
+                "per_group": 1,  # clips of such a speaker, … that come together, so that a batch holds several
                 "split": "",  # one split of it; empty takes every clip
                 "frame_stride": 4,
                 "crop": "none",

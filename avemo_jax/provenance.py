@@ -1,4 +1,4 @@
-"""Which commands made what is in a folder: one line each in its `commands.jsonl` (of tables `_commands.jsonl`).
+"""Which commands made what is in a folder: one line each in its `commands.jsonl` (of tables `.commands.jsonl`).
 
 The line is written when the command ends, by the first process of a group. It never stands in the way: where
 it cannot be written it is left out, and no folder is made for it. Nothing in it says on which machine it was.
@@ -21,7 +21,9 @@ from typing import Any
 from avemo_jax import paths
 
 NAME = "commands.jsonl"
-BESIDE_TABLES = "_commands.jsonl"  # Arrow reads a folder as one table, all files but those named _… and .…
+BESIDE_TABLES = (
+    ".commands.jsonl"  # pyarrow and `datasets` read a folder as one table, all files but hidden ones
+)
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 

@@ -74,7 +74,7 @@ def fit_path(
     """Fit every set of training rows with every C.
 
     Args:
-      inputs: float32 [N, D], columns about centred and of about variance 1.
+      inputs: float32 [N, D], columns about centred and, on average, of about variance 1.
       labels: int [N]; a class without a training row in a set is never predicted by it.
       row_sets: bool [S, N], the training rows of each problem.
       scales: [S, D], the problem's inputs are `inputs * scale` (0 leaves a column out).

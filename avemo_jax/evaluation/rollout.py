@@ -44,7 +44,7 @@ def check_model(config: ConfigDict) -> None:
     try:
         model = jax.eval_shape(partial(models.build, config), jax.random.key(0))
     except (AttributeError, KeyError) as error:  # a ConfigDict's; it names the key
-        (lacking, *_) = re.findall(r"\w+", str(error))
+        lacking = next(iter(re.findall(r"\w+", str(error))), "a key")
         raise UserError(
             f"the run's config lacks '{lacking}' and may be of another version: a model cannot be built from it"
         ) from error

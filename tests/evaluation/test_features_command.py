@@ -125,7 +125,7 @@ def test_a_stopped_folder_goes_on_and_hosts_share_it(place, tmp_path, capsys):
     for host in ("1/2", "0/2"):
         assert write(place, shared, *words, "--host", host) == 0
     assert parquet.read_table(shared).num_rows == CLIPS  # the folder is a table, whatever else lies in it
-    assert len((shared / "_commands.jsonl").read_text().splitlines()) == 2
+    assert len((shared / ".commands.jsonl").read_text().splitlines()) == 2
     for name in names:
         assert parquet.read_table(shared / name).equals(parquet.read_table(whole / name))
     synthetic.write_changed(tmp_path / "louder", place / "data", lambda record: replace(record, fps=24.0))

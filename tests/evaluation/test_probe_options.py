@@ -262,7 +262,7 @@ def test_the_paired_tests_find_a_difference_that_is_there_and_none_that_is_not()
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ({"head": "linear,mlp"}, "--head: no head 'mlp'; there are linear, ridge, knn, layer_mix, attentive"),
+        ({"head": "linear,mlp"}, "--head: no head 'mlp'; there are linear, linear_centred, ridge, knn"),
         ({"modality": "text"}, "--modality: no 'text'; there are audio, video, fused"),
         ({"missing": "none"}, "--missing: no 'none'; there are audio, video"),
         ({"modality": "video"}, "--modality video: none of --features cat4 is of it"),

@@ -308,7 +308,8 @@ def _probe(rows: ProbeRows) -> str:
     by = "" if heads == ["linear"] else f" (head{'s' * (len(heads) > 1)} {', '.join(heads)})"
     sizes = f" of clips of another size ({first['sizes']})" if first.get("sizes") else ""
     where, other = (_folder(first.get(name, "")) for name in ("trained_on", "tested_on"))
-    where, elsewhere = (f", {where}" if where else ""), (f"{other}, on " if other != where else "")
+    elsewhere = f"{other}, on " if first.get("trained_on") != first.get("tested_on") else ""
+    where = f", {where}" if where else ""
     return f"""## {title}: `{first["label"]}`
 
 {fitted}{by} on frozen features{sizes}{where}, tested on {elsewhere}{others} it was not fitted on (protocol \

@@ -32,7 +32,7 @@ from avemo_jax.evaluation.logistic import penalty_of
 from avemo_jax.evaluation.protocols import Split
 
 SETTING = "inverse_penalty"
-INVERSE_PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1)  # as of the linear head
+INVERSE_PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1)  # a part of the linear head's
 STEPS = 400
 _BATCH = 128
 _RATE = 0.1  # of Adam, over the square root of the linear layer's width
