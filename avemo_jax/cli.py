@@ -3,8 +3,8 @@
 A verb is a module of `avemo_jax.commands` with a docstring (its first line is the help text), `EXAMPLE`,
 `add_flags(parser)` and `run(args) -> int`; `TAKES_CONFIG = True` adds `--config` and collects
 `--config.path.to.key=value` into `args.overrides` (`DEFAULT_CONFIG` is taken when it is not given). A verb that
-leaves results in a folder says in which, `results_folder(args) -> Path`, and is noted there (in `calls_file(args)`,
-where it has one). The module is imported only when its verb is called, so that `avemo --help` stays quick.
+leaves results in a folder says in which, `results_folder(args) -> Path`, and is noted there. The module is
+imported only when its verb is called, so that `avemo --help` stays quick.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any
 
 import avemo_jax
 from avemo_jax.errors import UserError
-from avemo_jax.provenance import NAME, Call
+from avemo_jax.provenance import Call
 from input_pipeline.errors import DataError
 
 VERBS = {
@@ -69,8 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         command, args = _read(verb, [word for word in rest if word != "--debug"])
         if hasattr(command, "results_folder"):
-            name = getattr(command, "calls_file", lambda args: NAME)(args)
-            note_in = lambda: command.results_folder(args) / name  # noqa: E731
+            note_in = lambda: command.results_folder(args)  # noqa: E731
         code = command.run(args)
     except (UserError, DataError) as error:
         if debug:

@@ -1,4 +1,4 @@
-"""Which commands made what is in a folder: one line each in its `commands.jsonl` (of tables `.commands.jsonl`).
+"""Which commands made what is in a folder: one line each in its `commands.jsonl`.
 
 The line is written when the command ends, by the first process of a group. It never stands in the way: where
 it cannot be written it is left out, and no folder is made for it. Nothing in it says on which machine it was.
@@ -21,9 +21,6 @@ from typing import Any
 from avemo_jax import paths
 
 NAME = "commands.jsonl"
-BESIDE_TABLES = (
-    ".commands.jsonl"  # pyarrow and `datasets` read a folder as one table, all files but hidden ones
-)
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
@@ -34,10 +31,10 @@ class Call:
         self._command = shlex.join(["avemo", *words])
         self._began, self._since = datetime.now(UTC), time.monotonic()
 
-    def note(self, file: Callable[[], Path], exit_code: int) -> None:
-        """Appends the call to the list `file()`, if its folder is there and can be written."""
-        with contextlib.suppress(OSError), paths.plain_errors(place := file()):
-            if not place.parent.is_dir() or not _is_first():
+    def note(self, folder: Callable[[], Path], exit_code: int) -> None:
+        """Appends the call to the list in `folder()`, if that folder is there and can be written."""
+        with contextlib.suppress(OSError), paths.plain_errors(place := folder()):
+            if not place.is_dir() or not _is_first():
                 return
             line = {
                 "command": self._command,
@@ -48,11 +45,11 @@ class Call:
             }
             text = json.dumps(line, ensure_ascii=False) + "\n"
             if paths.is_remote(place):  # nothing can be appended there
-                before = place.read_text(encoding="utf-8") if place.exists() else ""
-                place.write_text(before + text, encoding="utf-8")
+                before = (place / NAME).read_text(encoding="utf-8") if (place / NAME).exists() else ""
+                (place / NAME).write_text(before + text, encoding="utf-8")
                 return
-            with place.open("a", encoding="utf-8") as lines:
-                lines.write(text)
+            with (place / NAME).open("a", encoding="utf-8") as file:
+                file.write(text)
 
 
 def read_calls(folder: Path) -> list[dict[str, Any]]:

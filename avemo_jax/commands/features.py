@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from avemo_jax import provenance
 from avemo_jax.commands import add_sizes
 from avemo_jax.paths import on_disk
 
@@ -45,16 +44,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def results_folder(args: argparse.Namespace) -> Path:
-    out = Path(args.out)
-    return out.parent if _is_file(out) else out
-
-
-def calls_file(args: argparse.Namespace) -> str:
-    return provenance.NAME if _is_file(Path(args.out)) else provenance.BESIDE_TABLES
-
-
-def _is_file(out: Path) -> bool:
-    return out.suffix in (".npz", ".parquet")
+    return Path(args.out).parent  # not a folder of shards: that is read as one table, with all files in it
 
 
 def run(args: argparse.Namespace) -> int:
@@ -72,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
         if getattr(args, name) < 1:
             raise UserError(f"--{name} is {getattr(args, name)}, it must be at least 1")
     out = Path(args.out)
-    files.check_place(results_folder(args))
+    files.check_place(out.parent if out.suffix in (".npz", ".parquet") else out)
     config, params, step, selection = load_result(args.checkpoint)
     if args.sizes:
         resized(config.model, sizes_of(args.sizes), args.positions)
