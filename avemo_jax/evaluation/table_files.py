@@ -137,7 +137,7 @@ def _need_rows(path: Path, rows: int, least: int = 1) -> None:
 @contextlib.contextmanager
 def _whole(path: Path):
     """The name to write to; it gets its own name when all is written, and is removed when something fails."""
-    part = path.with_name(path.name + ".part")
+    part = path.with_name(f".{path.name}.part")  # hidden: readers of a folder pass it over
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield part

@@ -120,10 +120,11 @@ def test_a_stopped_folder_goes_on_and_hosts_share_it(place, tmp_path, capsys):
     assert parquet.read_table(whole).num_rows == CLIPS
     assert str(whole) in read_calls(tmp_path)[0]["command"]
     (whole / names[1]).rename(tmp_path / "before")
-    (whole / f"{names[1]}.part").write_text("half of a shard")
+    (whole / f".{names[1]}.part").write_text("half of a shard")
+    assert parquet.read_table(whole).num_rows == CLIPS - 20  # readers pass it over
     kept = (whole / names[0]).stat().st_mtime_ns
     assert write(place, whole, *words) == 0
-    assert (whole / names[0]).stat().st_mtime_ns == kept and not list(whole.glob("*.part"))
+    assert (whole / names[0]).stat().st_mtime_ns == kept and not list(whole.glob(".*.part"))
     assert parquet.read_table(whole / names[1]).equals(parquet.read_table(tmp_path / "before"))
     for host in ("1/2", "0/2"):
         assert write(place, shared, *words, "--host", host) == 0
