@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from avemo_jax import paths
 from avemo_jax.config import from_json
 from avemo_jax.errors import UserError
-from avemo_jax.evaluation.outcomes import lower_is_better
+from avemo_jax.evaluation.outcomes import MAIN_SCORES, lower_is_better
 from avemo_jax.models.params import Params
 from avemo_jax.training.checkpoint_files import BEST, FOLDER, load_params, step_name
 from avemo_jax.training.watching import LOOKS, best_of, read_looks
@@ -38,8 +38,9 @@ def choices(config: ConfigDict, workdir: Path) -> list[tuple[str, Path]]:
 
 
 def score_of(config: ConfigDict) -> str:
-    """What is chosen by: `select.score`, or the mean where there are several heads and so no such key."""
-    return config.select.get("score", MEAN)
+    """What is chosen by: `select.score`, or else the first score of `data.target`; the mean of several heads, which
+    have no such key."""
+    return config.select.get("score", MEAN) or MAIN_SCORES[config.data.target][0]
 
 
 def result_of(checkpoint: str | Path) -> tuple[Path, str]:

@@ -94,7 +94,7 @@ def get_config(arg: str = "base") -> ConfigDict:
     config.select = ConfigDict(
         {
             "by": "development",  # the best look at these clips; or last, the end of the run; or test (legacy)
-            "score": "uar",
+            "score": "",  # what the best look has the best of; "": the first score of data.target
             "every_epochs": 1.0,  # between looks
             "patience": 0,  # looks without a better one that end the run; 0 never does
         }
