@@ -13,6 +13,7 @@ import _thread
 import argparse
 import functools
 import importlib
+import itertools
 import sys
 import threading
 import traceback
@@ -144,6 +145,9 @@ def _read(verb: str, words: list[str]) -> tuple[ModuleType, argparse.Namespace]:
         )
         overrides, words = _split_overrides(words)
     command.add_flags(parser)
+    for flag in ("--out", "--workdir"):  # of an unset variable; it would mean this folder
+        if f"{flag}=" in words or (flag, "") in itertools.pairwise(words):
+            raise UserError(f"{flag} is empty: give a place, or . for this folder")
     args = parser.parse_args(words)
     if takes_config:
         args.overrides = overrides

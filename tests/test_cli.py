@@ -44,6 +44,12 @@ def test_the_version_is_that_of_the_package(capsys):
     assert capsys.readouterr().out.split()[0] == "avemo_jax"
 
 
+@pytest.mark.parametrize("place", [("--out=",), ("--out", "")])
+def test_an_empty_place_is_not_this_folder(place, capsys):
+    assert main(["features", "--checkpoint", "run", "--data", "data", *place]) == 2
+    assert "--out is empty: give a place" in error_of(capsys)
+
+
 @pytest.mark.parametrize("verb", cli.VERBS)
 def test_the_help_of_a_verb_ends_with_its_example(verb, capsys):
     with pytest.raises(SystemExit) as ended:

@@ -48,7 +48,6 @@ def results_folder(args: argparse.Namespace) -> Path:
 
 
 def run(args: argparse.Namespace) -> int:
-    from avemo_jax import files
     from avemo_jax.errors import UserError
     from avemo_jax.evaluation import features, table_files
     from avemo_jax.evaluation.choosing import load_result
@@ -62,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
         if getattr(args, name) < 1:
             raise UserError(f"--{name} is {getattr(args, name)}, it must be at least 1")
     out = Path(args.out)
-    files.check_place(out.parent if out.suffix in (".npz", ".parquet") else out)
+    table_files.check_place(out)
     config, params, step, selection = load_result(args.checkpoint)
     if args.sizes:
         resized(config.model, sizes_of(args.sizes), args.positions)

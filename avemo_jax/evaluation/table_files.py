@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,33 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import parquet
 
+from avemo_jax import files
 from avemo_jax.errors import UserError
 from avemo_jax.evaluation.tables import Columns, Table, Window
 from input_pipeline.progress import Progress
 
 KEY = b"avemo_jax"  # of the schema's metadata
+_FILES = (".npz", ".parquet")  # any other name is a folder's, but for those of other kinds of tables
+_OTHERS = (".arrow", ".csv", ".feather", ".h5", ".hdf5", ".json", ".jsonl", ".npy", ".pkl", ".pt", ".tsv")
+_SHARD = re.compile(
+    r"features-\d{5,}-of-\d{5,}\.parquet|\..*"
+)  # or hidden, which readers of a folder pass over
 _MOST_BYTES = 8e9  # of an .npz, which is put together in memory
+
+
+def check_place(path: Path) -> None:
+    """Raise a UserError where rows cannot be written to `path`, or would come to lie among other files."""
+    if path.suffix in _OTHERS:
+        raise UserError(f"{path}: rows go to a .parquet or .npz file, or to a folder of Parquet shards")
+    files.check_place(path.parent if path.suffix in _FILES else path)
+    if not path.is_dir():
+        return
+    if path.suffix in _FILES:
+        raise UserError(f"{path} is a folder; choose another name")
+    if others := sorted(one.name for one in path.iterdir() if not _SHARD.fullmatch(one.name)):
+        raise UserError(
+            f"{path} holds {others[0]}, and readers take all of a folder; give --out one of its own"
+        )
 
 
 def write(table: Table, path: Path, facts: dict[str, Any], *, shard_clips: int, host: tuple[int, int]) -> int:
@@ -40,7 +62,7 @@ def write(table: Table, path: Path, facts: dict[str, Any], *, shard_clips: int, 
         that can be read.
     """
     facts = {**facts, "identity": table.identity()}
-    if path.suffix in (".npz", ".parquet"):
+    if path.suffix in _FILES:
         if host[1] != 1:
             raise UserError(
                 f"{path}: several hosts write a folder of shards, not one file; give --out a folder"

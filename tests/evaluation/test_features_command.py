@@ -147,6 +147,7 @@ def test_a_stopped_folder_goes_on_and_hosts_share_it(place, tmp_path, capsys):
         ("t.npz", ("--split", "dev"), "no split 'dev'"),
         ("t", ("--shard_clips", "0"), "--shard_clips is 0"),
         ("t", ("--out", "gs://bucket/t"), "gs://bucket/t: this is made on a disk"),
+        ("t.csv", (), "t.csv: rows go to a .parquet or .npz file, or to a folder of Parquet shards"),
     ],
 )
 def test_what_cannot_be_done_is_one_line_and_leaves_nothing(place, tmp_path, capsys, out, words, says):
@@ -154,6 +155,18 @@ def test_what_cannot_be_done_is_one_line_and_leaves_nothing(place, tmp_path, cap
     error = capsys.readouterr().err
     assert says in error and error.count("\n") == 1
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    "out, says",
+    [("t", "t holds notes.txt, and readers take all of a folder"), ("t.npz", "t.npz is a folder")],
+)
+def test_rows_are_not_put_among_other_files(place, tmp_path, capsys, out, says):
+    (tmp_path / out).mkdir()
+    (tmp_path / out / "notes.txt").write_text("mine")
+    assert write(place, tmp_path / out) == 2
+    assert says in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / out).iterdir()] == ["notes.txt"]
 
 
 def test_a_clip_that_cannot_be_read_has_no_row(place, tmp_path):
