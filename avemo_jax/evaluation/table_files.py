@@ -95,7 +95,10 @@ def _write_shards(
 
 def _check_folder(folder: Path, count: int, identity: str) -> None:
     for path in sorted(folder.glob("features-*.parquet")):
-        found = json.loads(parquet.read_schema(path).metadata.get(KEY, b"{}"))
+        try:
+            found = json.loads((parquet.read_schema(path).metadata or {}).get(KEY, b"{}"))
+        except (pa.ArrowInvalid, OSError) as error:
+            raise UserError(f"{path} cannot be read: remove it, and it is written anew") from error
         if not path.stem.endswith(f"-of-{count:05d}") or found.get("identity") != identity:
             raise UserError(
                 f"{path} is of other weights, clips or options than these; choose another folder or remove it"

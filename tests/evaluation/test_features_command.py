@@ -126,6 +126,11 @@ def test_a_stopped_folder_goes_on_and_hosts_share_it(place, tmp_path, capsys):
     assert write(place, whole, *words) == 0
     assert (whole / names[0]).stat().st_mtime_ns == kept and not list(whole.glob(".*.part"))
     assert parquet.read_table(whole / names[1]).equals(parquet.read_table(tmp_path / "before"))
+    (whole / names[1]).write_bytes((whole / names[1]).read_bytes()[:1000])
+    assert write(place, whole, *words) == 2
+    assert f"{names[1]} cannot be read: remove it, and it is written anew" in capsys.readouterr().err
+    (whole / names[1]).unlink()
+    assert write(place, whole, *words) == 0
     for host in ("1/2", "0/2"):
         assert write(place, shared, *words, "--host", host) == 0
     for name in names:
