@@ -238,6 +238,7 @@ def _training(config: ConfigDict, facts: Facts) -> str:
         "data": _folders(facts),
         "clips": _clips(facts),
         "drawn and spoken by": ", ".join(facts.made_by),
+        "trained with": _others(facts),
         "steps": f"{facts.step:,} of {config.batch_size} clips, {facts.step * config.batch_size:,} clips seen",
         "compute": _compute(facts),
         "time in steps": _clock(facts.stepping_s),
@@ -260,6 +261,15 @@ def _folders(facts: Facts) -> str:
 def _folder(path: str) -> str:
     """Likewise; empty where it is not recorded."""
     return f"prepared folder `{absolute(path).name}`" if path else ""
+
+
+def _others(facts: Facts) -> str:
+    if not facts.others:
+        return ""
+    names = ", ".join(f"`{name}`" for name in facts.others)
+    return (
+        f"the head{'s' * (len(facts.others) > 1)} {names}: data, steps, compute and losses are of all heads"
+    )
 
 
 def _compute(facts: Facts) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import re
@@ -58,6 +59,7 @@ class Facts:
     began_from: the run whose encoders it began with, as far as it is there.
     made_by: what made the clips of the data, by whom it is said in their records: nobody was filmed.
     folders: (name, corpus) of each prepared folder that it was trained on; a corpus that is not recorded is "".
+    others: of one head of several the heads that were trained with it: steps, losses, compute and folders are of all.
     flops: of all its steps' matrix products, where it was counted.
     """
 
@@ -76,6 +78,7 @@ class Facts:
     made_by: tuple[str, ...] = ()
     folders: tuple[tuple[str, str], ...] = ()
     flops: int | None = None
+    others: tuple[str, ...] = ()
 
     @property
     def decision(self) -> Row | None:
@@ -88,26 +91,40 @@ def gather(checkpoint: str | Path, config: ConfigDict, step: int) -> Facts:
     workdir, at = run_folder(checkpoint), to_path(checkpoint)
     record = read_record(at if (at / ARRAYS).is_dir() else workdir / FOLDER / step_name(step))
     run = gather_run(workdir)
+    whole, others = _trained_in(run)
+    data = ConfigDict(whole.config["data"]) if others else config.data
     outcomes = [row for row in _outcomes(workdir) if row["step"] == step]
     selection = outcomes[0]["selection"] if outcomes else ""
-    rows = [row for row in run.metrics if row["step"] <= step]
+    rows = [row for row in whole.metrics if row["step"] <= step]
     last = rows[-1] if rows else {}
     return Facts(
         step=step,
         versions=record.versions,
         data=_data(config, record.dataset_size),
-        losses={name: value for name, value in last.items() if name.startswith("loss") and _is_number(value)},
+        losses={name: value for name, value in last.items() if _is_loss(name) and _is_number(value)},
         losses_step=last.get("step", 0),
         stepping_s=_stepping_s(rows),
-        devices=(run.time or {}).get("devices", ""),
+        devices=(whole.time or {}).get("devices", ""),
         probes=[probe.rows for probe in run.probes if _steps_of(probe.rows) == {step}],
         suites=_suites(run, step),
         outcomes=[row for row in outcomes if row["selection"] == selection],
         folds=next((row for row in _outcomes(workdir.parent) if outcomes and _is_of(outcomes[0], row)), None),
         began_from=_began_from(config),
-        made_by=_made_by(config.data),
-        folders=tuple((absolute(path).name, _corpus(path)) for path in _paths(config.data)),
+        made_by=_made_by(data),
+        folders=tuple((absolute(path).name, _corpus(path)) for path in _paths(data)),
+        others=others,
     )
+
+
+def _trained_in(run: Run) -> tuple[Run, tuple[str, ...]]:
+    """The run that trained these weights, and its other heads: of `heads/NAME` of a run of several that run."""
+    folder = absolute(run.folder)
+    if folder.parent.name == "heads":
+        with contextlib.suppress(UserError):
+            whole = gather_run(folder.parent.parent)
+            if folder.name in whole.config.get("heads", {}):
+                return whole, tuple(name for name in whole.config["heads"] if name != folder.name)
+    return run, ()
 
 
 def _suites(run: Run, step: int) -> list[Suite]:
@@ -206,6 +223,10 @@ def _stepping_s(rows: list[dict[str, Any]]) -> float | None:
 
 def _steps_of(rows: ProbeRows) -> set[int | None]:
     return {row.get("step") for row in rows if row["weights"] == "checkpoint"}
+
+
+def _is_loss(name: str) -> bool:
+    return name.startswith("loss") or name.endswith("_loss")  # of one of several heads
 
 
 def _is_number(value: Any) -> bool:

@@ -9,7 +9,7 @@ import pytest
 
 from avemo_jax.cli import main
 from avemo_jax.comparing.counting import count_here
-from avemo_jax.config import load_config
+from avemo_jax.config import load_config, to_json
 from avemo_jax.convert.huggingface import facts
 from avemo_jax.convert.huggingface.card import Stored, write_card
 from avemo_jax.convert.huggingface.facts import Data, Facts
@@ -60,6 +60,23 @@ def test_it_tells_data_steps_time_and_losses_of_the_exported_step(place, tmp_pat
     assert "| time in steps | 0:16:40 |" in card  # 4 · 100 + 3 · 200 s
     assert "| losses at step 7 | loss 1.25, loss_video 0.75 |" in card
     assert "9999" not in card and "0.5 " not in card.split("## Training")[1].split("##")[0]
+
+
+def test_one_head_of_several_has_what_is_known_of_the_run_of_all(place, tmp_path):
+    head = tmp_path / "run" / "heads" / "mine"
+    shutil.copytree(place / "run", head, ignore=shutil.ignore_patterns("metrics.jsonl"))
+    config = json.loads(to_json(load_params(head)[0]))
+    config["data"]["paths"] = [str(tmp_path / "crema_d"), config["data"]["path"]]
+    config["data"]["path"] = ""
+    lines = [json.dumps(row | {"mine_loss": 0.7}) for row in METRICS]
+    (tmp_path / "run" / "metrics.jsonl").write_text("\n".join(lines))
+    for heads, known in (({"theirs": {}, "mine": {}}, True), ({"theirs": {}}, False), ({}, False)):
+        (tmp_path / "run" / "config.json").write_text(json.dumps(config | {"heads": heads}))
+        card = card_of(head, tmp_path / str(len(heads)))
+        assert ("| time in steps | 0:16:40 |" in card) == known
+        assert ("loss_video 0.75, mine_loss 0.7 |" in card) == known
+        assert ("| data | prepared folders `crema_d`, `data` |" in card) == known
+        assert ("| trained with | the head `theirs`: data, steps" in card) == known
 
 
 def test_it_names_the_splits_that_the_data_has():
