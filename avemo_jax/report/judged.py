@@ -174,15 +174,16 @@ def _paired(found: Sequence[Found], tables: dict[str, list[Row]]) -> Numbers:
 
 
 def _retrieval(found: Sequence[Found], tables: dict[str, list[Row]]) -> Numbers:
-    rows = []
+    rows, lacking = [], 0
     for words, own, _ in found:
         for row in own:
+            lacking = max(lacking, row.get("lacking", 0))
             weights = row["weights"] if row["weights"] == "checkpoint" else f"random {row['seed']}"
             for way in WAYS:
                 named = {"series": _series(words, weights), "layer": row["layer"], "way": way, "n": row["n"]}
                 rows.append({**named, **row[way], "chance": row["chance"]})
     tables["retrieval"] = rows
-    return {"n": rows[0]["n"], "chance": rows[0]["chance"]}
+    return {"n": rows[0]["n"], "lacking": lacking, "chance": rows[0]["chance"]}
 
 
 def _robustness(found: Sequence[Found], tables: dict[str, list[Row]]) -> Numbers:

@@ -14,6 +14,7 @@ from avemo_jax.evaluation import (
     judging,
     outcome_files,
     outcomes,
+    retrieval,
     suites,
     text_space,
     text_suites,
@@ -122,6 +123,15 @@ def _texts():
     }
 
 
+def _retrieval():
+    ranks = retrieval.match_ranks(*(np.random.default_rng(k).normal(size=(CLIPS, 6)) for k in range(2)))
+    scores = retrieval.summary(ranks)
+    scores |= {f"{name}_ci95": [value, value] for name, value in scores.items()}
+    ways = dict.fromkeys(judged.WAYS, scores)
+    named = {"layer": "all", "n": CLIPS, "lacking": 3, "chance": {"r1": 0.01, "r5": 0.05, "r10": 0.1}}
+    return [{"weights": weights, "seed": 0, **named, **ways} for weights in ("checkpoint", "random")]
+
+
 def _neighbours(seed):
     return [
         {"feature": "cat4", "weights": weights, "seed": seed, "label": "emotion", "k": 5, "index": "exact", "n": CLIPS,
@@ -169,6 +179,7 @@ def _write(folder, seed, change):
         "identity": _identity(),
         **_texts(),
         "neighbours": _neighbours(seed),
+        "retrieval": _retrieval(),
         "rollout": [
             {"clip_id": f"c{n}", "video": 0.1 + n / 10, "audio": 0.2, "fused_video": 0.3, "fused_audio": 0.4}
             for n in range(3)
@@ -264,6 +275,10 @@ def test_the_rows_of_all_runs_stand_in_one_table_told_apart_by_run_and_model(run
     lines = [(row["series"], row["map"], row["way"]) for row in tables["text_retrieval"][:3]]
     assert lines[:2] == [("a, checkpoint", "heads", way) for way in ("text_to_clip", "clip_to_text")]
     assert lines[2][:2] == ("a, random 0", "fitted") and len(tables["statements"]) == 4
+    lines = [(row["series"], row["way"]) for row in tables["retrieval"]]
+    assert lines[:2] == [("a, checkpoint", "video_to_audio"), ("a, checkpoint", "audio_to_video")]
+    assert lines[3][0] == "a, random 0" and len(lines) == 8
+    assert "Left out: 3 clips without picture or without sound." in words
     assert {path.stem for path in charts.iterdir()} >= {
         "reliability",
         "risk",
