@@ -76,11 +76,12 @@ def write(table: Table, path: Path, facts: dict[str, Any], *, shard_clips: int, 
 def _write_shards(
     table: Table, folder: Path, facts: dict[str, Any], clips: int, host: tuple[int, int]
 ) -> int:
+    facts = {**facts, "shard_clips": clips}
     count = -(-table.clips // clips)
     shards: list[list[Window]] = [[] for _ in range(count)]
     for window in table.windows:
         shards[window.clip // clips].append(window)
-    _check_folder(folder, count, facts["identity"])
+    _check_folder(folder, facts)
     paths = [folder / f"features-{number:05d}-of-{count:05d}.parquet" for number in range(count)]
     mine = range(host[0], count, host[1])
     missing = [number for number in mine if not paths[number].exists()]
@@ -93,13 +94,13 @@ def _write_shards(
     return rows
 
 
-def _check_folder(folder: Path, count: int, identity: str) -> None:
+def _check_folder(folder: Path, facts: dict[str, Any]) -> None:
     for path in sorted(folder.glob("features-*.parquet")):
         try:
             found = json.loads((parquet.read_schema(path).metadata or {}).get(KEY, b"{}"))
         except (pa.ArrowInvalid, OSError) as error:
             raise UserError(f"{path} cannot be read: remove it, and it is written anew") from error
-        if not path.stem.endswith(f"-of-{count:05d}") or found.get("identity") != identity:
+        if any(found.get(name) != facts[name] for name in ("identity", "shard_clips")):
             raise UserError(
                 f"{path} is of other weights, clips or options than these; choose another folder or remove it"
             )

@@ -136,7 +136,11 @@ def test_a_stopped_folder_goes_on_and_hosts_share_it(place, tmp_path, capsys):
     for name in names:
         assert parquet.read_table(shared / name).equals(parquet.read_table(whole / name))
     synthetic.write_changed(tmp_path / "louder", place / "data", lambda record: replace(record, fps=24.0))
-    for changed in ({"data": place / "data", "more": ("--windows", "all")}, {"data": tmp_path / "louder"}):
+    for changed in (
+        {"data": place / "data", "more": ("--windows", "all")},
+        {"data": place / "data", "more": ("--shard_clips", 19)},  # as many shards, of other clips
+        {"data": tmp_path / "louder"},
+    ):
         capsys.readouterr()
         assert write(place, whole, *words, *changed.get("more", ()), data=changed["data"]) == 2
         assert "is of other weights, clips or options" in capsys.readouterr().err
