@@ -167,6 +167,17 @@ def folder_of(path: str | os.PathLike) -> Path:
     return files.run_folder(path) if (path / files.ARRAYS).is_dir() else path
 
 
+def trained_in(run: Run) -> tuple[Run, tuple[str, ...]]:
+    """The run that trained these weights, and its other heads: of `heads/NAME` of a run of several that run."""
+    folder = paths.absolute(run.folder)
+    if folder.parent.name == "heads":
+        with contextlib.suppress(UserError):
+            whole = gather_run(folder.parent.parent)
+            if folder.name in whole.config.get("heads", {}):
+                return whole, tuple(name for name in whole.config["heads"] if name != folder.name)
+    return run, ()
+
+
 def page_of(path: str | os.PathLike) -> Path:
     """Where the page of a run lies, or that of the folder of one of its steps, unless told otherwise."""
     weights, folder = paths.to_path(path), folder_of(path)

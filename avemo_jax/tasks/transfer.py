@@ -6,6 +6,7 @@ left out, and those of classes that have one name are added up.
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +20,10 @@ from avemo_jax.evaluation.cross_corpus import PROTOCOL, Other, check_map, common
 from avemo_jax.evaluation.labelled import read_labelled
 from avemo_jax.evaluation.outcomes import judged
 from avemo_jax.evaluation.protocols import LabelledClips, clips_hash
+from avemo_jax.evaluation.runs import gather_run, trained_in
 from avemo_jax.evaluation.views import BOTH, MODALITIES, Viewer
 from avemo_jax.tasks.finetuning import Outcome
+from avemo_jax.training.checkpoint_files import run_folder
 from input_pipeline.errors import DataError
 from input_pipeline.mixtures import folders_of
 from input_pipeline.records import open_records
@@ -42,8 +45,8 @@ def test(workdir: Path, other: Other, mesh: Mesh) -> tuple[Target, list[Outcome]
     Clips that lack picture or sound are tested without.
 
     Rows have the keys of `finetuning.test`, without those of a training part; `split` is cross_corpus, `split_hash`
-    that of the list of tested clips; `trained_on`, the run's folders; `left_out`, clips by reason; `lacking`, how many
-    of the tested clips have no picture and how many no sound.
+    that of the list of tested clips; `trained_on`, the folders that taught the weights by their labels; `left_out`,
+    clips by reason; `lacking`, how many of the tested clips have no picture and how many no sound.
 
     Raises:
       UserError: the run is of no classes, `other` holds clips or speakers that it was trained on, has labels without a
@@ -51,7 +54,7 @@ def test(workdir: Path, other: Other, mesh: Mesh) -> tuple[Target, list[Outcome]
     """
     config, params, step, selection = load_result(workdir)
     told = check(config, workdir)
-    label, trained_on = other.label or told.labels[0], folders_of(config.data)
+    label, trained_on = other.label or told.labels[0], _trained_on(workdir)
     clips, left_out = read_labelled(other.data, label)
     check_map(str(workdir), told.names, other, clips.classes)
     own = [other.names.get(name, name) for name in told.names]
@@ -97,6 +100,18 @@ def test(workdir: Path, other: Other, mesh: Mesh) -> tuple[Target, list[Outcome]
         fold = np.full(len(read), row["fold"])
         outcomes.append(Outcome(row, fold, tested.clip_id, tested.speaker, tested.label, predicted))
     return target, outcomes
+
+
+def _trained_on(workdir: str | Path) -> tuple[str, ...]:
+    """The folders of the run, of one head of several those of all, and of a fine-tuned run that it began with."""
+    run, _ = trained_in(gather_run(run_folder(workdir)))
+    config = ConfigDict(run.config)
+    found = folders_of(config.data)
+    if start := config.get("init", {}).get("checkpoint"):
+        with contextlib.suppress(UserError):  # gone
+            if gather_run(run_folder(start)).config.get("task") == "finetune":
+                found += _trained_on(start)
+    return tuple(dict.fromkeys(found))
 
 
 def _shared(trained_on: tuple[str, ...], clips: LabelledClips, other: Other) -> np.ndarray:

@@ -1,6 +1,7 @@
 """A fine-tuned run on another corpus, which has other names for the same and some that the run has not."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import jax
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 from avemo_jax.cli import main
-from avemo_jax.config import load_config
+from avemo_jax.config import load_config, to_json
 from avemo_jax.evaluation import metrics, predicted
 from avemo_jax.evaluation.protocols import clips_hash
 from avemo_jax.evaluation.views import Viewer
@@ -110,6 +111,24 @@ def test_speakers_who_were_trained_on_are_not_tested_unless_they_are_others(plac
         assert row["n"] == count
     assert evaluate(place, tmp_path / "out", "--data", tmp_path / "same", "--shared_speakers", "drop") == 2
     assert "nothing is left to test" in capsys.readouterr().err
+
+
+def test_what_taught_the_other_heads_or_the_run_before_was_trained_on_too(place, tmp_path, capsys):
+    config, params, step = load_params(place / "run", say=lambda _: None)
+    shutil.copytree(place / "run", tmp_path / "both" / "heads" / "mine")
+    whole = json.loads(to_json(config)) | {"heads": {"mine": {}, "theirs": {}}}
+    whole["data"] |= {"path": "", "paths": [str(place / "data"), str(place / "other")]}
+    (tmp_path / "both" / "config.json").write_text(json.dumps(whole))
+    with config.unlocked():
+        config.data.path = str(place / "other")
+    save_params(tmp_path / "before", config, params, step)
+    with config.unlocked():
+        config.data.path, config.init.checkpoint = str(place / "data"), str(tmp_path / "before")
+    save_params(tmp_path / "after", config, params, step)
+    for run in ("both/heads/mine", "after"):
+        words = ("--checkpoint", tmp_path / run, "--label", "tone", "--shared_speakers", "differ")
+        assert evaluate(place, tmp_path / "out", *words) == 2
+        assert f"holds the very clips of {place / 'other'}" in capsys.readouterr().err
 
 
 def test_clips_that_lack_picture_or_sound_are_tested_without_and_counted(place, tmp_path, capsys):

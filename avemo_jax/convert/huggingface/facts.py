@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import re
@@ -15,7 +14,7 @@ from ml_collections import ConfigDict
 from avemo_jax.convert.huggingface.judged import Suite
 from avemo_jax.errors import UserError
 from avemo_jax.evaluation.outcome_files import ROWS
-from avemo_jax.evaluation.runs import Run, gather_run
+from avemo_jax.evaluation.runs import Run, gather_run, trained_in
 from avemo_jax.paths import absolute, plain_errors, to_path
 from avemo_jax.provenance import read_calls
 from avemo_jax.training.checkpoint_files import ARRAYS, FOLDER, read_record, run_folder, step_name
@@ -91,7 +90,7 @@ def gather(checkpoint: str | Path, config: ConfigDict, step: int) -> Facts:
     workdir, at = run_folder(checkpoint), to_path(checkpoint)
     record = read_record(at if (at / ARRAYS).is_dir() else workdir / FOLDER / step_name(step))
     run = gather_run(workdir)
-    whole, others = _trained_in(run)
+    whole, others = trained_in(run)
     data = ConfigDict(whole.config["data"]) if others else config.data
     outcomes = [row for row in _outcomes(workdir) if row["step"] == step]
     selection = outcomes[0]["selection"] if outcomes else ""
@@ -114,17 +113,6 @@ def gather(checkpoint: str | Path, config: ConfigDict, step: int) -> Facts:
         folders=tuple((absolute(path).name, _corpus(path)) for path in _paths(data)),
         others=others,
     )
-
-
-def _trained_in(run: Run) -> tuple[Run, tuple[str, ...]]:
-    """The run that trained these weights, and its other heads: of `heads/NAME` of a run of several that run."""
-    folder = absolute(run.folder)
-    if folder.parent.name == "heads":
-        with contextlib.suppress(UserError):
-            whole = gather_run(folder.parent.parent)
-            if folder.name in whole.config.get("heads", {}):
-                return whole, tuple(name for name in whole.config["heads"] if name != folder.name)
-    return run, ()
 
 
 def _suites(run: Run, step: int) -> list[Suite]:
