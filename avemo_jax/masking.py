@@ -180,13 +180,6 @@ def draw(
     return strip_mask(keys, grid, ratio, axis=("time", "frequency").index(kind))
 
 
-def hicmae_masks(keys: Array, video_grid, audio_grid, *, video_ratio: float, audio_ratio: float) -> Masks:
-    """HiCMAE's: tubes for video, random for audio, drawn independently for each clip."""
-    return independent_masks(
-        keys, {"video": ("tube", video_grid, video_ratio), "audio": ("random", audio_grid, audio_ratio)}
-    )
-
-
 def independent_masks(
     keys: Array, wanted: dict[str, tuple[str, tuple[int, ...], float]], **shapes: Any
 ) -> Masks:

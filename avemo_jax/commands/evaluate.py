@@ -126,6 +126,7 @@ def run(args: argparse.Namespace) -> int:
     from avemo_jax.errors import UserError
     from avemo_jax.evaluation import suite_tables, suites, text_suites
     from avemo_jax.evaluation.outcome_files import plain, split_hash_of, step_of
+    from avemo_jax.evaluation.runs import check_is_no_run
 
     chosen = tuple(dict.fromkeys(args.suite))
     if unknown := [name for name in chosen if name not in suites.SUITES]:
@@ -135,8 +136,9 @@ def run(args: argparse.Namespace) -> int:
     for name, kind in (("retrieval", "pretrained"), *_OF_TUNED, *_OF_ANY):
         if name in chosen and not args.checkpoint:
             raise UserError(f"suite {name} needs a {kind} network: give --checkpoint a run")
-    if args.clips < 1:
-        raise UserError(f"--clips is {args.clips}, it must be at least 1")
+    for name, least in (("clips", 1), ("batch_size", 1), ("random_seeds", 0)):
+        if getattr(args, name) < least:
+            raise UserError(f"--{name} is {getattr(args, name)}, it must be at least {least}")
     if {"neighbours", "rollout"} & set(chosen):
         report.check_packages()
     of_texts = [name for name in chosen if name in text_suites.SUITES]
@@ -152,6 +154,7 @@ def run(args: argparse.Namespace) -> int:
         raise UserError("--against_models is of suite paired: name it too")
     for place in (args.out, *([Path(args.json).parent] if args.json else [])):
         files.check_place(place)
+    check_is_no_run(args.out)
 
     of_networks = [name for name in chosen if name not in (*suites.OF_PREDICTIONS, *of_texts)]
     if args.checkpoint and of_networks:

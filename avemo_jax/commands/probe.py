@@ -23,8 +23,8 @@ the most; a number, or several comma-separated, by ridge regression"""
 _HEADS = """comma-separated: linear (default), linear_centred (features keep their scales beside each other), ridge
 (default of numbers) and knn of --features; layer_mix, a learned mean of all layers; attentive, a learned query over all
 tokens; numbers have ridge and knn alone"""
-_MISSING = """audio, video or both, comma-separated: more rows of what sees both, trained and tested on clips with that
-modality: no sound, or black frames, as in fine-tuning"""
+_MISSING = """audio, video or both, comma-separated: more rows of what sees both, trained and tested on clips without
+it: no sound, or black frames, as in fine-tuning"""
 _SPLIT_SEEDS = (
     """deal those groups N times, by seeds from 0 on (repeated k-fold): scores are the means over them"""
 )
@@ -98,6 +98,7 @@ def run(args: argparse.Namespace) -> int:
     from avemo_jax import files
     from avemo_jax.evaluation import paired, probing, report
     from avemo_jax.evaluation.extraction import LOUDNESS
+    from avemo_jax.evaluation.runs import check_is_no_run
 
     usual = "within_speakers" if args.label == "speaker" else "leave_one_speaker_out"
     options = probing.ProbeOptions(
@@ -131,6 +132,7 @@ def run(args: argparse.Namespace) -> int:
     places = [args.out, *([to_path(args.json).parent] if args.json else []), *filter(None, [args.cache])]
     for place in map(to_path, places):
         files.check_place(place)
+    check_is_no_run(args.out)
     against = paired.read(args.against) if args.against else None
     result = probing.run(args.checkpoint, args.data, options, against)
     text = report.summary(args.checkpoint, result)
@@ -164,4 +166,6 @@ def _other(args: argparse.Namespace):
     for flag in ("test_label", "map", "drop_unmapped"):
         if getattr(args, flag):
             raise UserError(f"--{flag} is of a second corpus: give --test_data its folder")
+    if args.shared_speakers != cross_corpus.SHARED[0]:
+        raise UserError("--shared_speakers is of a second corpus: give --test_data its folder")
     return None

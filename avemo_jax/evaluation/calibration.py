@@ -6,8 +6,8 @@ functions in float64; scores are fractions, cross-entropy is in nats.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import optimize
@@ -134,6 +134,12 @@ def scores(probabilities: np.ndarray, labels: np.ndarray) -> Mapping[str, float]
         "aurc": float(risk.mean()),
         "risk_at_80": float(risk[np.searchsorted(coverage, 0.8 - 1e-9)]),
     }
+
+
+def fitted_on(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Which clips the temperatures in rows of the suite were fitted on, for people."""
+    by_speaker = all(row.get("by") in (None, "speaker") for row in rows)
+    return "other speakers' clips" if by_speaker else "clips of other parts of the test"
 
 
 def _confidence(probabilities: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

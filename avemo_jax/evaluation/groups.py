@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from avemo_jax.evaluation.intervals import drawn_scores, quantiles, units
+from avemo_jax.evaluation.intervals import count_speakers, drawn_scores, quantiles, units
 from avemo_jax.evaluation.outcomes import lower_is_better
 from avemo_jax.evaluation.sums import Summed
 
@@ -52,7 +52,7 @@ def by_group(predicted: Summed, speakers: np.ndarray, groups: np.ndarray) -> lis
         sums = predicted.of(own, np.zeros(len(own), np.int64))[0]
         drawn, unit, _ = drawn_scores(predicted, own, speakers[own], draws=_DRAWS, seed=0)
         hits, truth = np.split(sums[: 2 * predicted.classes], 2)
-        row: Row = {"group": name, "n": len(own), "speakers": len(np.unique(speakers[own]))}
+        row: Row = {"group": name, "n": len(own), "speakers": count_speakers(speakers[own])}
         for score, function in predicted.scores.items():
             row[score] = float(function(sums))
             row[f"{score}_ci95"] = list(quantiles(drawn[score], _LEVEL))

@@ -118,6 +118,12 @@ def _of_own_classes(times_drawn: np.ndarray, hits: np.ndarray, truth: np.ndarray
     return drawn @ (hits / np.maximum(clips, 1)) / drawn.sum(1)
 
 
+def count_speakers(speakers: np.ndarray) -> int:
+    """How many people speak in these clips; each whose speaker has no name counts as one, as in `units`."""
+    speakers = np.asarray(speakers).astype(str)
+    return len(set(speakers.tolist()) - {""}) + int((speakers == "").sum())
+
+
 def units(speakers: np.ndarray) -> tuple[str, np.ndarray]:
     """What is resampled, and the number of each clip's: its speaker, or itself where its speaker has no name or one
     speaker is all."""

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from avemo_jax.evaluation import metrics
-from avemo_jax.evaluation.intervals import bootstrap, bootstrap_scores
+from avemo_jax.evaluation.intervals import bootstrap, bootstrap_scores, count_speakers
 from avemo_jax.evaluation.scores import Score, check_names
 from input_pipeline.targets import Target
 
@@ -142,7 +142,7 @@ def judged(
     scores = scores_of(target, predicted, truth, further)
     row: Row = {
         "n": len(truth),
-        "speakers": len(np.unique(speakers)),
+        "speakers": count_speakers(speakers),
         "outputs": list(target.names),
         **scores,
     }

@@ -91,6 +91,8 @@ def read(path: Path) -> list[Predicted]:
         raise UserError(
             f"{path}: {error.strerror}; `avemo finetune` writes it into its work directory, `avemo probe` into --out"
         ) from error
+    except (ValueError, csv.Error) as error:
+        raise UserError(f"{path} is damaged: {error}") from error
     columns = list(lines[0]) if lines else []
     names = tuple(name.removeprefix("p_") for name in columns if name.startswith("p_"))
     is_class = not names or f"true_{names[0]}" not in columns
@@ -113,7 +115,7 @@ def read(path: Path) -> list[Predicted]:
             _model(dict(zip(model_columns, key, strict=True)), kind, names, own)
             for key, own in models.items()
         ]
-    except ValueError as error:
+    except (TypeError, ValueError) as error:  # a short line has None
         raise UserError(f"{path} is damaged: {error}") from error
     rows = rows_in(path.parent)
     return [replace(one, head_steps=row_of(rows, one.model).get("head_steps")) for one in found]

@@ -19,7 +19,7 @@ from avemo_jax.evaluation.choosing import load_result
 from avemo_jax.evaluation.corruptions import CLEAN, CORRUPTIONS, SWAPPED, Corrupter
 from avemo_jax.evaluation.extraction import Network, Source
 from avemo_jax.evaluation.heads.examples import centre_views
-from avemo_jax.evaluation.intervals import bootstrap
+from avemo_jax.evaluation.intervals import bootstrap, count_speakers
 from avemo_jax.evaluation.paired import paired_tests
 from avemo_jax.evaluation.probes import probe
 from avemo_jax.evaluation.protocols import Split
@@ -171,7 +171,7 @@ def _scored(truth, guess, before, speaker, classes) -> Row:
         "p_permutation": compared["p_permutation"],
         "kept": float((guess == before).mean()),
         "n": len(truth),
-        "speakers": len(np.unique(speaker)),
+        "speakers": count_speakers(speaker),
     }
 
 

@@ -26,6 +26,8 @@ from avemo_jax.evaluation.questions import QUESTION, Row, manner, question
 from avemo_jax.files import write_file
 from avemo_jax.paths import to_path
 
+PAIRED = "paired.json"
+
 
 def summary(checkpoint: str, result: ProbeResult) -> str:
     """All that is printed: what was probed, the table, one confusion matrix, and what to be careful about."""
@@ -73,9 +75,11 @@ def write(
     files = {
         "table.txt": table + "\n",
         "predictions.csv": predictions(judged, clips),
-        **({"paired.json": rows_json(compared)} if compared else {}),
+        **({PAIRED: rows_json(compared)} if compared else {}),
         "rows.json": rows_json([one.row for one in judged]),
     }
+    if not compared and (folder / PAIRED).exists():
+        (folder / PAIRED).unlink()  # of the rows that are replaced
     for name, text in files.items():
         write_file(folder / name, text)
     return [folder / name for name in files]
@@ -206,7 +210,8 @@ def _notes(result: ProbeResult) -> list[str]:
             "left out: " + ", ".join(f"{count} {reason}" for reason, count in result.left_out.items())
         )
     if any(row["ci_unit"] == "clip" for row in result.rows):
-        notes.append("one speaker only: intervals are by clip, and nothing is said about other speakers")
+        who = "one speaker only" if any(result.clips.speaker) else "no speaker is named"
+        notes.append(f"{who}: intervals are by clip, and nothing is said about other speakers")
     elif not result.splits.speaker_disjoint and result.rows[0]["label"] != "speaker":
         notes.append("speakers are on both sides of the split: nothing is said about new speakers")
     slow = sum(row["converged"] is False for row in result.rows)

@@ -24,19 +24,6 @@ def match_ranks(queries: np.ndarray, candidates: np.ndarray) -> np.ndarray:
     return np.concatenate([np.asarray(_ranks(asked[at : at + _BLOCK], among, at)) for at in starts])
 
 
-def retrieval_scores(video: np.ndarray, audio: np.ndarray) -> dict[str, dict[str, float]]:
-    """`{"video_to_audio": {"r1", "r5", "r10", "median_rank"}, "audio_to_video": …}`; recalls are fractions.
-
-    Args:
-      video: float32 [N, D], one vector a clip.
-      audio: likewise, in the same space.
-    """
-    return {
-        "video_to_audio": summary(match_ranks(video, audio)),
-        "audio_to_video": summary(match_ranks(audio, video)),
-    }
-
-
 def summary(ranks: np.ndarray) -> dict[str, float]:
     """Recalls at `RECALLS`, as fractions, and the median of ranks int [N]."""
     recalls = {f"r{k}": float(np.mean(ranks <= k)) for k in RECALLS}

@@ -150,7 +150,7 @@ def gather_run(folder: str | os.PathLike) -> Run:
         if _add_rows(run, path):
             made_in.add(path.parent)
     if any(one.name == "." for one in run.outcomes):  # single folds are part of those of all folds
-        run.outcomes = [one for one in run.outcomes if one.name == "."]
+        run.outcomes = [one for one in run.outcomes if not one.name.startswith("fold_")]
     for path in _find(folder, SUITES):
         if _add_suites(run, path):
             made_in.add(path.parent)
@@ -165,6 +165,16 @@ def folder_of(path: str | os.PathLike) -> Path:
     """The run's folder: itself, or that of which this is the folder of one step."""
     path = paths.to_path(path)
     return files.run_folder(path) if (path / files.ARRAYS).is_dir() else path
+
+
+def check_is_no_run(folder: str | os.PathLike) -> None:
+    """Raise a UserError for a run's own folder: what is judged would replace the results of the run's test."""
+    folder = paths.to_path(folder)
+    if (folder / CONFIG).is_file() or any(folder.glob(f"fold_*/{CONFIG}")):
+        raise UserError(
+            f"{folder} is a run's own folder, whose results would be replaced; give --out one in it, such as "
+            f"{folder / 'judged'}"
+        )
 
 
 def trained_in(run: Run) -> tuple[Run, tuple[str, ...]]:

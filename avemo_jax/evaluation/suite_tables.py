@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from avemo_jax.evaluation import calibration
 from avemo_jax.evaluation.aligning import aligned
 from avemo_jax.evaluation.corruptions import SWAPPED
 from avemo_jax.evaluation.outcome_files import IN_OWN_UNIT, shown, table
@@ -55,7 +56,7 @@ def _calibration(rows: Sequence[Row]) -> str:
     tied = max(row["tied"] for row in rows)
     return (
         f"calibration\n{aligned(lines)}\nsure: mean confidence; CE: cross-entropy in nats; AURC: area under the "
-        "risk-coverage curve; ECE at T: with temperatures that are fitted on other speakers' clips"
+        f"risk-coverage curve; ECE at T: with temperatures that are fitted on {calibration.fitted_on(rows)}"
         + (f"; {tied} clips without one class that has the most votes are left out" if tied else "")
     )
 

@@ -14,7 +14,6 @@ spaces have, and says how many (`n`) where these are fewer. Every score has a 95
 from __future__ import annotations
 
 import itertools
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -31,6 +30,7 @@ from avemo_jax.evaluation.prompts import TEMPLATE, class_prompts, filled, words_
 from avemo_jax.evaluation.protocols import clips_hash
 from avemo_jax.evaluation.text_space import FITTED, Judged, Model, Space, mean_vector, spaces
 from avemo_jax.models.params import Params
+from input_pipeline.record import classes_of
 from input_pipeline.texts import Described, TextTable, read_table, read_texts
 
 Row = dict[str, Any]
@@ -149,8 +149,7 @@ def ask(checkpoint: str, data: str, suites: Sequence[str], options: Options) -> 
 
 
 def _prompts(judged: Judged, options: Options) -> dict[str, list[str]]:
-    values = Counter(str(labels.get(options.label, "")) for labels in judged.labels)
-    classes = sorted(values.keys() - {""})
+    classes = sorted({value for labels in judged.labels if (value := classes_of(labels).get(options.label))})
     if len(classes) < 2:
         raise UserError(
             f"suite zero_shot: the clips have {len(classes)} classes by label '{options.label}', not two"
@@ -170,7 +169,7 @@ def zero_shot_rows(
     """
     classes = list(prompts)
     number = {name: index for index, name in enumerate(classes)}
-    own = np.array([number.get(str(labels.get(label, "")), -1) for labels in judged.labels])
+    own = np.array([number.get(classes_of(labels).get(label, ""), -1) for labels in judged.labels])
     count = len(classes)
     vectors = np.stack([mean_vector(embed(list(prompts[name]))) for name in classes])
 

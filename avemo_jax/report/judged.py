@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from avemo_jax.evaluation import calibration
 from avemo_jax.evaluation.outcomes import MAIN_SCORES
 from avemo_jax.evaluation.report import summarise
 from avemo_jax.evaluation.runs import Run
@@ -104,7 +105,7 @@ def _calibration(found: Sequence[Found], tables: dict[str, list[Row]]) -> Number
             {"series": series, "coverage": coverage, "risk": wrong}
             for coverage, wrong in zip(risk["coverage"], risk["risk"], strict=True)
         ]
-    return {"models": models}
+    return {"models": models, "fitted_on": calibration.fitted_on([row for _, row in _of_models(found)])}
 
 
 def _fairness(found: Sequence[Found], tables: dict[str, list[Row]]) -> Numbers:

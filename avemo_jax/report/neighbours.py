@@ -72,7 +72,7 @@ def make(
         raise UserError(f"{data} has {len(positions)} readable clips: neighbours need two")
     row_of = {position: row for row, position in enumerate(positions.tolist())}
     if unread := [name for name, place in places.items() if place not in row_of]:
-        raise UserError(f"--query: clip '{unread[0]}' of {data} cannot be read, or lacks picture or sound")
+        raise UserError(f"--query: clip '{unread[0]}' of {data} cannot be read")
     speaker = np.array([known[position]["speaker"] for position in positions.tolist()])
     labels = {
         name: np.array([known[position]["labels"].get(name, "") for position in positions.tolist()])

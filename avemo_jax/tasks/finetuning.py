@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 from avemo_jax.errors import UserError
 from avemo_jax.evaluation import decisions, pooling, scores, stitching
 from avemo_jax.evaluation.choosing import choices
+from avemo_jax.evaluation.intervals import count_speakers
 from avemo_jax.evaluation.outcome_files import ALL_FOLDS
 from avemo_jax.evaluation.outcomes import Row, judged, main_scores
 from avemo_jax.evaluation.partition import Partition, make_partition
@@ -227,7 +228,7 @@ def _decision(viewer: Viewer, placed: Params, partition: Partition) -> Row | Non
     rows = rows_at(partition, read)
     found = decisions.fit(partition.target, predicted, partition.truth(rows))
     if found:
-        found["speakers"] = len(np.unique(partition.clips.speaker[rows]))
+        found["speakers"] = count_speakers(partition.clips.speaker[rows])
     return found
 
 

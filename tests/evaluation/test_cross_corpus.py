@@ -153,6 +153,10 @@ def test_a_map_is_read_from_pairs_lines_or_json(tmp_path):
             {"test_data": False, "test_label": False, "drop_unmapped": False, "map": MAP},
             "give --test_data its folder",
         ),
+        (
+            {"test_data": False, "test_label": False, "drop_unmapped": False, "shared_speakers": "drop"},
+            "--shared_speakers is of a second corpus: give --test_data its folder",
+        ),
         ({"map": MAP, "classes": "low,shrill"}, "--classes: no 'shrill' after --map"),
     ],
 )

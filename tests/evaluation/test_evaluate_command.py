@@ -14,6 +14,7 @@ from input_pipeline.records import open_records
 from input_pipeline.targets import Target
 from tests.evaluation import synthetic
 
+_ASKED = ("--checkpoint", "{run}", "--data", "{data}")
 CLASSES = ("ANG", "HAP", "SAD")
 BEST = "best on the development clips"
 
@@ -98,6 +99,44 @@ def test_calibration_tells_a_model_that_is_too_sure_from_one_that_is_right(tmp_p
     printed = capsys.readouterr().out
     assert BEST in printed and "results: " in printed
     assert (tmp_path / "out" / "table.txt").read_text() in printed
+    assert "fitted on other speakers' clips" in printed
+
+
+def test_temperatures_of_one_speaker_are_said_to_be_of_other_parts(tmp_path, capsys):
+    write_predictions(tmp_path / "predictions.csv", speakers=1)
+    text = (tmp_path / "predictions.csv").read_text()
+    (tmp_path / "predictions.csv").write_text(text.replace("1,clip1", "2,clip1"))
+    words = ("--suite", "calibration", "--predictions", tmp_path / "predictions.csv")
+    assert evaluate(tmp_path / "out", *words)["calibration"][0]["by"] == "part"
+    assert "fitted on clips of other parts of the test" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("how", ["torn", "latin-1"])
+def test_damaged_predictions_are_one_line(tmp_path, capsys, how):
+    path = tmp_path / "predictions.csv"
+    write_predictions(path)
+    text = path.read_text()
+    path.write_bytes(text[:-20].encode() if how == "torn" else text.replace("p1", "é1").encode("latin-1"))
+    assert evaluate(tmp_path / "out", "--suite", "calibration", "--predictions", path) == 2
+    error = capsys.readouterr().err
+    assert f"{path} is damaged" in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize("config", ["config.json", "fold_1/config.json"])
+def test_the_results_of_a_run_s_own_test_are_not_replaced(place, tmp_path, capsys, config):
+    run = tmp_path / "run"
+    (run / config).parent.mkdir(parents=True)
+    (run / config).write_text("{}")
+    write_predictions(run / "predictions.csv")
+    kept = (run / "predictions.csv").read_text()
+    assert evaluate(run, "--suite", "calibration", "--predictions", run) == 2
+    where = ("--checkpoint", place / "run", "--data", place / "data", "--label", "tone", "--out", run)
+    assert main(["probe", *map(str, where)]) == 2
+    errors = capsys.readouterr().err.splitlines()
+    assert len(errors) == 2 and all(
+        "is a run's own folder, whose results would be" in line for line in errors
+    )
+    assert (run / "predictions.csv").read_text() == kept and not (run / "table.txt").exists()
 
 
 KINDS = ("class", "distribution", "multi_label", "values")
@@ -373,6 +412,11 @@ def test_a_suite_that_cannot_be_asked_is_refused_before_another_has_done_its_wor
         (("--suite", "calibration", "--predictions", "{data}/clips.csv"), "has no column test_of"),
         (("--suite", "calibration", "--predictions", "{probe}", "--models", "cat5"), "no model has all of"),
         (("--suite", "retrieval", "--data", "{data}"), "give --checkpoint"),
+        (("--suite", "retrieval", "--batch_size", "0", *_ASKED), "--batch_size is 0, it must be at least 1"),
+        (
+            ("--suite", "retrieval", "--random_seeds", "-1", *_ASKED),
+            "--random_seeds is -1, it must be at least 0",
+        ),
         (
             ("--suite", "conflict", "--predictions", "{probe}", "--data", "{data}"),
             "no clip has labels majority_voice",
@@ -386,7 +430,7 @@ def test_a_suite_that_cannot_be_asked_is_refused_before_another_has_done_its_wor
     ],
 )
 def test_what_cannot_be_answered_is_one_line(place, tmp_path, capsys, words, says):
-    where = {"probe": place / "probe", "data": place / "data"}
+    where = {name: place / name for name in ("probe", "data", "run")}
     assert evaluate(tmp_path / "new", *(word.format(**where) for word in words)) == 2
     error = capsys.readouterr().err
     assert says in error and error.count("\n") == 1 and not (tmp_path / "new").exists()

@@ -117,6 +117,9 @@ def test_a_label_that_is_a_number_is_learnt_by_ridge_and_judged_by_its_agreement
     assert (pair["feature"], pair["head"], pair["score"], pair["n"]) == ("cat4", "ridge", "ccc", 48)
     assert pair["ccc_difference"] == pytest.approx(0, abs=1e-4) and "p_mcnemar" not in pair
     assert f"against {tmp_path}: CCC here minus there" in capsys.readouterr().out
+    probe_rows(place, tmp_path / "b", "rating")
+    assert not (tmp_path / "b" / "paired.json").exists()
+    capsys.readouterr()
     both = [
         "--predictions",
         tmp_path,

@@ -25,12 +25,12 @@ def test_matching_pairs_are_found_and_shuffled_ones_are_at_chance():
     rng = np.random.default_rng(0)
     video = rng.standard_normal((200, 16)).astype(np.float32)
     audio = video + 0.1 * rng.standard_normal((200, 16)).astype(np.float32)
-    assert retrieval.retrieval_scores(video, audio)["video_to_audio"]["r1"] > 0.95
-    shuffled = retrieval.retrieval_scores(video, np.roll(audio, 1, axis=0))["audio_to_video"]
+    assert retrieval.summary(retrieval.match_ranks(video, audio))["r1"] > 0.95
+    shuffled = retrieval.summary(retrieval.match_ranks(np.roll(audio, 1, axis=0), video))
     assert shuffled["r10"] < 0.15 and 60 < shuffled["median_rank"] < 140
 
 
 def test_vectors_that_are_all_the_same_rank_last_and_not_first():
     same = np.ones((30, 4), np.float32)
-    scores = retrieval.retrieval_scores(same, same)["video_to_audio"]
+    scores = retrieval.summary(retrieval.match_ranks(same, same))
     assert scores["r1"] == scores["r10"] == 0.0 and scores["median_rank"] == 30

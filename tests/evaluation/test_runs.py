@@ -66,8 +66,10 @@ def test_a_fine_tuning_of_all_folds_has_their_scores_together_and_says_where_the
         gather_run(tmp_path)
     for place in (tmp_path, tmp_path / "fold_1"):
         (place / "rows.json").write_text(json.dumps([OUTCOME_ROW]))
+    (tmp_path / "other_corpus").mkdir()
+    (tmp_path / "other_corpus" / "rows.json").write_text(json.dumps([OUTCOME_ROW]))
     run = gather_run(tmp_path)
-    assert [one.name for one in run.outcomes] == ["."]
+    assert [one.name for one in run.outcomes] == [".", "other_corpus"]
     (note,) = run.notes
     assert note.endswith(f"avemo report '{tmp_path / 'fold_1'}'")
     assert run.folds == [tmp_path / "fold_1", tmp_path / "fold_2"]

@@ -72,6 +72,18 @@ def test_a_clip_has_the_class_whose_prompts_are_nearest():
         text_suites.zero_shot_rows(JUDGED, [space()], "pitch", classes, embed)
 
 
+def test_numbers_and_votes_are_no_classes():
+    odd = [{"tone": 0.5}, {"tone": {"a": 2, "b": 1}}, {"tone": None}, *JUDGED.labels[3:]]
+    judged = JUDGED._replace(labels=odd)
+    (row,) = text_suites.zero_shot_rows(
+        judged, [space()], "tone", {"a": ["a"], "b": ["b"], "0.5": ["c"]}, embed
+    )
+    assert row["n"] == sum(label["tone"] in ("a", "b") for label in JUDGED.labels[3:])
+    options = text_suites.Options(label="tone", template="{}")
+    prompts = text_suites._prompts(judged, options)
+    assert set(prompts) == {label["tone"] for label in JUDGED.labels[3:]} - {""}
+
+
 @pytest.mark.parametrize("length", [1, 20])
 def test_prompts_are_as_long_as_the_vectors_that_a_head_was_trained_on(length):
     head = space()._replace(kernel=np.eye(DIM, dtype=np.float32), bias=np.full(DIM, length, np.float32))

@@ -309,13 +309,13 @@ def test_plain_statistics_find_labels_across_speakers_and_lips_their_sound_but_f
 
 def _retrieved(folder, clips, seed):
     """How well lips find their own sound by its loudness among so many clips; and with the sounds shuffled."""
-    from avemo_jax.evaluation.retrieval import retrieval_scores
+    from avemo_jax.evaluation.retrieval import match_ranks, summary
 
     rows = table(folder)[:clips]
     curves = np.stack([mouth_and_sound(folder / row["path"], row) for row in rows], 1)[:, :, 12:42]
     mouths, sounds = (curves - curves.mean(-1, keepdims=True)).astype(np.float32)
     shuffled = sounds[np.random.default_rng(seed).permutation(clips)]
-    return tuple(retrieval_scores(mouths, other)["video_to_audio"] for other in (sounds, shuffled))
+    return tuple(summary(match_ranks(mouths, other)) for other in (sounds, shuffled))
 
 
 def _statistics(folder):

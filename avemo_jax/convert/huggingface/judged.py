@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from avemo_jax.evaluation import calibration
 from avemo_jax.evaluation.outcome_files import IN_OWN_UNIT, SPLIT_SEED, shown
 from avemo_jax.evaluation.questions import manner
 
@@ -37,7 +38,7 @@ def _calibration(rows: Sequence[Row]) -> Iterator[str]:
         told = f"expected calibration error {_score('ece', row['ece'], row['ece_ci95'])}"
         tempered = (row.get("tempered") or {}).get("ece")
         if tempered is not None:
-            told += f", {_score('ece', tempered)} with temperatures fitted on other speakers' clips"
+            told += f", {_score('ece', tempered)} with temperatures fitted on {calibration.fitted_on([row])}"
         yield f"Calibration{_model(row)}, {row['n']:,} clips: {told}."
 
 
