@@ -40,7 +40,7 @@ _SUITE_KEYS = {  # without which nothing can be shown of a suite's row
     "paired": {"model", "against", "score", "n", "p_permutation"},
     "retrieval": {"weights", "seed", "layer", "n", "video_to_audio", "audio_to_video", "chance"},
     "robustness": {"corruption", "level", "unit", "score", "change", "change_ci95"},
-    "cross_corpus": {"selection", "label", "n", "ci95"},  # shown by the `rows.json` beside it
+    "cross_corpus": {"selection", "label", "fold", "n", "speakers", "outputs", "uar", "ci95", "chance"},
     "identity": {"feature", "weights", "seed", "uar", "ci95", "war", "wf1", "chance", "n", "speakers", "dim"},
     "neighbours": {"feature", "weights", "seed", "label", "k", "n", "precision", "precision_ci95", "chance"},
     "rollout": {"clip_id", "video", "audio"},

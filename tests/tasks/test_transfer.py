@@ -10,8 +10,10 @@ import pytest
 
 from avemo_jax.cli import main
 from avemo_jax.config import load_config, to_json
+from avemo_jax.convert.huggingface.judged import suites_of
 from avemo_jax.evaluation import metrics, predicted
 from avemo_jax.evaluation.protocols import clips_hash
+from avemo_jax.evaluation.runs import gather_run
 from avemo_jax.evaluation.views import Viewer
 from avemo_jax.models.params import split
 from avemo_jax.tasks import make_task
@@ -58,6 +60,8 @@ def test_all_of_another_corpus_is_tested_under_common_names(place, tmp_path, cap
     assert evaluate(place, tmp_path / "out", *words) == 0
     printed = capsys.readouterr().out
     (row,) = json.loads((tmp_path / "out" / "suites.json").read_text())["cross_corpus"]
+    shutil.copytree(tmp_path / "out", tmp_path / "run" / "other")
+    (tmp_path / "run" / "config.json").write_text("{}")
     records = [record for record in open_records(place / "other") if record.labels["pitch"] != "noise"]
     assert row["n"] == 44 and row["outputs"] == ["deep", "shrill"] and row["speakers"] == 6
     assert row["split_hash"] == clips_hash([record.clip_id for record in records])
@@ -70,6 +74,10 @@ def test_all_of_another_corpus_is_tested_under_common_names(place, tmp_path, cap
     shrill = (outputs[:, 2] > outputs[:, 0] + outputs[:, 1]).astype(int)
     truth = np.array([record.labels["pitch"] == "shrill" for record in records]).astype(int)
     assert row["uar"] == pytest.approx(float(metrics.uar(metrics.confusion_matrix(truth, shrill, 2))))
+    told = suites_of(gather_run(tmp_path / "run").suites[0].results.items())
+    assert (
+        "- On another corpus, `other` (last, audio + video), 44 clips of 6 speakers, 2 classes: UAR" in told
+    )
     (one,) = predicted.read(tmp_path / "out" / "predictions.csv")
     np.testing.assert_allclose(one.outputs[:, 1], outputs[:, 2], atol=1e-5)
     assert set(one.part.tolist()) == {"other"} and one.truth.tolist() == truth.tolist()

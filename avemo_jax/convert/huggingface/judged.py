@@ -115,6 +115,15 @@ def _robustness(rows: Sequence[Row]) -> Iterator[str]:
         )
 
 
+def _cross_corpus(rows: Sequence[Row]) -> Iterator[str]:
+    for row in rows:
+        yield (
+            f"On another corpus, `{row['fold']}`{_model({'model': row})}, {row['n']:,} clips of {row['speakers']} "
+            f"speaker{'s' * (row['speakers'] != 1)}, {len(row['outputs'])} classes: UAR "
+            f"{_score('uar', row['uar'], row['ci95'])}; {_score('uar', row['chance'])} by chance."
+        )
+
+
 def _identity(rows: Sequence[Row]) -> Iterator[str]:
     best = max(rows, key=lambda row: row["uar"])
     yield (
@@ -150,6 +159,7 @@ _LINES: dict[str, Callable[[Sequence[Row]], Iterator[str]]] = {
     "conflict": _conflict,
     "retrieval": _retrieval,
     "robustness": _robustness,
+    "cross_corpus": _cross_corpus,
     "identity": _identity,
     "neighbours": _neighbours,
     "zero_shot": _of_texts("Zero-shot classes", {"uar": "UAR", "war": "WAR"}),
