@@ -112,6 +112,28 @@ def test_what_is_missing_is_given_as_to_a_fine_tuned_network_black_and_without_s
     assert np.ptp(deaf[:, :sound], axis=0).max() == 0 and np.isfinite(deaf).all()
 
 
+def test_random_views_of_clips_that_lack_a_stream_are_black_or_silent_as_centre_views(tmp_path):
+    synthetic.write_folder(tmp_path / "data", lambda number: {1: "sound", 2: "picture"}.get(number, ""))
+    synthetic.write_checkpoint(tmp_path / "run")
+    config = load_config("hicmae:demo", synthetic.TINY)
+    centre, random = (
+        extraction.extract_folder(
+            config, str(tmp_path / "data"), range(4), [], [], extraction.LOUDNESS, batch_size=4, view=view
+        )
+        for view in (None, 0)
+    )
+    assert centre[0].tolist() == random[0].tolist() == [0, 1, 2, 3]
+    for source, matrix in random[1].items():
+        assert np.isfinite(matrix).all()
+        lacking = {"log_mel": 1, "log_mel_spans": 1, "pixels": 2}.get(source.feature)
+        if lacking:
+            np.testing.assert_array_equal(matrix[lacking], centre[1][source][lacking])
+            assert not np.allclose(matrix[0], centre[1][source][0])  # another cut
+    flags = {"modality": "audio", "features": "audio", "protocol": "split", "views": "augmented"}
+    rows = probe_rows(tmp_path, tmp_path / "probe", "tone", views_per_clip=1, **flags)
+    assert {row["feature"] for row in rows} == {"audio", "log_mel", "log_mel_spans"} and rows[0]["n"] == 12
+
+
 _WRITE = """import sys
 from avemo_jax import files
 for _ in range(100):
