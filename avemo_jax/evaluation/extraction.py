@@ -141,7 +141,8 @@ def centre_batches(
     workers: int = 0,
     view: int | None = None,
 ) -> Iterator[dict[str, np.ndarray]]:
-    """Host batches of the centre views of these clips, or of a random one, as the config's model takes them."""
+    """Host batches of the centre views of these clips, or of a random one, as the config's model takes them; black
+    or silent where a clip lacks picture or sound."""
     model = config.model
     return eval_batches(
         data,
@@ -155,6 +156,7 @@ def centre_batches(
         positions=positions,
         view="center" if view is None else "random",
         draw=view or 0,
+        allow_missing=True,
     )
 
 

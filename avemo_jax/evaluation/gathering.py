@@ -71,13 +71,17 @@ def gather(
     return rows, Examples(clip, trains, examples.label, examples.classes)
 
 
-def check_tokens(clips: int, names: Sequence[str], copies: int, config: ConfigDict, limit_gib: float) -> None:
-    """Raise a UserError where tokens of so many clips, `copies` times, take more than the limit."""
-    tokens = [name for name in names if features.kind(name) == "tokens"]
-    needed = clips * copies * sum(features.bytes_of_tokens(name, config.model) for name in tokens) / 2**30
+def check_tokens(
+    clips: int, rows: int, sources: Sequence[Source], config: ConfigDict, limit_gib: float
+) -> None:
+    """Raise a UserError where tokens of so many clips, in matrices of so many rows, take more than the limit; `sources`
+    are those that are computed."""
+    tokens = [source.feature for source in sources if features.kind(source.feature) == "tokens"]
+    needed = rows * sum(features.bytes_of_tokens(name, config.model) for name in tokens) / 2**30
     if needed > limit_gib:
+        names = ", ".join(dict.fromkeys(tokens))
         raise UserError(
-            f"--head attentive: {', '.join(tokens)} of {clips} clips take {needed:.1f} GiB, --token_memory allows "
+            f"--head attentive: {names} of {clips} clips take {needed:.1f} GiB, --token_memory allows "
             f"{limit_gib:g}; raise it, or take fewer networks (--random_seeds), one --modality or fewer clips"
         )
 

@@ -74,13 +74,21 @@ def drawn_scores(
 
     rng = np.random.default_rng(seed)
     times_drawn = rng.multinomial(groups, np.full(groups, 1 / groups), size=draws)
+    return scores_of_draws(predicted, sums, times_drawn, unit), unit, groups
+
+
+def scores_of_draws(
+    predicted: Summed, sums: np.ndarray, times_drawn: np.ndarray, unit: str
+) -> dict[str, np.ndarray]:
+    """Each score [draws] where units of this kind, with these sums [groups, S], were drawn so often, int [draws,
+    groups]; what a draw that misses classes counts is said in `bootstrap`."""
     drawn = times_drawn.astype(np.float64) @ sums
     values = {name: score(drawn) for name, score in predicted.scores.items()}
     if unit == "speaker" and "uar" in values:
         hits, truth = np.split(sums[:, : 2 * predicted.classes], 2, axis=1)
         if ((truth > 0).sum(0) <= 1).all():
             values["uar"] = _of_own_classes(times_drawn, hits.sum(0), truth)
-    return values, unit, groups
+    return values
 
 
 def bootstrap_scores(

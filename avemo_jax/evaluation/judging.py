@@ -13,7 +13,7 @@ from avemo_jax.evaluation.extraction import Source
 from avemo_jax.evaluation.heads import HEADS, pooled
 from avemo_jax.evaluation.heads.examples import Examples, centre_views
 from avemo_jax.evaluation.outcome_files import plain
-from avemo_jax.evaluation.outcomes import judged, main_scores, scores_of
+from avemo_jax.evaluation.outcomes import judged, main_scores, over_folds, scores_of
 from avemo_jax.evaluation.probes import SplitPrediction, choose
 from avemo_jax.evaluation.protocols import LabelledClips, Split, Splits
 from avemo_jax.evaluation.scores import Score, check_names
@@ -93,7 +93,7 @@ def _judged(source, features, clips, splits, head, results, further) -> Judged:
         "folds": folds,
     }
     for score in (*main_scores(target), f"dev_{main_scores(target)[0]}"):
-        row |= _over_folds(score, folds)
+        row |= over_folds(score, folds)
     check_names(further, row)
     name = np.concatenate([np.full(len(split.test), split.name) for split in splits.splits])
     seed = np.concatenate([np.full(len(split.test), split.seed) for split in splits.splits])
@@ -144,13 +144,6 @@ def _fold(split: Split, result: SplitPrediction, clips: LabelledClips) -> dict[s
         **{f"inner_{score}": value for score, value in result.inner.items()},
         "converged": result.converged,
     }
-
-
-def _over_folds(score: str, folds: list[dict[str, Any]]) -> dict[str, float | None]:
-    values = [fold[score] for fold in folds if np.isfinite(fold[score])]  # one clip alone has no CCC
-    mean = float(np.mean(values)) if values else None
-    spread = float(np.std(values, ddof=1)) if len(values) > 1 else None
-    return {f"fold_{score}_mean": mean, f"fold_{score}_std": spread}
 
 
 def _all(converged: list[bool | None]) -> bool | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -175,3 +175,12 @@ def further_intervals(
         lambda rows: {name: score(predicted[rows], truth[rows]) for name, score in further.items()}, speakers
     ).bounds
     return {"further": list(further), **{f"{name}_ci95": list(bounds[name]) for name in further}}
+
+
+def over_folds(score: str, folds: Sequence[Row]) -> Row:
+    """`fold_NAME_mean` and `fold_NAME_std` (n − 1) over the folds that have this score, as one clip alone has no CCC;
+    no mean (None) where no fold has it, no deviation where fewer than two have."""
+    values = [fold[score] for fold in folds if np.isfinite(fold[score])]
+    mean = float(np.mean(values)) if values else None
+    spread = float(np.std(values, ddof=1)) if len(values) > 1 else None
+    return {f"fold_{score}_mean": mean, f"fold_{score}_std": spread}

@@ -19,7 +19,7 @@ from avemo_jax import paths
 from avemo_jax.errors import UserError
 from avemo_jax.evaluation import predicted
 from avemo_jax.evaluation.heads import pooled
-from avemo_jax.evaluation.intervals import quantiles, units
+from avemo_jax.evaluation.intervals import quantiles, scores_of_draws, units
 from avemo_jax.evaluation.judging import Judged
 from avemo_jax.evaluation.predicted import Predicted
 from avemo_jax.evaluation.protocols import LabelledClips, Splits
@@ -163,8 +163,10 @@ def paired_scores(here: Summed, there: Summed, speaker: np.ndarray, seed: int = 
     sides = [one.of(every, group) for one in (here, there)]
     groups = len(sides[0])
     rng = np.random.default_rng(seed)
-    drawn = rng.multinomial(groups, np.full(groups, 1 / groups), size=_DRAWS).astype(np.float64)
-    resampled = [drawn @ side for side in sides]
+    times_drawn = rng.multinomial(groups, np.full(groups, 1 / groups), size=_DRAWS)
+    resampled = [
+        scores_of_draws(one, side, times_drawn, unit) for one, side in zip((here, there), sides, strict=True)
+    ]
     swap = rng.integers(0, 2, (_DRAWS, groups)).astype(np.float64)
     swapped = [(1 - swap) @ sides[0] + swap @ sides[1], swap @ sides[0] + (1 - swap) @ sides[1]]
     first = next(iter(here.scores))
@@ -172,7 +174,7 @@ def paired_scores(here: Summed, there: Summed, speaker: np.ndarray, seed: int = 
     for name, score in here.scores.items():
         both = [float(score(side.sum(0))) for side in sides]
         result |= {name: both[0], f"{name}_against": both[1], f"{name}_difference": both[0] - both[1]}
-        bounds = quantiles(score(resampled[0]) - score(resampled[1]), (0.025, 0.975))
+        bounds = quantiles(resampled[0][name] - resampled[1][name], (0.025, 0.975))
         result[f"{name}_difference_ci95"] = list(bounds)
     as_far = np.abs(here.scores[first](swapped[0]) - here.scores[first](swapped[1]))
     apart = abs(result[f"{first}_difference"])

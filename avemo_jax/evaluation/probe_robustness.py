@@ -24,6 +24,7 @@ from avemo_jax.evaluation.paired import paired_tests
 from avemo_jax.evaluation.probes import probe
 from avemo_jax.evaluation.protocols import Split
 from avemo_jax.evaluation.reliance import following, reliance
+from avemo_jax.evaluation.sums import of_classes
 
 Row = dict[str, Any]
 HEAD = "linear"
@@ -176,14 +177,8 @@ def _scored(truth, guess, before, speaker, classes) -> Row:
 
 
 def _swapped(truth, guess, before, donor, speaker, classes) -> Row:
-    def both(rows: np.ndarray) -> tuple[float, float]:
-        uars = (
-            float(metrics.uar(metrics.confusion_matrix(truth[rows], found[rows], classes)))
-            for found in (before, guess)
-        )
-        return next(uars), next(uars)
-
-    return reliance("uar", both, speaker) | following(guess, before, truth, donor, speaker)
+    clean, swapped = (of_classes(truth, found, classes) for found in (before, guess))
+    return reliance("uar", clean, swapped, speaker) | following(guess, before, truth, donor, speaker)
 
 
 def _of(positions, read, matrices, data) -> dict[Source, np.ndarray]:

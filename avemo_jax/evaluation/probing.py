@@ -118,9 +118,10 @@ def run(
 
     networks += extraction.random_networks(config, range(options.random_seeds))
     augmented = options.views_per_clip if options.views == "augmented" else 0
-    copies = len(networks) * len(options.loudness) * len(missing) * (1 + augmented)
-    check_tokens(len(clips), wanted, copies, config, options.token_memory)
     training = np.unique(np.concatenate([split.train for split in splits.splits]))
+    rows = len(clips) + augmented * len(training)
+    sources = extraction.sources(networks, wanted, options.loudness, missing)
+    check_tokens(len(clips), rows, sources, config, options.token_memory)
     matrices, examples = gather(
         config,
         folders,

@@ -3,37 +3,36 @@ how much of its score it loses, and how often it then says the donor's class."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from avemo_jax.evaluation.intervals import bootstrap_scores
+from avemo_jax.evaluation.intervals import bootstrap_scores, drawn_scores, quantiles
 from avemo_jax.evaluation.outcomes import lower_is_better
+from avemo_jax.evaluation.sums import Summed
 
 Row = dict[str, Any]
 _DRAWS = 500
 
 
-def reliance(score: str, both: Callable[[np.ndarray], tuple[float, float]], speakers: np.ndarray) -> Row:
+def reliance(score: str, clean: Summed, swapped: Summed, speakers: np.ndarray) -> Row:
     """`reliance`: the share of the score that is lost (the perceptual score, Gat et al. 2021), 1 where all of it is;
     `reliance_ci95`, from resampling speakers. Nothing of a score that is an error, or that is not above 0.
 
     Args:
       score: its name.
-      both: numbers of clips, int [M] → the score of these clips as they are, and with another clip's stream.
+      clean, swapped: predictions of N clips as they are, and with another clip's stream.
       speakers: [N].
     """
-
-    def lost(rows: np.ndarray) -> dict[str, float]:
-        before, after = both(rows)
-        return {"reliance": (before - after) / before if before > 0 else np.nan}
-
-    value = lost(np.arange(len(speakers)))["reliance"]
+    every, sides = np.arange(len(speakers)), (clean, swapped)
+    before, after = (one.scores[score](one.of(every, np.zeros_like(every))[0]) for one in sides)
+    value = float(_lost(before, after))
     if lower_is_better(score) or np.isnan(value):
         return {}
-    bounds = bootstrap_scores(lost, speakers, draws=_DRAWS).bounds["reliance"]
-    return {"reliance": float(value), "reliance_ci95": list(bounds)}
+    # The same seed draws the same speakers for both.
+    drawn = (drawn_scores(one, every, speakers, draws=_DRAWS, seed=0)[0][score] for one in sides)
+    bounds = quantiles(_lost(*drawn), (0.025, 0.975))
+    return {"reliance": value, "reliance_ci95": list(bounds)}
 
 
 def following(
@@ -62,3 +61,9 @@ def following(
         "follows_donor_clean": float(before.mean()),
         "donors": int(asked.sum()),
     }
+
+
+def _lost(before: np.ndarray, after: np.ndarray) -> np.ndarray:
+    """Shares, NaN where there was nothing to lose."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(before > 0, (before - after) / before, np.nan)

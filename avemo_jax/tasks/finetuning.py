@@ -19,7 +19,7 @@ from avemo_jax.evaluation import decisions, pooling, scores, stitching
 from avemo_jax.evaluation.choosing import choices
 from avemo_jax.evaluation.intervals import count_speakers
 from avemo_jax.evaluation.outcome_files import ALL_FOLDS
-from avemo_jax.evaluation.outcomes import Row, judged, main_scores
+from avemo_jax.evaluation.outcomes import Row, judged, main_scores, over_folds
 from avemo_jax.evaluation.partition import Partition, make_partition
 from avemo_jax.evaluation.views import BOTH, MODALITIES, Viewer
 from avemo_jax.models.params import Params
@@ -191,7 +191,7 @@ def further_scores(config: ConfigDict) -> dict[str, scores.Score]:
 
 
 def pooled(config: ConfigDict, partition: Partition, folds: list[list[Outcome]]) -> list[Outcome]:
-    """Outcomes over the test clips of all folds together, with the mean and deviation (n − 1) over folds."""
+    """Outcomes over the test clips of all folds together, with `over_folds` of the main and further scores."""
     together, further = [], further_scores(config)
     for same in zip(*folds, strict=True):
         arrays = {
@@ -202,9 +202,7 @@ def pooled(config: ConfigDict, partition: Partition, folds: list[list[Outcome]])
         row = dict(same[0].row)
         found = judged(partition.target, arrays["predicted"], arrays["truth"], arrays["speaker"], further)
         for name in (*main_scores(partition.target), *further):
-            values = [outcome.row[name] for outcome in same]
-            found[f"fold_{name}_mean"] = float(np.mean(values))
-            found[f"fold_{name}_std"] = float(np.std(values, ddof=1)) if len(values) > 1 else None
+            found |= over_folds(name, [outcome.row for outcome in same])
         row.pop("decision", None)
         row.pop("sequence", None)  # each fold has its own
         row |= {"fold": ALL_FOLDS, "step": None, "n_train": None, "n_development": None, **found}

@@ -19,11 +19,12 @@ from avemo_jax.config import from_json
 from avemo_jax.errors import UserError
 from avemo_jax.evaluation.choosing import LAST, load_result
 from avemo_jax.evaluation.corruptions import CLEAN, CORRUPTIONS, SWAPPED, Corrupter
-from avemo_jax.evaluation.intervals import bootstrap_scores
 from avemo_jax.evaluation.outcome_files import ALL_FOLDS, folds_of, split_hash_of
 from avemo_jax.evaluation.outcomes import judged, main_scores, scores_of
+from avemo_jax.evaluation.paired import paired_scores
 from avemo_jax.evaluation.partition import Partition
 from avemo_jax.evaluation.reliance import following, reliance
+from avemo_jax.evaluation.sums import summed
 from avemo_jax.evaluation.views import Viewer
 from avemo_jax.models.params import Params
 from avemo_jax.paths import to_path
@@ -166,23 +167,14 @@ def _parts(
 def _judged(target: Target, part: _Part, name: str) -> Row:
     speakers, truth, clean, predicted, donor = part
     score = main_scores(target)[0]
-
-    def both(chosen: np.ndarray) -> tuple[float, float]:
-        before, after = (
-            scores_of(target, outputs[chosen], truth[chosen])[score] for outputs in (clean, predicted)
-        )
-        return before, after
-
-    def change(chosen: np.ndarray) -> dict[str, float]:
-        before, after = both(chosen)
-        return {"change": after - before}
-
-    row = {"score": score, **judged(target, predicted, truth, speakers), **change(np.arange(len(truth)))}
-    row["change_ci95"] = list(bootstrap_scores(change, speakers, draws=500).bounds["change"])
+    before, after = (summed(target.kind, outputs, truth) for outputs in (clean, predicted))
+    compared = paired_scores(after, before, speakers)
+    row = {"score": score, **judged(target, predicted, truth, speakers)}
+    row |= {"change": compared[f"{score}_difference"], "change_ci95": compared[f"{score}_difference_ci95"]}
     if target.is_class:
         row["kept"] = float((predicted.argmax(1) == clean.argmax(1)).mean())
     if name in SWAPPED:
-        row |= reliance(score, both, speakers)
+        row |= reliance(score, before, after, speakers)
     if target.is_class:
         row |= following(predicted.argmax(1), clean.argmax(1), truth, donor, speakers)
     return row

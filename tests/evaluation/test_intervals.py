@@ -104,3 +104,22 @@ def test_where_speakers_are_the_classes_one_drawn_twice_counts_twice():
     drawn = np.random.default_rng(1).choice(recalls, (4000, 9)).mean(1)
     assert found.bounds["uar"] == pytest.approx(np.quantile(drawn, [0.025, 0.975]), abs=0.02)
     assert found.unit == "speaker"
+
+
+def test_where_speakers_are_the_classes_a_difference_counts_one_drawn_twice_twice_too():
+    rng = np.random.default_rng(0)
+    speakers = np.repeat(np.arange(9), rng.integers(5, 20, 9))
+    here, there = (
+        np.where(rng.random(len(speakers)) < np.linspace(*ends, 9)[speakers], speakers, 0)
+        for ends in ((0.2, 1), (0.9, 0.3))
+    )
+    found = paired.paired_tests(speakers, here, there, speakers.astype(str), 9)
+    apart = np.array(
+        [np.mean((here == one)[speakers == one] - 1.0 * (there == one)[speakers == one]) for one in range(9)]
+    )
+    drawn = rng.choice(apart, (4000, 9)).mean(1)
+    assert found["uar_difference"] == pytest.approx(apart.mean())
+    assert found["uar_difference_ci95"] == pytest.approx(np.quantile(drawn, [0.025, 0.975]), abs=0.02)
+    never_right = paired.paired_tests(speakers, here, np.full_like(speakers, 9), speakers, 10)
+    alone = intervals.bootstrap(speakers, here, speakers, 10).bounds["uar"]
+    assert never_right["uar_difference_ci95"] == pytest.approx(alone)

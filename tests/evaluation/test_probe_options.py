@@ -10,8 +10,10 @@ import pytest
 
 from avemo_jax.cli import main
 from avemo_jax.config import load_config
-from avemo_jax.evaluation import extraction, paired, predicted, probing
+from avemo_jax.errors import UserError
+from avemo_jax.evaluation import extraction, gathering, paired, predicted, probing
 from avemo_jax.evaluation.cache import data_digest
+from avemo_jax.evaluation.features import TOKENS
 from tests.evaluation import synthetic
 from tests.evaluation.synthetic import probe_rows, words
 
@@ -108,6 +110,28 @@ def test_what_is_missing_is_given_as_to_a_fine_tuned_network_black_and_without_s
     np.testing.assert_array_equal(blind[:, :sound], both[:, :sound])
     np.testing.assert_array_equal(deaf[:, sound:], both[:, sound:])
     assert np.ptp(deaf[:, :sound], axis=0).max() == 0 and np.isfinite(deaf).all()
+
+
+def test_random_views_of_clips_that_lack_a_stream_are_black_or_silent_as_centre_views(tmp_path):
+    synthetic.write_folder(tmp_path / "data", lambda number: {1: "sound", 2: "picture"}.get(number, ""))
+    synthetic.write_checkpoint(tmp_path / "run")
+    config = load_config("hicmae:demo", synthetic.TINY)
+    centre, random = (
+        extraction.extract_folder(
+            config, str(tmp_path / "data"), range(4), [], [], extraction.LOUDNESS, batch_size=4, view=view
+        )
+        for view in (None, 0)
+    )
+    assert centre[0].tolist() == random[0].tolist() == [0, 1, 2, 3]
+    for source, matrix in random[1].items():
+        assert np.isfinite(matrix).all()
+        lacking = {"log_mel": 1, "log_mel_spans": 1, "pixels": 2}.get(source.feature)
+        if lacking:
+            np.testing.assert_array_equal(matrix[lacking], centre[1][source][lacking])
+            assert not np.allclose(matrix[0], centre[1][source][0])  # another cut
+    flags = {"modality": "audio", "features": "audio", "protocol": "split", "views": "augmented"}
+    rows = probe_rows(tmp_path, tmp_path / "probe", "tone", views_per_clip=1, **flags)
+    assert {row["feature"] for row in rows} == {"audio", "log_mel", "log_mel_spans"} and rows[0]["n"] == 12
 
 
 _WRITE = """import sys
@@ -209,6 +233,32 @@ def test_folds_that_are_dealt_several_times_have_one_row_and_are_compared_by_who
     assert (pair["n"], pair["groups"], pair["ci_unit"]) == (48, 4, "speaker") and "p_mcnemar" not in pair
     line = words(place, tmp_path / "c", "tone", against=tmp_path / "a", protocol="speaker_folds", folds=2)
     assert main(line) == 2 and "was split otherwise" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("modality", ["audio", ""])
+def test_tokens_are_refused_by_what_is_held_of_them(place, monkeypatch, modality):
+    flags = {"heads": "attentive", "modality": modality, "missing": "audio,video", "protocol": "split"}
+    flags |= {"loudness": ("as_recorded", "normalised"), "random_seeds": 1, "views": "augmented"}
+    held = []
+
+    def gathered(*args, **more):
+        matrices, _ = gathering.gather(*args, **more)
+        of_tokens = (matrix for source, matrix in matrices.items() if source.feature in TOKENS)
+        held.append(sum(matrix.nbytes for matrix in of_tokens))
+        raise InterruptedError
+
+    def probe(**more):
+        options = probing.ProbeOptions("tone", views_per_clip=1, batch_size=16, **flags, **more)
+        return probing.run(str(place / "run"), str(place / "data"), options, say=lambda _: None)
+
+    monkeypatch.setattr(probing, "gather", gathered)
+    with pytest.raises(InterruptedError):
+        probe()
+    monkeypatch.setattr(probing, "gather", _no_decoding)
+    with pytest.raises(AssertionError):
+        probe(token_memory=held[0] / 2**30)
+    with pytest.raises(UserError, match="attentive: .*audio_tokens.* of 48 clips take"):
+        probe(token_memory=(held[0] - 1) / 2**30)
 
 
 def test_what_has_no_pair_is_refused_before_any_work(place, tmp_path, capsys, monkeypatch):

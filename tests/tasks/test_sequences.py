@@ -66,3 +66,28 @@ def test_a_run_leaves_sequences_and_their_scores_only_when_asked(tmp_path, capsy
 def test_what_cannot_be_joined_is_said_before_anything_is_trained(overrides, partition, hint):
     with pytest.raises(UserError, match=hint):
         finetuning.check_stitching(config_of(*overrides), partition)
+
+
+def test_folds_without_a_score_are_left_out_of_the_mean_over_folds():
+    whole, alone = [outcome_of(noise) for noise in (0.1, 0.5)], outcome_of()
+    arrays = {name: getattr(alone, name)[:1] for name in ("fold", "clip_id", "speaker", "truth", "predicted")}
+    facts = {
+        "clips": 1,
+        "unreadable": 0,
+        **judged(TARGET, arrays["predicted"], arrays["truth"], arrays["speaker"]),
+    }
+    assert np.isnan(facts["ccc"])  # of one clip
+    for one in whole:
+        one.row["clips"] = 12
+    config, lone = config_of(), finetuning.Outcome(alone.row | facts, **arrays)
+
+    def row_of(*folds):
+        return finetuning.pooled(config, partition_of(), [[fold] for fold in folds])[0].row
+
+    row, cccs = row_of(*whole, lone), [one.row["ccc"] for one in whole]
+    assert row["n"] == 25 and len(row["folds"]) == 3
+    assert row["fold_ccc_mean"] == pytest.approx(np.mean(cccs))
+    assert row["fold_ccc_std"] == pytest.approx(np.std(cccs, ddof=1))
+    maes = [one.row["mae"] for one in (*whole, lone)]
+    assert row["fold_mae_mean"] == pytest.approx(np.mean(maes))
+    assert row_of(whole[0], lone)["fold_ccc_std"] is None and row_of(lone)["fold_ccc_mean"] is None
