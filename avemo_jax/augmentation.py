@@ -46,9 +46,8 @@ def resized_crop(
     height, width = video.shape[2:4]
 
     def draw(key: Array) -> tuple[Box, Array]:
-        return crop_box(key, height, width, area, aspect), jax.random.bernoulli(
-            jax.random.fold_in(key, 1), flip
-        )
+        where, mirrored = jax.random.split(key)
+        return crop_box(where, height, width, area, aspect), jax.random.bernoulli(mirrored, flip)
 
     boxes, flipped = jax.vmap(draw)(keys)
     return crop_and_resize(video, boxes, flipped)
@@ -77,20 +76,25 @@ def crop_box(
     return jax.tree.map(lambda ours, other: jnp.where(fits.any(), ours, other), box, whole)
 
 
-def erase(video: Array, keys: Array, *, probability: float) -> Array:
+def erase(video: Array, keys: Array, seen: Array, *, probability: float) -> Array:
     """A random box of some clips becomes noise, N(0, 1) for each pixel of each frame (Zhong et al. 2020).
 
-    video: normalised, float32 [B, T, H, W, 3]; the box is the same in all frames.
+    Args:
+      video: normalised, float32 [B, T, H, W, 3]; the box is the same in all frames.
+      keys: [B].
+      seen: bool [B], which clips have a picture; the black one of others stays.
+      probability: of erasing.
     """
     height, width = video.shape[2:4]
 
-    def one(key: Array, clip: Array) -> Array:
-        inside = _within(erased_box(key, height, width), height, width)
-        inside &= jax.random.bernoulli(jax.random.fold_in(key, 1), probability)
-        noise = jax.random.normal(jax.random.fold_in(key, 2), clip.shape, clip.dtype)
+    def one(key: Array, clip: Array, present: Array) -> Array:
+        where, often, pixels = jax.random.split(key, 3)
+        inside = _within(erased_box(where, height, width), height, width)
+        inside &= present & jax.random.bernoulli(often, probability)
+        noise = jax.random.normal(pixels, clip.shape, clip.dtype)
         return jnp.where(inside[None, :, :, None], noise, clip)
 
-    return jax.vmap(one)(keys, video)
+    return jax.vmap(one)(keys, video, seen)
 
 
 def erased_box(key: Array, height: int, width: int) -> Box:

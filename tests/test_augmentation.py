@@ -51,6 +51,30 @@ def test_boxes_have_the_areas_and_aspects_that_are_asked_for_and_lie_inside():
     assert 0.4 < area.mean() < 0.54  # large ones are drawn again more often
 
 
+@pytest.mark.parametrize("area", [(0.08, 1.0), (0.8, 1.0)])
+def test_what_is_mirrored_is_as_wide_as_what_is_not(area, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(augmentation, "crop_and_resize", lambda video, *of: drawn.append(of))
+    keys = jax.random.split(jax.random.key(3), 4000)
+    video = jnp.zeros((4000, 1, 160, 160, 0))
+    augmentation.resized_crop(video, keys, area=area, aspect=(3 / 4, 4 / 3), flip=0.5)
+    ((boxes, mirrored),) = drawn
+    wide, mirrored = np.asarray(boxes.width > boxes.height), np.asarray(mirrored)
+    assert mirrored.mean() == pytest.approx(0.5, abs=0.03)
+    assert wide[mirrored].mean() == pytest.approx(wide[~mirrored].mean(), abs=0.06)
+
+
+def test_what_is_erased_is_as_often_wide_as_tall_and_never_an_absent_picture():
+    video, keys = jnp.full((3000, 1, 32, 32, 1), 7.0), jax.random.split(jax.random.key(5), 3000)
+    seen = jnp.arange(3000) % 3 > 0
+    out = np.asarray(jax.jit(lambda *of: augmentation.erase(*of, probability=0.25))(video, keys, seen))
+    erased = (out != 7)[:, 0, :, :, 0]
+    hit = erased.any((1, 2))
+    assert not hit[~np.asarray(seen)].any() and hit[np.asarray(seen)].mean() == pytest.approx(0.25, abs=0.04)
+    height, width = erased[hit].any(2).sum(1), erased[hit].any(1).sum(1)
+    assert np.mean(width > height) == pytest.approx(np.mean(width < height), abs=0.12)
+
+
 def test_a_box_that_never_fits_is_the_whole_picture():
     found = augmentation.crop_box(jax.random.key(0), 32, 32, (0.9, 1.0), (3.9, 4.1))
     assert [int(part) for part in found] == [0, 0, 32, 32]
@@ -59,8 +83,8 @@ def test_a_box_that_never_fits_is_the_whole_picture():
 def test_erasing_puts_noise_into_one_box_of_all_frames_of_some_clips():
     video = jnp.full((400, 2, 32, 32, 3), 7.0)
     out = np.asarray(
-        jax.jit(lambda v, k: augmentation.erase(v, k, probability=0.25))(
-            video, jax.random.split(jax.random.key(1), 400)
+        jax.jit(lambda *of: augmentation.erase(*of, probability=0.25))(
+            video, jax.random.split(jax.random.key(1), 400), jnp.ones(400, bool)
         )
     )
     erased = (out != 7).any(-1)

@@ -127,9 +127,8 @@ def _of_own_classes(times_drawn: np.ndarray, hits: np.ndarray, truth: np.ndarray
 
 
 def count_speakers(speakers: np.ndarray) -> int:
-    """How many people speak in these clips; each whose speaker has no name counts as one, as in `units`."""
-    speakers = np.asarray(speakers).astype(str)
-    return len(set(speakers.tolist()) - {""}) + int((speakers == "").sum())
+    """How many people are named as the speakers of these clips."""
+    return len(set(np.asarray(speakers).astype(str).tolist()) - {""})
 
 
 def units(speakers: np.ndarray) -> tuple[str, np.ndarray]:

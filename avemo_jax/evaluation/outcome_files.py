@@ -35,8 +35,8 @@ def table(target: Target, rows: Sequence[Row], left_out: dict[str, int]) -> str:
     """What was tested, the main scores with 95 % intervals, and what to be careful about."""
     first, main = rows[0], (*main_scores(target), *rows[0].get("further", ()))
     lines = [
-        f"label {first['label']} ({first['target']}): {_tested(first)} tested, speakers: {first['speakers']}, "
-        f"outputs: {', '.join(first['outputs'])}",
+        f"label {first['label']} ({first['target']}): {tested_in_words(first)} tested, "
+        f"speakers: {first['speakers'] or 'not named'}, outputs: {', '.join(first['outputs'])}",
         f"protocol {first['split']}, fold {first['fold']}, hash {first['split_hash'][:12]}",
         "",
     ]
@@ -163,9 +163,15 @@ def plain(value: Any) -> Any:
     return value
 
 
-def _tested(row: Row) -> str:
+def tested_in_words(row: Row) -> str:
+    """What was judged: clips, or what several clips each make (`views.pool`)."""
     clips = row.get("clips", row["n"])
-    return f"{row['n']} clips" if clips == row["n"] else f"{row['n']} wholes of {clips} clips"
+    return f"{row['n']:,} clips" if clips == row["n"] else f"{row['n']:,} wholes of {clips:,} clips"
+
+
+def speakers_in_words(count: int) -> str:
+    """As `intervals.count_speakers` counts them."""
+    return f"{count} speaker{'s' * (count != 1)}" if count else "speakers without names"
 
 
 def shown(name: str, value: float) -> str:

@@ -41,7 +41,7 @@ def summary(checkpoint: str, result: ProbeResult) -> str:
     steps = next((f" of {row['head_steps']} steps" for row in rows if row.get("head_steps")), "")
     parts = f"{len(result.splits.splits) // repeats} test parts" + f", dealt {repeats} times" * (repeats > 1)
     lines = [
-        f"label {first['label']}: {first['n']} clips tested, speakers: {first['speakers']}, "
+        f"label {first['label']}: {first['n']} clips tested, speakers: {first['speakers'] or 'not named'}, "
         + (what if of_classes else "a number"),
         f"protocol {first['split']}{by}, {parts}, hash {first['split_hash'][:12]}",
         *(

@@ -10,7 +10,7 @@ from typing import Any
 from avemo_jax.evaluation import calibration
 from avemo_jax.evaluation.aligning import aligned
 from avemo_jax.evaluation.corruptions import SWAPPED
-from avemo_jax.evaluation.outcome_files import IN_OWN_UNIT, shown, table
+from avemo_jax.evaluation.outcome_files import IN_OWN_UNIT, shown, speakers_in_words, table
 from input_pipeline.targets import Target
 
 Row = dict[str, Any]
@@ -182,7 +182,7 @@ def _robustness_of(model: str, rows: Sequence[Row]) -> str:
         for row in swapped
         if "follows_donor" in row
     ]
-    known = f"{first['n']} test clips of {first['speakers']} speakers"
+    known = f"{first['n']} test clips of {speakers_in_words(first['speakers'])}"
     step = f", step {first['step']}" if first["step"] is not None else " of each clip's own fold"
     known += f", weights: {first['selection']}{step}; stays: the share of predictions that do"
     if relied:

@@ -29,7 +29,7 @@ from input_pipeline.targets import Target, target_of
 _WEIGHTS = ("", "balanced")
 _BATCH = np.uint32(0xFFFFFFFF)  # no clip's place: the draws of a whole batch
 # Which losses a rule of `input_pipeline.targets` can be learnt by.
-_CLASS, _VOTES = ("cross_entropy",), ("cross_entropy", "kl", "binary_cross_entropy")
+_CLASS, _VOTES = ("cross_entropy",), ("cross_entropy", "kl")
 LOSSES = {
     **dict.fromkeys(("class", "plurality", "majority"), _CLASS),
     "distribution": _VOTES,
@@ -109,7 +109,8 @@ class Finetune:
                 flip=augment.flip,
             )
         if augment.erase:
-            video = augmentation.erase(video, fold_keys(keys, 4), probability=augment.erase)
+            seen, _ = clips.streams(batch)
+            video = augmentation.erase(video, fold_keys(keys, 4), seen, probability=augment.erase)
         clip = clip._replace(video=video)
         target = self.targets(batch)
         mixes = config.mix
@@ -176,8 +177,8 @@ def _checked(config: ConfigDict) -> Target:
             f"loss.together has {len(loss.together)} numbers for {len(target.names)} × {len(target.names)} pairs of "
             "classes: set data.protocol, which counts them, or give them"
         )
-    if loss.logit_adjustment and target.raters:
-        wrong.append("loss.logit_adjustment is not for raters' own outputs")
+    if loss.logit_adjustment and (target.raters or target.kind == "multi_label"):
+        wrong.append(f"loss.logit_adjustment is for one class a clip, and data.target is {target.rule}")
     if mixes.modalities not in ("video", "both"):
         wrong.append(f"mix.modalities is '{mixes.modalities}', not video or both")
     if dropped.video < 0 or dropped.audio < 0 or dropped.video + dropped.audio > 1:

@@ -21,6 +21,7 @@ from avemo_jax.convert.huggingface.verify import SAME_FILE, SAME_TENSORS, Verifi
 from avemo_jax.convert.verify import Difference
 from avemo_jax.errors import UserError
 from avemo_jax.evaluation import report
+from avemo_jax.evaluation.outcome_files import speakers_in_words
 from avemo_jax.evaluation.questions import question
 from avemo_jax.paths import absolute
 from input_pipeline.audio import SAMPLE_RATE, samples_for
@@ -285,7 +286,8 @@ def _clock(seconds: float | None) -> str:
 def _clips(facts: Facts) -> str:
     if facts.outcomes:
         row = facts.outcomes[0]
-        return f"{row['n_train']:,} to train, {row['n_development']:,} to choose by, {row['n']:,} to test"
+        tested = row.get("clips", row["n"])
+        return f"{row['n_train']:,} to train, {row['n_development']:,} to choose by, {tested:,} to test"
     if facts.data is None:
         return ""
     hours = facts.data.sound_s and facts.data.sound_s / 3600
@@ -297,7 +299,7 @@ def _clips(facts: Facts) -> str:
 
 def _probe(rows: ProbeRows) -> str:
     first = rows[0]
-    speakers = f"{first['speakers']} speaker{'s' * (first['speakers'] != 1)}"
+    speakers = speakers_in_words(first["speakers"])
     others = "speakers that" if first["speaker_disjoint"] else "clips, though not speakers, that"
     baselines = {
         "random": "`random` is the same network with random weights, of several seeds the mean and the range",

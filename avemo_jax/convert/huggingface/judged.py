@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from avemo_jax.evaluation import calibration
-from avemo_jax.evaluation.outcome_files import IN_OWN_UNIT, SPLIT_SEED, shown
+from avemo_jax.evaluation.outcome_files import IN_OWN_UNIT, SPLIT_SEED, shown, speakers_in_words
 from avemo_jax.evaluation.questions import manner
 
 Row = dict[str, Any]
@@ -57,7 +57,7 @@ def _fairness(rows: Sequence[Row]) -> Iterator[str]:
                 groups = [one for one in groups if one["group"] in (gap["best"], gap["worst"])]
         each = [
             f"{one['group']} {_score(score, one[score], one[f'{score}_ci95'])} ({one['n']:,} clips of "
-            f"{one['speakers']} speaker{'s' * (one['speakers'] != 1)})"
+            f"{speakers_in_words(one['speakers'])})"
             for one in groups
         ]
         yield f"Fairness by {row['trait']}{_model(row)}, {score.upper()}: {', '.join(each)}{apart}."
@@ -118,8 +118,8 @@ def _robustness(rows: Sequence[Row]) -> Iterator[str]:
 def _cross_corpus(rows: Sequence[Row]) -> Iterator[str]:
     for row in rows:
         yield (
-            f"On another corpus, `{row['fold']}`{_model({'model': row})}, {row['n']:,} clips of {row['speakers']} "
-            f"speaker{'s' * (row['speakers'] != 1)}, {len(row['outputs'])} classes: UAR "
+            f"On another corpus, `{row['fold']}`{_model({'model': row})}, {row['n']:,} clips of "
+            f"{speakers_in_words(row['speakers'])}, {len(row['outputs'])} classes: UAR "
             f"{_score('uar', row['uar'], row['ci95'])}; {_score('uar', row['chance'])} by chance."
         )
 

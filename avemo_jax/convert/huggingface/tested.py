@@ -6,7 +6,7 @@ from ml_collections import ConfigDict
 
 from avemo_jax.convert.huggingface.facts import Facts, Row
 from avemo_jax.convert.huggingface.folder import kind_of, output_names, rule_of
-from avemo_jax.evaluation.outcome_files import shown
+from avemo_jax.evaluation.outcome_files import shown, speakers_in_words, tested_in_words
 from avemo_jax.evaluation.outcomes import MAIN_SCORES
 
 _RULES = {  # title, what a clip becomes, what the linear layer gives
@@ -98,9 +98,9 @@ def test_of(config: ConfigDict, facts: Facts) -> str:
         if first["speaker_disjoint"]
         else "Their speakers may have been trained on: nothing is said about new ones."
     )
-    speakers = f"{first['speakers']} speaker{'s' * (first['speakers'] != 1)}"
+    tested = f"{tested_in_words(first)} of {speakers_in_words(first['speakers'])}"
     parts = [
-        f"## Test\n\n{first['n']:,} clips of {speakers} that it was not trained on: protocol {first['split']}, fold "
+        f"## Test\n\n{tested} that it was not trained on: protocol {first['split']}, fold "
         f"{first['fold']}, split hash `{first['split_hash']}`. {disjoint} Weights: {_chosen(first)}. Brackets hold "
         f"95 % intervals from resampling {first['ci_groups']} {first['ci_unit']}s.",
         _scores(config, facts),
@@ -175,7 +175,7 @@ def _calibration(config: ConfigDict, decision: Row | None) -> str:
         what += f" and the thresholds {', '.join(f'`{name}` {value:.2f}' for name, value in listed)}"
     text = (
         f"{what} {'were' if decision['thresholds'] else 'was'} fitted on {decision['clips']:,} development clips of "
-        f"{decision['speakers']} speaker{'s' * (decision['speakers'] != 1)}, neither trained on nor tested on."
+        f"{speakers_in_words(decision['speakers'])}, neither trained on nor tested on."
     )
     if decision["unseen"]:
         text += f" No development clip has {', '.join(f'`{name}`' for name in decision['unseen'])}: one half is taken."
