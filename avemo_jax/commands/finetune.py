@@ -58,8 +58,15 @@ def run(args: argparse.Namespace) -> int:
         from avemo_jax.tasks import finetuning
 
         every = config.data.fold == ALL_FOLDS
+        _check_place(args.workdir, every)
+        folds = fold_names(config.data) if every else [config.data.fold]
+        for fold in folds[1:]:  # what is wrong with a later one is said before the first is trained
+            later = config.copy_and_resolve_references()
+            with later.unlocked():
+                later.data.fold = fold
+            finetuning.partition_of(later)
         by_fold, partition = [], None
-        for fold in fold_names(config.data) if every else [config.data.fold]:
+        for fold in folds:
             workdir = finetuning.fold_folder(args.workdir, fold) if every else args.workdir
             with config.unlocked():
                 config.data.fold = fold
@@ -76,6 +83,16 @@ def run(args: argparse.Namespace) -> int:
         outcomes = finetuning.pooled(config, partition, by_fold) if every else by_fold[0]
         _report(args.workdir, config, partition, outcomes, args.json)
     return 0
+
+
+def _check_place(workdir: Path, every: bool) -> None:
+    """Raises a UserError where results of one fold and of all folds would replace each other."""
+    from avemo_jax.training.workdir import CONFIG
+
+    if every and (workdir / CONFIG).is_file():
+        raise UserError(f"{workdir} is the run of one fold: give data.fold=all another --workdir")
+    if not every and any(workdir.glob(f"fold_*/{CONFIG}")):
+        raise UserError(f"{workdir} holds the runs of all folds: give a single one another --workdir")
 
 
 def _several(args: argparse.Namespace, config: Any) -> int:

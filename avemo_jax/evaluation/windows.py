@@ -6,7 +6,7 @@ Windows may overlap and leave gaps. Three rules:
   triangle  likewise, a window's weight falling linearly from its middle to its ends
   centre    a window stands for its middle, and between two middles lies a straight line
 
-At times that no window covers there is nothing (`mean`, `triangle`).
+At times that no window covers there is nothing.
 """
 
 from __future__ import annotations
@@ -38,10 +38,11 @@ def stitch(
 ) -> np.ndarray:
     """The sequence [T, K] at these times [T] of windows [N] with values [N, K]; NaN where there is nothing."""
     middle = (start + end) / 2
+    covers = (times[:, None] >= start) & (times[:, None] < end)
     if rule == "centre":
         order = np.argsort(middle, kind="stable")
-        return np.stack([np.interp(times, middle[order], column[order]) for column in values.T], -1)
-    covers = (times[:, None] >= start) & (times[:, None] < end)
+        lines = np.stack([np.interp(times, middle[order], column[order]) for column in values.T], -1)
+        return np.where(covers.any(1, keepdims=True), lines, np.nan)
     weights = covers.astype(float)
     if rule == "triangle":
         away = np.abs(times[:, None] - middle) / ((end - start) / 2)

@@ -6,6 +6,7 @@ The heads are linear and side by side in one matrix, so a head with the encoder 
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from ml_collections import ConfigDict
@@ -20,6 +21,21 @@ from input_pipeline.mixtures import folders_of
 from input_pipeline.targets import Target, target_of
 
 _OF_BATCHES = ("ccc", "pcc")  # losses that say nothing of a single clip
+_OWN = (  # a head's own keys, in a single run of `data` and `views`
+    *(
+        "label",
+        "target",
+        "classes",
+        "threshold",
+        "centres",
+        "protocol",
+        "fold",
+        "fold_by",
+        "test_split",
+        "folds",
+    ),
+    *("development", "pool"),
+)
 _SINGLE = ("task", "heads", "distill")  # what a run of one head has otherwise
 
 
@@ -48,7 +64,7 @@ def heads_of(config: ConfigDict) -> tuple[Head, ...]:
         try:
             target = target_of(section)
         except DataError as error:
-            raise UserError(f"heads.{name}: {str(error).replace('data.', f'heads.{name}.')}") from error
+            raise UserError(f"heads.{name}: {of_head(str(error), name)}") from error
         if target is None:
             raise UserError(
                 f"heads.{name} needs labels: set heads.{name}.label, and heads.{name}.classes for classes"
@@ -74,6 +90,11 @@ def heads_of(config: ConfigDict) -> tuple[Head, ...]:
     if wrong:
         raise UserError("config does not make a fine-tuning task: " + "; ".join(wrong))
     return tuple(found)
+
+
+def of_head(text: str, name: str) -> str:
+    """What is said of the keys of a run of one head, of this head's: `data.label` → `heads.NAME.label`."""
+    return re.sub(rf"(?<![\w./])(?:data|views)\.({'|'.join(_OWN)})\b", rf"heads.{name}.\1", text)
 
 
 def single_configs(config: ConfigDict, heads: tuple[Head, ...]) -> list[ConfigDict]:

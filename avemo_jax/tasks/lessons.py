@@ -30,7 +30,7 @@ from avemo_jax.evaluation.views import Viewer
 from avemo_jax.models.params import Params
 from avemo_jax.objectives.distillation import softened
 from avemo_jax.tasks.finetuning import check_pooling
-from avemo_jax.tasks.heads import Head, single_params
+from avemo_jax.tasks.heads import Head, of_head, single_params
 from avemo_jax.tasks.looks import Watched
 from avemo_jax.training.checkpoint_files import BEST, load_params, run_folder
 from avemo_jax.training.checkpoints import Checkpoints, Record
@@ -71,8 +71,7 @@ def partitions(heads: Sequence[Head], singles: Sequence[ConfigDict]) -> list[Par
             assert partition  # since there is a protocol
             check_pooling(single, partition)
         except UserError as error:
-            said = str(error).replace("data.", f"heads.{head.name}.").replace("views.", f"heads.{head.name}.")
-            raise UserError(said) from error
+            raise UserError(of_head(str(error), head.name)) from error
         if partition.unit not in ("", "speaker"):
             raise UserError(
                 f"heads.{head.name}.development={single.data.development} can hold out clips of {single.data.path} by "

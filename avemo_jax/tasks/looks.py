@@ -104,7 +104,7 @@ class _Look:
         self._head, self._further = head, further_scores(head.config)
         self._viewer = Viewer(head.config, target, mesh)
         rows = _rows(head, whose)
-        self._positions = head.partition.positions(rows)
+        self._positions, self._needed = head.partition.positions(rows), needed
         nothing = np.zeros((len(rows), len(target.names)))
         truth = as_judged(head.config, head.partition, rows, nothing)[2]
         known = score_names(target, truth, self._further)
@@ -121,6 +121,11 @@ class _Look:
     def __call__(self, params: Params) -> tuple[dict[str, float], float]:
         partition = self._head.partition
         read, predicted = self._viewer.merged(self._head.params(params), self._positions)
+        if self._needed and not len(read):
+            raise UserError(
+                f"none of the {len(self._positions)} {self._prefix.replace('_', ' of head ')} clips can be read, and "
+                "the weights are to be chosen by them"
+            )
         rows = rows_at(partition, read)
         _, _, truth, predicted = as_judged(self._head.config, partition, rows, predicted)
         found = scores_of(partition.target, predicted, truth, self._further)

@@ -49,8 +49,16 @@ def test_by_centres_a_straight_line_is_kept():
     middle = (START + END) / 2
     times = np.linspace(middle[0], middle[-1], 40)
     found = stitching.stitch(START, END, 2 * middle[:, None] + 1, times, "centre")
-    np.testing.assert_allclose(found[:, 0], 2 * times + 1, rtol=1e-12)
+    covered = ((times[:, None] >= START) & (times[:, None] < END)).any(1)
+    np.testing.assert_allclose(found[:, 0], np.where(covered, 2 * times + 1, np.nan), rtol=1e-12)
     assert stitching.stitch(START, END, middle[:, None], np.array([0.0]), "centre") == middle[0]
+
+
+@pytest.mark.parametrize("rule", stitching.RULES)
+def test_where_no_window_is_there_is_nothing(rule):
+    start, end = np.array([0.0, 1.0, 5.0]), np.array([2.0, 3.0, 7.0])
+    found = stitching.stitch(start, end, np.ones((3, 1)), np.array([0.5, 2.5, 4.0, 6.0]), rule)[:, 0]
+    np.testing.assert_array_equal(found, [1, 1, np.nan, 1])
 
 
 def names_of(recordings):

@@ -14,7 +14,9 @@ import pytest
 from scipy import special
 
 from avemo_jax.cli import main
+from avemo_jax.errors import UserError
 from avemo_jax.evaluation.corruptions import CORRUPTIONS
+from avemo_jax.tasks import finetuning
 from avemo_jax.training.checkpoint_files import FOLDER, load_params, step_name
 from avemo_jax.training.watching import BEST, LOOKS, read_looks
 from tests.evaluation import synthetic
@@ -183,6 +185,35 @@ def test_bad_input_is_one_line_and_nothing_is_trained(place, tmp_path, capsys, o
     error = capsys.readouterr().err
     assert re.search(hint, error) and error.count("\n") == 1
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+def test_results_of_one_fold_and_of_all_do_not_replace_each_other(place, tmp_path, capsys):
+    for kept, fold, hint in (
+        ("config.json", "all", "is the run of one fold: give data.fold=all another --workdir"),
+        ("fold_0/config.json", "1", "holds the runs of all folds: give a single one another --workdir"),
+    ):
+        run = tmp_path / fold
+        (run / kept).parent.mkdir(parents=True)
+        (run / kept).write_text("{}")
+        assert main(words(place, run, *SHADE, f"data.fold={fold}")) == 2
+        assert hint in capsys.readouterr().err
+        assert not (run / "commands.jsonl").exists() and (run / kept).read_text() == "{}"
+
+
+def test_what_is_wrong_with_a_later_fold_is_said_before_the_first_is_trained(
+    place, tmp_path, capsys, monkeypatch
+):
+    whole = finetuning.partition_of
+
+    def partition_of(config):
+        if config.data.fold == "p2":
+            raise UserError("nobody can be held out of fold 2")
+        return whole(config)
+
+    monkeypatch.setattr(finetuning, "partition_of", partition_of)
+    assert main(words(place, tmp_path / "run", *SHADE, "data.fold=all")) == 2
+    assert "nobody can be held out of fold 2" in capsys.readouterr().err
+    assert not list(tmp_path.glob("run/fold_*"))
 
 
 def test_a_config_of_pretraining_is_refused(tmp_path, capsys):

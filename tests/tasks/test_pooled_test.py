@@ -1,5 +1,6 @@
 """The test of a fine-tuned run whose clips are judged several as one."""
 
+import contextlib
 import shutil
 
 import jax
@@ -9,6 +10,7 @@ import pytest
 from avemo_jax.config import load_config
 from avemo_jax.errors import UserError
 from avemo_jax.evaluation import outcome_files, suite_tables
+from avemo_jax.evaluation.views import Viewer
 from avemo_jax.models.params import split
 from avemo_jax.tasks import finetuning, looks, make_task, robustness
 from avemo_jax.training.checkpoint_files import save_params
@@ -98,6 +100,22 @@ def test_a_run_of_all_folds_is_asked_of_all_their_clips_each_by_its_own_fold_s_w
     shutil.rmtree(tmp_path / "fold_1")
     with pytest.raises(UserError, match="no usable checkpoint in .*fold_1"):
         robustness.check(tmp_path)
+
+
+def test_a_look_at_clips_that_cannot_be_read_ends_a_run_that_is_chosen_by_it(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        Viewer, "merged", lambda self, params, positions: (np.zeros(0, int), np.zeros((0, 2)))
+    )
+    mesh = make_mesh(load_config("finetune/recipe:demo").mesh)
+    for chosen_by, says in (("test", "none of the 14 test clips can be read"), ("last", "")):
+        config = config_of(
+            folder, f"select.by={chosen_by}", "data.development=2" if not says else "data.fold=1"
+        )
+        watch = looks.make_watch(
+            config, [looks.Watched(config, finetuning.partition_of(config))], tmp_path, mesh
+        )
+        with pytest.raises(UserError, match=says) if says else contextlib.nullcontext():
+            watch._measure({})
 
 
 def test_a_score_that_nothing_is_chosen_or_ended_by_may_be_undefined(folder, tmp_path):

@@ -18,7 +18,7 @@ from avemo_jax.evaluation import outcomes
 from avemo_jax.evaluation.choosing import LEGACY, LEGACY_LAST, choices, result_of
 from avemo_jax.models.params import split
 from avemo_jax.tasks import clips, finetuning, lessons, looks, make_task
-from avemo_jax.tasks.heads import heads_of, single_configs, single_params
+from avemo_jax.tasks.heads import heads_of, of_head, single_configs, single_params
 from avemo_jax.training import workdir
 from avemo_jax.training.checkpoint_files import load_params, save_params, step_name
 from avemo_jax.training.checkpoints import Record
@@ -562,3 +562,11 @@ def test_a_run_leaves_each_head_as_a_run_of_its_own_that_can_be_judged_and_taugh
     for one, other in zip(rows, json.loads((tmp_path / "rows.json").read_text()), strict=True):
         assert (one["step"], one["selection"]) == (other["step"], other["selection"])
         assert one[score := "uar" if "uar" in one else "ccc"] == pytest.approx(other[score], rel=1e-4)
+
+
+def test_keys_of_a_single_run_are_said_as_those_of_the_head_and_folders_stay_as_they_are():
+    text = "data.label, views.pool of /mnt/data.fold/x: data.split, data.labels"
+    assert (
+        of_head(text, "shade")
+        == "heads.shade.label, heads.shade.pool of /mnt/data.fold/x: data.split, data.labels"
+    )

@@ -18,8 +18,6 @@ from avemo_jax.evaluation.choosing import result_of
 from avemo_jax.files import write_file
 from avemo_jax.training.checkpoint_files import load_params
 
-FORMS = ("onnx", "stablehlo")
-
 
 class Exported(NamedTuple):
     """What was written, and how the weights were chosen among those of a fine-tuning run."""
