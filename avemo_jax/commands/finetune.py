@@ -60,18 +60,15 @@ def run(args: argparse.Namespace) -> int:
         every = config.data.fold == ALL_FOLDS
         _check_place(args.workdir, every)
         folds = fold_names(config.data) if every else [config.data.fold]
-        for fold in folds[1:]:  # what is wrong with a later one is said before the first is trained
-            later = config.copy_and_resolve_references()
-            with later.unlocked():
-                later.data.fold = fold
-            finetuning.partition_of(later)
-        by_fold, partition = [], None
-        for fold in folds:
-            workdir = finetuning.fold_folder(args.workdir, fold) if every else args.workdir
+        by_fold, configs = [], [config.copy_and_resolve_references() for _ in folds]
+        for fold, config in zip(folds, configs, strict=True):
             with config.unlocked():
                 config.data.fold = fold
-            partition = finetuning.partition_of(config)
+        # What is wrong with a later fold is said before the first is trained.
+        partitions = [finetuning.partition_of(config) for config in configs]
+        for fold, config, partition in zip(folds, configs, partitions, strict=True):
             assert partition  # since there is a protocol
+            workdir = finetuning.fold_folder(args.workdir, fold) if every else args.workdir
             code = train.train_in(workdir, config, mesh, partition)
             if code:
                 return code
