@@ -66,7 +66,8 @@ class Draw:
     chosen: ascending indices of the only records that are drawn; None: all.
 
     Raises:
-      DataError: weights that do not fit the folders, clips that lack what is balanced, or groups too small.
+      DataError: weights that do not fit the folders, a folder with a share but no clip, clips that lack what is
+        balanced, or groups too small.
     """
 
     def __init__(
@@ -82,6 +83,12 @@ class Draw:
             ends = np.searchsorted(chosen, np.cumsum(self._sizes))
             self._sizes = np.diff(ends, prepend=0).tolist()
         self._weights = _weights(weights, balance, len(self._sizes))
+        if self._weights and 0 in self._sizes:
+            path = records.parts[self._sizes.index(0)].path
+            raise DataError(
+                f"{path}: none of its clips is among those to be drawn, and it has a share of each batch "
+                "(data.weights, or data.balance=corpus): leave the folder out"
+            )
         starts = np.cumsum([0, *self._sizes]) if self._weights else np.array([0, self.count])
         self._spans = list(itertools.pairwise(starts.tolist()))  # whose orders take turns
         self._groups: list[list[np.ndarray]] = []  # of each span, where groups are balanced

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from input_pipeline.errors import DataError
-from input_pipeline.loader import make_loader
+from input_pipeline.loader import Share, make_loader
 from input_pipeline.mixtures import folders_of, open_data
 from input_pipeline.orders import Draw
 from input_pipeline.prepare import prepare
@@ -223,7 +223,7 @@ def test_an_order_is_the_same_in_another_process_and_at_any_row(mixture):
 )
 def test_hosts_and_a_restart_change_nothing(paths, how):
     whole = take(loader(paths, **how), 6)
-    halves = [take(loader(paths, **how, process_index=p, process_count=2), 6) for p in range(2)]
+    halves = [take(loader(paths, **how, share=Share((p,), 2)), 6) for p in range(2)]
     for batch, *parts in zip(whole, *halves, strict=True):
         assert_same(batch, {key: np.concatenate([part[key] for part in parts]) for key in batch})
     first = loader(paths, **how)
@@ -292,6 +292,14 @@ def test_what_cannot_be_weighted_or_balanced_is_one_line(mixture, how, message):
     with pytest.raises(DataError, match=message) as caught:
         Draw(mixture, **how)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("how", [{"weights": (1, 1, 1)}, {"balance": "corpus"}])
+def test_a_folder_that_has_a_share_of_the_batches_and_no_clip_to_be_drawn_is_named(mixture, how):
+    chosen = np.array([0, 1, 2, 15])  # of the second folder none
+    with pytest.raises(DataError, match=r"small: none of its clips .*: leave the folder out"):
+        Draw(mixture, chosen=chosen, **how)
+    assert Draw(mixture, chosen=chosen).count == 4
 
 
 @pytest.mark.parametrize("field", ["speaker", "gender"])
