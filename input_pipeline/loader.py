@@ -12,9 +12,10 @@ from __future__ import annotations
 import contextlib
 import gc
 import logging
+import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import grain.python as grain
 import numpy as np
@@ -35,6 +36,29 @@ Batch = dict[str, np.ndarray]
 _log = logging.getLogger(__name__)
 _ATTEMPTS = 8  # clips tried for one row; all unreadable means that the data is gone, not damaged
 _UNREADABLE = "unreadable"  # a worker's report, taken out again: positions it could not read, or −1
+
+
+class Share(NamedTuple):
+    """Which of the equal parts of each global batch a process reads, in the order of its own rows.
+
+    They need not be neighbours: a mesh follows the wires between chips, not the numbers of hosts (`mesh.data_share`).
+    """
+
+    parts: tuple[int, ...] = (0,)
+    of: int = 1
+
+    def size(self, batch_size: int) -> int:
+        """Rows of a batch that are the process's."""
+        return batch_size // self.of * len(self.parts)
+
+    def row(self, local_row: int, batch_size: int) -> int:
+        """The row in the stream of all processes that the process's own row is."""
+        step, within = divmod(local_row, self.size(batch_size))
+        part, row = divmod(within, batch_size // self.of)
+        return step * batch_size + self.parts[part] * (batch_size // self.of) + row
+
+
+WHOLE = Share()
 
 
 class Loader:
@@ -60,8 +84,7 @@ class Loader:
         weights: Sequence[float] = (),
         balance: str = "",
         per_group: int = 1,
-        process_index: int = 0,
-        process_count: int = 1,
+        share: Share = WHOLE,
         start_step: int = 0,
         workers: int = 0,
         prefetch: int = 2,
@@ -69,14 +92,14 @@ class Loader:
         positions: Sequence[int] | None = None,
         tables: Mapping[str, np.ndarray] | None = None,
     ):
-        _check_share(batch_size, process_count)
+        _check_share(batch_size, share)
         self.unreadable: dict[int, str] = {}
         self._records, self._cut, self._tables = records, cut, dict(tables or {})
         chosen = None if positions is None else np.asarray(positions, np.int64) - records.first_position
         self._draw = Draw(records, weights, balance, per_group, chosen)
-        self._batch_size, self._process = batch_size, (process_index, process_count)
+        self._batch_size, self._share = batch_size, share
         self._workers, self._prefetch = workers, prefetch
-        self._max_unreadable = max(1.0, max_unreadable_share * self.dataset_size)
+        self._max_unreadable_share, self._drawn = max_unreadable_share, 0
         self._state: dict[str, Any] = {"seed": seed, "step": start_step, "data_offset": 0}
         if len(records.sizes) > 1:  # of another order of folders each position would be another clip
             self._state["folder_sizes"] = list(records.sizes)
@@ -112,10 +135,10 @@ class Loader:
         self.close()
         seed = self._state["seed"]
         order = self._draw.order(seed)
-        rows = _TrainingRows(self._records, self._cut, seed, order, self._batch_size, self._process)
+        rows = _TrainingRows(self._records, self._cut, seed, order, self._batch_size, self._share)
         first = self._state["step"] + self._state["data_offset"]
         self._iterator = _batches(
-            rows, self._batch_size // self._process[1], first, self._workers, self._prefetch
+            rows, self._share.size(self._batch_size), first, self._workers, self._prefetch
         )
         for batch in self._iterator:
             self._account(batch.pop(_UNREADABLE))
@@ -138,12 +161,24 @@ class Loader:
                 reason = _reason(self._records, position, self._cut)
                 self.unreadable[position] = reason
                 _log.warning("clip %s is unreadable, another takes its place: %s", name, reason)
-        if len(self.unreadable) > self._max_unreadable:
+        self._drawn += len(reported) + int((reported >= 0).sum())
+        drawn = min(self._drawn, self.dataset_size)
+        if len(self.unreadable) > most_unreadable(self._max_unreadable_share, self.dataset_size, drawn):
             names = ", ".join(self.clip_ids(list(self.unreadable)[:5]))
             raise DataError(
-                f"{self._records.path}: {len(self.unreadable)} of {self.dataset_size} clips are unreadable "
+                f"{self._records.path}: {len(self.unreadable)} of {drawn} clips that were drawn are unreadable "
                 f"({names}, …), more than data.max_unreadable_share allows; prepare the folder again"
             )
+
+
+def most_unreadable(share: float, size: int, drawn: int) -> float:
+    """How many unreadable clips may be met among so many drawn, of a dataset of this size.
+
+    One, or the share of the dataset; before all of it was drawn, which of many hosts none does in an epoch, the share
+    of what was, and four standard deviations of chance.
+    """
+    expected = share * min(drawn, size)
+    return max(1.0, min(share * size, expected + 4 * math.sqrt(expected)))
 
 
 def make_loader(
@@ -154,8 +189,7 @@ def make_loader(
     audio_frames: int,
     batch_size: int,
     seed: int,
-    process_index: int = 0,
-    process_count: int = 1,
+    share: Share = WHOLE,
     start_step: int = 0,
     max_unreadable_share: float = 0.01,
     positions: Sequence[int] | None = None,
@@ -167,9 +201,9 @@ def make_loader(
       `label`, `classes` and `target` (see `targets.Target`), and `rand_augment`; `split` limits it to one split;
       `paths` instead of `path` for several folders, `weights`, `balance` and `per_group` of them (see `orders.Draw`);
       `device_crop` where the device is to cut and resize; `allow_missing` where clips may lack picture or sound.
-    batch_size: of the global batch; this process gives rows [index · B / count, (index + 1) · B / count).
-    max_unreadable_share: of the clips; when more are unreadable (one always may be), iterating raises
-      DataError.
+    batch_size: of the global batch; this process gives the rows of its share.
+    max_unreadable_share: of the clips; when more are unreadable (one always may be), or so many of those drawn that
+      it cannot be chance, iterating raises DataError.
     positions: only these records of the data; None: all.
     tables: further fields, looked up by position (see `Loader`); with `label` among them, in place of a target of the
       config, examples follow the rules of fine-tuning.
@@ -197,8 +231,7 @@ def make_loader(
         weights=getattr(data, "weights", ()),
         balance=getattr(data, "balance", ""),
         per_group=getattr(data, "per_group", 1),
-        process_index=process_index,
-        process_count=process_count,
+        share=share,
         start_step=start_step,
         workers=data.workers,
         prefetch=data.prefetch,
@@ -224,8 +257,7 @@ def eval_batches(
     positions: Sequence[int] | None = None,
     starts: Sequence[int] | None = None,
     allow_missing: bool = False,
-    process_index: int = 0,
-    process_count: int = 1,
+    share: Share = WHOLE,
     workers: int = 0,
     prefetch: int = 2,
 ) -> Iterator[Batch]:
@@ -240,7 +272,7 @@ def eval_batches(
     The last batch is filled up with rows that are not valid (position −1); an unreadable record is not valid
     either.
     """
-    _check_share(batch_size, process_count)
+    _check_share(batch_size, share)
     if view not in ("center", "segment", "random"):
         raise DataError(f"view {view!r}: there are 'center', 'segment' and 'random'")
     records = open_records(path, split)
@@ -249,21 +281,12 @@ def eval_batches(
     chosen = segment if view == "segment" else None
     if positions is None:
         positions = range(records.first_position, records.first_position + len(records))
-    rows = _EvaluationRows(
-        records, positions, starts, cut, chosen, drawn, batch_size, (process_index, process_count)
-    )
-    for batch in _batches(rows, batch_size // process_count, 0, workers, prefetch):
+    rows = _EvaluationRows(records, positions, starts, cut, chosen, drawn, batch_size, share)
+    for batch in _batches(rows, share.size(batch_size), 0, workers, prefetch):
         for position in batch["position"][~batch["valid"] & (batch["position"] >= 0)].tolist():
             (name,) = _names(records, [position])
             _log.warning("clip %s is unreadable: %s", name, _reason(records, position, cut))
         yield batch
-
-
-def global_row(local_row: int, batch_size: int, process: tuple[int, int]) -> int:
-    """The row in the stream of all processes that a process's own row is; process: (index, count)."""
-    index, count = process
-    step, row = divmod(local_row, batch_size // count)
-    return step * batch_size + index * (batch_size // count) + row
 
 
 class _TrainingRows:
@@ -276,16 +299,16 @@ class _TrainingRows:
         seed: int,
         order: Chosen,
         batch_size: int,
-        process: tuple[int, int],
+        share: Share,
     ):
         self._records, self._cut, self._seed, self._order = records, cut, seed, order
-        self._batch_size, self._process = batch_size, process
+        self._batch_size, self._share = batch_size, share
 
     def __len__(self) -> int:
         return sys.maxsize // 2
 
     def __getitem__(self, local_row: int) -> Example:
-        row = global_row(local_row, self._batch_size, self._process)
+        row = self._share.row(local_row, self._batch_size)
         index = self._order[row]
         unreadable = np.full(_ATTEMPTS, -1, np.int32)
         for attempt in range(_ATTEMPTS):
@@ -313,16 +336,16 @@ class _TrainingRows:
 class _EvaluationRows:
     """A process's rows of one pass, filled up to whole batches (a grain source)."""
 
-    def __init__(self, records, positions, starts, cut, segment, draw, batch_size, process):
+    def __init__(self, records, positions, starts, cut, segment, draw, batch_size, share):
         self._records, self._positions, self._cut, self._segment = records, positions, cut, segment
         self._starts, self._draw = starts, draw
-        self._batch_size, self._process = batch_size, process
+        self._batch_size, self._share = batch_size, share
 
     def __len__(self) -> int:
-        return -(-len(self._positions) // self._batch_size) * self._batch_size // self._process[1]
+        return -(-len(self._positions) // self._batch_size) * self._share.size(self._batch_size)
 
     def __getitem__(self, local_row: int) -> Example:
-        row = global_row(local_row, self._batch_size, self._process)
+        row = self._share.row(local_row, self._batch_size)
         if row >= len(self._positions):
             return {**self._nothing(), "position": np.int32(-1), "valid": np.bool_(False)}
         position = np.int32(self._positions[row])
@@ -393,10 +416,10 @@ def _start_grain_worker(worker_index: int, worker_count: int) -> None:
     start_worker()
 
 
-def _check_share(batch_size, process_count):
-    if batch_size < 1 or batch_size % process_count:
+def _check_share(batch_size, share):
+    if batch_size < 1 or batch_size % share.of:
         raise DataError(
-            f"batch_size {batch_size} cannot be shared by {process_count} processes; make it a multiple"
+            f"batch_size {batch_size} cannot be divided into {share.of} parts; make it a multiple"
         )
 
 

@@ -95,7 +95,7 @@ def train_in(
     task = make_task(config)
     if partition is not None:
         watch = looks.make_watch(config, [looks.Watched(config, partition)], workdir, mesh, say)
-    with contextlib.closing(make_loader(config, *mesh_lib.data_process(mesh), **of)) as loader:
+    with contextlib.closing(make_loader(config, *mesh_lib.data_share(mesh), **of)) as loader:
         ending = train(task, loader, config, workdir, mesh, watch)
     said = f"done: step {ending.step}; results are in {workdir}"
     if ending.preempted:
@@ -113,11 +113,13 @@ def make_task(config: ConfigDict) -> Any:
     return tasks.make_task(config)
 
 
-def make_loader(config: ConfigDict, process_index: int, process_count: int, **of: Any) -> Any:
-    """The training batches of the config, this process's share of them; of some clips alone (see `tasks.clips`)."""
+def make_loader(config: ConfigDict, parts: tuple[int, ...], count: int, **of: Any) -> Any:
+    """The training batches of the config, those of their `count` parts that this process reads; of some clips alone
+    (see `tasks.clips`)."""
     from avemo_jax.tasks import clips
+    from input_pipeline.loader import Share
 
-    return clips.make_loader(config, process_index, process_count, **of)
+    return clips.make_loader(config, Share(parts, count), **of)
 
 
 def missing_in_words(config: ConfigDict, partition: Any) -> str:

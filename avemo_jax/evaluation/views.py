@@ -26,7 +26,7 @@ from avemo_jax.models.params import Params, merge, split
 from avemo_jax.training import mesh as mesh_lib
 from avemo_jax.training.heartbeat import HEARTBEAT
 from avemo_jax.training.starting import placed
-from input_pipeline.loader import eval_batches
+from input_pipeline.loader import Share, eval_batches
 from input_pipeline.mixtures import folders_of
 from input_pipeline.targets import Target
 
@@ -89,7 +89,6 @@ class Viewer:
 
     def _batches(self, positions: Sequence[int], segment: int):
         model, data = self._config.model, self._config.data
-        index, count = mesh_lib.data_process(self._mesh)
         few = len(positions) < _FEW_BATCHES * self._batch_size  # read before workers would have started
         return eval_batches(
             folders_of(data)[0],
@@ -103,8 +102,7 @@ class Viewer:
             segment=(segment, self._config.views.segments),
             positions=positions,
             allow_missing=data.get("allow_missing", False),
-            process_index=index,
-            process_count=count,
+            share=Share(*mesh_lib.data_share(self._mesh)),
             workers=0 if few else data.workers,
             prefetch=data.prefetch,
         )

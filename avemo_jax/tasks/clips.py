@@ -16,7 +16,7 @@ from avemo_jax.resizing import crop_and_resize
 from avemo_jax.tasks.texts import texts_of
 from input_pipeline import loader
 from input_pipeline.audio import samples_for
-from input_pipeline.loader import Loader
+from input_pipeline.loader import WHOLE, Loader, Share
 from input_pipeline.mixtures import folders_of, open_data
 from input_pipeline.orders import numbers_by
 from input_pipeline.records import open_records
@@ -26,8 +26,7 @@ GROUP = "group"  # a field of batches: the number of each clip's group
 
 def make_loader(
     config: ConfigDict,
-    process_index: int = 0,
-    process_count: int = 1,
+    share: Share = WHOLE,
     batch_size: int = 0,
     positions: Sequence[int] | None = None,
     tables: Mapping[str, np.ndarray] | None = None,
@@ -48,8 +47,7 @@ def make_loader(
         audio_frames=config.model.audio_frames,
         batch_size=batch_size or config.batch_size,
         seed=config.seed,
-        process_index=process_index,
-        process_count=process_count,
+        share=share,
         max_unreadable_share=config.data.max_unreadable_share,
         positions=positions,
         tables=tables,

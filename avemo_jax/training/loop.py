@@ -84,7 +84,7 @@ def train(
 
     Args:
       task: see `tasks.Task`.
-      loader: gives this process's rows of each batch, see `mesh.data_process`.
+      loader: gives this process's rows of each batch, see `mesh.data_share`.
       config: resolved; recorded as `config.json`.
       workdir: the run's folder, on a file system that all processes share or on object storage.
       mesh: that of `config.mesh` on all devices, unless given.

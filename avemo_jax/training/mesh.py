@@ -153,15 +153,12 @@ def rows_divisor(mesh: Mesh) -> int:
     return int(np.prod([mesh.shape[axis] for axis in ROWS]))
 
 
-def data_process(mesh: Mesh) -> tuple[int, int]:
-    """(index, count): which share of each global batch this process must read, of how many.
+def data_share(mesh: Mesh) -> tuple[tuple[int, ...], int]:
+    """Which parts of each global batch this process must read, ascending, and of how many; see `data_shares`.
 
-    Raises:
-      UserError: two processes would share some of their clips but not all.
+    A process's chips are neighbours, but their parts need not be: a mesh's axes may wind through a slice.
     """
-    shares = data_shares(mesh)
-    groups = sorted(set(shares.values()))
-    return groups.index(shares[jax.process_index()]), len(groups)
+    return data_shares(mesh)[jax.process_index()], rows_divisor(mesh)
 
 
 def data_shares(mesh: Mesh) -> dict[int, tuple[int, ...]]:

@@ -5,8 +5,6 @@
 
 from __future__ import annotations
 
-import socket
-import subprocess
 import sys
 from pathlib import Path
 
@@ -17,8 +15,9 @@ from ml_collections import ConfigDict
 from avemo_jax.cli import main as avemo_main
 from avemo_jax.config import load_config
 from avemo_jax.tasks import make_task
-from tests.processes import environment
-from tests.training.tiny import ROOT, train_on
+from input_pipeline.loader import Share
+from tests.processes import run_together
+from tests.training.tiny import train_on
 
 SMALL = (
     "model.dim=32", "model.heads=4", "model.depth=2", "model.fusion_depth=1", "model.skip_layers=(0,1)",
@@ -38,10 +37,10 @@ class RandomClips:
 
     dataset_size, unreadable = 40, {}
 
-    def __init__(self, config: ConfigDict, process_index: int = 0, process_count: int = 1):
+    def __init__(self, config: ConfigDict, parts: tuple[int, ...] = (0,), count: int = 1):
         self._shapes = make_task(config).batch_shapes()
-        share = config.batch_size // process_count
-        self._rows = slice(process_index * share, (process_index + 1) * share)
+        share, size = Share(parts, count), config.batch_size
+        self._rows = [share.row(row, size) for row in range(share.size(size))]
         self._state = {"seed": 0, "step": 0, "data_offset": 0}
 
     def state(self):
@@ -84,26 +83,8 @@ def run_here(config: ConfigDict, workdir: Path, devices: int) -> None:
 
 def run_in_processes(workdir: Path, *overrides: str, processes: int, devices: int) -> None:
     """The run in a group of processes with so many fake devices each."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        coordinator = f"127.0.0.1:{free.getsockname()[1]}"
     command = [sys.executable, "-m", "tests.training.random_clips", str(workdir), *overrides]
-    group = {
-        "AVEMO_COORDINATOR": coordinator,
-        "AVEMO_PROCESSES": str(processes),
-        # A program that comes from the cache starts its collectives in another order than one just compiled, and a
-        # process of each kind wait for each other for ever.
-        "JAX_ENABLE_COMPILATION_CACHE": "false",
-    }
-    started = []
-    try:
-        for index in range(processes):
-            env = {**environment(devices), **group, "AVEMO_PROCESS_ID": str(index)}
-            started.append(subprocess.Popen(command, cwd=ROOT, env=env))
-        assert [process.wait(600) for process in started] == [0] * processes
-    finally:
-        for process in started:
-            process.kill()
+    run_together(command, processes=processes, devices=devices)
 
 
 def main(argv: list[str]) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from types import SimpleNamespace
 
@@ -19,6 +20,7 @@ from avemo_jax.training import mesh as mesh_lib
 from avemo_jax.training import state as state_lib
 from avemo_jax.training.optimizer import make_optimizer
 from avemo_jax.training.schedules import schedules_of
+from tests.processes import run_together
 
 TABLE_MESH = {"replica": 1, "data": 1, "fsdp": 4, "tensor": 2}
 
@@ -173,15 +175,15 @@ def fake_mesh(processes: int, devices: int, **axes):
 @pytest.mark.parametrize(
     "processes, devices, axes, expected",
     [
-        (2, 4, {"data": 8}, [(0, 2), (1, 2)]),
-        (2, 4, {"data": 2, "fsdp": 2, "tensor": 2}, [(0, 2), (1, 2)]),
+        (2, 4, {"data": 8}, [((0, 1, 2, 3), 8), ((4, 5, 6, 7), 8)]),
+        (2, 4, {"data": 2, "fsdp": 2, "tensor": 2}, [((0, 1), 4), ((2, 3), 4)]),
         (
             4,
             2,
             {"data": 2, "tensor": 4},
-            [(0, 2), (0, 2), (1, 2), (1, 2)],
-        ),  # two processes feed the same clips
-        (2, 1, {"tensor": 2}, [(0, 1), (0, 1)]),
+            [((0,), 2), ((0,), 2), ((1,), 2), ((1,), 2)],
+        ),  # two feed the same clips
+        (2, 1, {"tensor": 2}, [((0,), 1), ((0,), 1)]),
     ],
 )
 def test_each_process_reads_the_clips_that_its_devices_hold(processes, devices, axes, expected, monkeypatch):
@@ -189,10 +191,33 @@ def test_each_process_reads_the_clips_that_its_devices_hold(processes, devices, 
     shares = []
     for index in range(processes):
         monkeypatch.setattr(jax, "process_index", lambda index=index: index)
-        shares.append(mesh_lib.data_process(mesh))
+        shares.append(mesh_lib.data_share(mesh))
     assert shares == expected
+
+
+WOUND = """
+import sys
+import jax, numpy as np
+from jax.sharding import Mesh
+from avemo_jax.training import distributed, mesh as mesh_lib
+from input_pipeline.loader import Share
+distributed.initialize()
+mesh = Mesh(np.array(jax.devices())[[0, 3, 2, 1]].reshape(1, 4, 1, 1), mesh_lib.AXES)
+share = Share(*mesh_lib.data_share(mesh))
+own = np.array([share.row(row, 8) for row in range(share.size(8))], np.int32)
+places = mesh_lib.batch_shardings({"position": jax.ShapeDtypeStruct((8,), np.int32)}, mesh)
+batch = jax.make_array_from_process_local_data(places["position"], own, (8,))
+whole = np.asarray(jax.jit(lambda x: x, out_shardings=mesh_lib.replicated(mesh))(batch))
+print(share.parts, whole.tolist())
+sys.exit(whole.tolist() != list(range(8)) or share.parts != ((0, 3), (1, 2))[jax.process_index()])
+"""
+
+
+@pytest.mark.slow
+def test_a_batch_is_in_the_loader_s_order_on_a_mesh_that_winds_through_the_processes():
+    run_together([sys.executable, "-c", WOUND], processes=2, devices=2)
 
 
 def test_a_mesh_that_cuts_processes_unevenly_is_refused():
     with pytest.raises(UserError, match="unevenly between processes"):
-        mesh_lib.data_process(fake_mesh(3, 2, data=2, tensor=3))
+        mesh_lib.data_share(fake_mesh(3, 2, data=2, tensor=3))

@@ -20,6 +20,7 @@ from ml_collections import ConfigDict
 
 from avemo_jax.cli import main as avemo_main
 from avemo_jax.config import load_config
+from input_pipeline.loader import Share
 from tests.processes import environment
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -95,10 +96,10 @@ class TinyTask:
 class TinyLoader:
     """In-memory clips in an order that follows from seed and step; the real loader's interface."""
 
-    def __init__(self, config: ConfigDict, process_index: int = 0, process_count: int = 1):
+    def __init__(self, config: ConfigDict, parts: tuple[int, ...] = (0,), count: int = 1):
         self._options, self._batch_size = config.tiny, config.batch_size
-        share = config.batch_size // process_count
-        self._rows = slice(process_index * share, (process_index + 1) * share)
+        share, size = Share(parts, count), config.batch_size
+        self._rows = [share.row(row, size) for row in range(share.size(size))]
         self._state = {"seed": config.seed, "step": 0, "data_offset": 0}
         self.dataset_size, self.unreadable = config.tiny.clips, {}
         self._clips = np.random.default_rng(0).standard_normal((self.dataset_size, INPUTS)).astype(np.float32)
@@ -148,8 +149,7 @@ def run_here(config: ConfigDict, workdir: Path, devices: int | None = None):
     from avemo_jax.training.loop import train
 
     mesh = mesh_lib.make_mesh(config.mesh, jax.devices()[:devices])
-    index, count = mesh_lib.data_process(mesh)
-    return train(TinyTask(config), TinyLoader(config, index, count), config, workdir, mesh)
+    return train(TinyTask(config), TinyLoader(config, *mesh_lib.data_share(mesh)), config, workdir, mesh)
 
 
 def start(workdir: Path, *overrides: str, devices: int = 2) -> subprocess.Popen:
