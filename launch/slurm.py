@@ -121,7 +121,7 @@ def script_of(args: argparse.Namespace, folder: Path) -> str:
         "gpus-per-node": args.gpus_per_node,
         "cpus-per-task": args.cpus_per_node,
         "mem": args.mem,
-        "output": folder / f"{args.job_name}-%j.txt",
+        "output": _within_double_quotes(f"{folder}/{args.job_name}-%j.txt"),
         "open-mode": "append",
         # To the script alone.
         "signal": f"B:TERM@{args.warn_s}",
@@ -197,8 +197,9 @@ def read_flags(argv: Sequence[str]) -> argparse.Namespace:
         parser.error("--nodes and --processes are at least 1, --devices_per_process and --warn_s at least 0")
     if not re.fullmatch(r"[\w.-]+", args.job_name):
         parser.error(f"--job_name {args.job_name}: letters, digits, dots, dashes")
-    if "%" in str(args.folder) or "\n" in str(args.folder):
-        parser.error(f"--folder {args.folder}: sbatch reads % as a pattern; choose another")
+    folder = str(args.folder.absolute())
+    if any(sign in folder for sign in "%\\\n"):
+        parser.error(f"--folder {folder!r}: sbatch takes no %, \\ or second line in it; choose another")
     if args.grace_s > args.warn_s > 0:
         parser.error(
             f"--grace_s {args.grace_s:g} is longer than --warn_s {args.warn_s}: it could not save in time"
@@ -208,3 +209,7 @@ def read_flags(argv: Sequence[str]) -> argparse.Namespace:
 
 def _within_single_quotes(text: str) -> str:
     return text.replace("'", "'\\''")
+
+
+def _within_double_quotes(text: str) -> str:
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -46,6 +47,22 @@ def test_the_file_is_a_valid_script_whatever_stands_in_the_command_and_its_folde
     assert "'runs/a b' &" in text
 
 
+@pytest.mark.parametrize("name", ["a b", "it's", 'it\'s "a" $folder # here'])
+def test_sbatch_reads_the_folder_of_the_output_as_it_is_called(tmp_path, name):
+    if not shutil.which("sbatch"):
+        pytest.skip("no sbatch here (Debian: slurm-wlm)")
+    # It says what it has read before it finds that there is no cluster.
+    (tmp_path / "slurm.conf").write_text("ClusterName=none\nSlurmctldHost=localhost\nMessageTimeout=1\n")
+    (tmp_path / "avemo.sbatch").write_text(script(tmp_path / name, "--nodes", "3"))
+    done = subprocess.run(
+        ["sbatch", "--test-only", "--verbose", "avemo.sbatch"], cwd=tmp_path, capture_output=True, text=True,
+        env={**os.environ, "SLURM_CONF": str(tmp_path / "slurm.conf")},
+    )  # fmt: skip
+    read = dict(re.findall(r"^sbatch: ([\w-]+) +: (.*)$", done.stderr, re.M))
+    assert read["output"] == f"{tmp_path}/{name}/avemo-%j.txt", done.stderr
+    assert read["nodes"] == "3"
+
+
 def test_flags_may_stand_in_a_file(tmp_path):
     (tmp_path / "cluster.flags").write_text("--nodes 3  # of the big ones\n--setup 'module load python'\n")
     args = read_flags([f"@{tmp_path}/cluster.flags", "--nodes", "2", "--", "train", "@not_ours"])
@@ -58,6 +75,8 @@ def test_flags_may_stand_in_a_file(tmp_path):
         (["--nodes", "0"], "--nodes and --processes are at least 1"),
         (["--grace_s", "300"], "could not save in time"),
         (["--job_name", "a b"], "letters, digits"),
+        (["--folder", "a%b"], "sbatch takes no %"),
+        (["--folder", "a\\b"], "sbatch takes no %"),
         (["--restarts", "-1"], "--restarts is not below 0"),
         (["@no_such_file"], "cannot be read"),
     ],
@@ -90,7 +109,7 @@ class Job:
     """The tiny run, submitted as its user would."""
 
     def __init__(self, slurm, folder, *overrides, flags=()):
-        self.slurm, self.folder = slurm, folder
+        self.slurm, self.folder, self.logs = slurm, folder, folder / 'it\'s "slurm" here'
         words = [
             "--nodes",
             "2",
@@ -101,7 +120,7 @@ class Job:
             "--backoff_s",
             "0.5",
         ]
-        words += ["--folder", str(folder / "slurm"), "--heartbeat_s", "10", *flags]
+        words += ["--folder", str(self.logs), "--heartbeat_s", "10", *flags]
         train = ["train", "--config", str(CONFIG), "--workdir", str(folder / "run")]
         train += [f"--config.{each}" for each in ("tiny.sleep_s=1.0", *overrides)]
         done = subprocess.run(
@@ -120,7 +139,7 @@ class Job:
         self.number = int(re.search(r"job (\d+) is submitted", done.stdout)[1])
 
     def output(self) -> str:
-        path = self.folder / "slurm" / f"avemo-{self.number}.txt"
+        path = self.logs / f"avemo-{self.number}.txt"
         return path.read_text() if path.exists() else ""
 
     def await_steps(self, count):
