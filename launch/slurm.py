@@ -33,8 +33,8 @@ _LEAVING_S = 20
 _SCRIPT = r"""#!/bin/bash
 {options}
 # Written by `avemo launch slurm`. Submitted again, it goes on from the newest checkpoint.
-set -u
 {setup}
+set -u  # not before: hooks of conda and of modules read what is unset
 mkdir -p {folder}
 lead_pid={folder}/lead-$SLURM_JOB_ID.pid  # of the first node's supervisor, which runs beside this script
 rm -f "$lead_pid"

@@ -47,6 +47,18 @@ def test_the_file_is_a_valid_script_whatever_stands_in_the_command_and_its_folde
     assert "'runs/a b' &" in text
 
 
+def test_the_setup_may_read_variables_that_are_not_set(tmp_path):
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "srun").write_text('#!/bin/sh\necho "runs after $SETUP"\n')
+    (tmp_path / "bin" / "srun").chmod(0o755)
+    text = script(tmp_path / "logs", "--setup", 'export SETUP="the hook$NOT_SET_ANYWHERE"')
+    done = subprocess.run(
+        ["bash"], input=text, capture_output=True, text=True,
+        env={"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "SLURM_JOB_ID": "1"},
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (0, "runs after the hook\n"), done.stderr
+
+
 @pytest.mark.parametrize("name", ["a b", "it's", 'it\'s "a" $folder # here'])
 def test_sbatch_reads_the_folder_of_the_output_as_it_is_called(tmp_path, name):
     if not shutil.which("sbatch"):
