@@ -7,7 +7,6 @@ is what differs: there are no folders to sync, no renaming at once, no appending
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import shutil
 from collections.abc import Iterator
@@ -106,14 +105,9 @@ def plain_errors(path: str | os.PathLike) -> Iterator[None]:
             raise
         text = (str(error).strip() or type(error).__name__).splitlines()[0]
         # Python makes a FileNotFoundError or a PermissionError of it again.
-        number = next((number for kind, number in _NUMBERS.items() if isinstance(error, kind)), errno.EIO)
-        raise OSError(number, text, os.fspath(path)) from error
+        raise OSError(stores.errno_of(error), text, os.fspath(path)) from error
 
 
 def exit_code(error: OSError) -> int:
-    """Of a command that what `plain_errors` raised ends: 2 where the path is at fault, 1 where the store failed, which
-    may go well the next time."""
-    return 1 if error.errno == errno.EIO else 2
-
-
-_NUMBERS = {FileNotFoundError: errno.ENOENT, PermissionError: errno.EACCES}
+    """Of a command that what `plain_errors` raised ends, as `stores.exit_code` says."""
+    return stores.exit_code(error)

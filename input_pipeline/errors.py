@@ -14,5 +14,11 @@ class LostWorker(DataError):
     exit_code = 1
 
 
+class StoreFailed(DataError):
+    """Object storage that did not answer or broke off: with the next start it may go well."""
+
+    exit_code = 1
+
+
 class MediaError(DataError):
     """One video or sound file that cannot become a clip; its text is a short reason without the path."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import errno
 import fcntl
 import hashlib
 import importlib.util
@@ -23,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from input_pipeline import folders
-from input_pipeline.errors import DataError
+from input_pipeline.errors import DataError, StoreFailed
 from input_pipeline.progress import Progress
 
 # scheme → (the package that fsspec needs for it, the extra of avemo_jax that brings it)
@@ -35,6 +36,9 @@ _NOTED = ".copied.json"  # name → what the store said of it when it was copied
 _NOTE_EVERY_S = 10.0
 _NOT_NEEDED = "prepare/"  # the notes of `avemo prepare`
 _LAST = "dataset_info.json"  # what a reader looks for
+
+_PATH_IS_WRONG = (errno.ENOENT, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR)
+_DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def scheme_of(path: str | os.PathLike) -> str:
@@ -73,25 +77,39 @@ def configure() -> None:
         fsspec.config.conf.setdefault(scheme, {}).setdefault("use_listings_cache", False)
 
 
+def errno_of(error: Exception) -> int:
+    """The system's number for what a store's client raised, which often has none itself; EIO where the store failed."""
+    if isinstance(error, OSError) and error.errno:
+        return error.errno
+    if isinstance(error, PermissionError) or str(error).startswith("Forbidden: "):  # gcsfs
+        return errno.EACCES
+    return errno.ENOENT if isinstance(error, FileNotFoundError) else errno.EIO
+
+
+def exit_code(error: Exception) -> int:
+    """Of a command that a store's client ends: 2 where the path, or the right to it, is at fault, 1 where the store
+    failed, which may go well the next time."""
+    return 2 if errno_of(error) in _PATH_IS_WRONG else 1
+
+
 def local_copy(url: str) -> Path:
     """The folder of this host that holds what is at `url`; copies what is missing or has changed there.
 
     Raises:
-      DataError: the folder is empty or cannot be read, or the copy does not fit the disk.
+      StoreFailed: the store did not answer, or broke off.
+      DataError: the folder is empty or may not be read, or the copy does not fit the disk.
     """
     store, root = open_store(url)
+    cache = Path(os.environ.get(CACHE) or Path.home() / ".cache" / "avemo_jax" / "data")
+    folder = cache.absolute() / scheme_of(url) / root
     try:
         listed = _list(store, root)
     except Exception as error:  # of as many kinds as there are stores
-        raise DataError(
-            f"{url}: cannot be read ({_words(error)}); see that the bucket is there and may be read"
-        ) from error
+        raise _unread(f"{url}:", error, "see that the bucket is there and may be read") from error
     if not listed:
         raise DataError(
             f"{url}: nothing is there; give a folder that `avemo prepare` made and that was copied there"
         )
-    cache = Path(os.environ.get(CACHE) or Path.home() / ".cache" / "avemo_jax" / "data")
-    folder = cache.absolute() / scheme_of(url) / root
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with _alone(folder):
@@ -170,12 +188,11 @@ def _bring_file(url: str, store: Any, source: str, expected: dict[str, Any], tar
     while len(digests) < 2:
         try:
             store.get_file(source, os.fspath(part))
-        except OSError as error:
-            if error.strerror:
-                raise
-            raise DataError(f"{url}: {target.name} cannot be read ({_words(error)})") from error
         except Exception as error:  # of as many kinds as there are stores
-            raise DataError(f"{url}: {target.name} cannot be read ({_words(error)})") from error
+            named = getattr(error, "filename", None) == os.fspath(part)
+            if named or getattr(error, "errno", None) in _DISK_IS_FULL:
+                raise
+            raise _unread(f"{url}: {target.name}", error) from error
         if _size(part) != expected["bytes"]:
             break
         with part.open("rb") as file:
@@ -183,7 +200,7 @@ def _bring_file(url: str, store: Any, source: str, expected: dict[str, Any], tar
         if _is_whole(digests, expected["tag"]):
             os.replace(part, target)
             return
-    raise DataError(f"{url}: {target.name} did not come over whole; start again")
+    raise StoreFailed(f"{url}: {target.name} did not come over whole; start again")
 
 
 def _is_whole(digests: Sequence[bytes], tag: str) -> bool:
@@ -203,6 +220,11 @@ def _size(path: Path) -> int:
         return path.stat().st_size
     except OSError:
         return -1
+
+
+def _unread(what: str, error: Exception, hint: str = "") -> DataError:
+    text = f"{what} cannot be read ({_words(error)})" + (f"; {hint}" if hint else "")
+    return StoreFailed(text) if exit_code(error) == 1 else DataError(text)
 
 
 def _words(error: BaseException) -> str:

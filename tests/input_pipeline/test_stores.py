@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import hashlib
 import itertools
 import json
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 
 from input_pipeline import stores
-from input_pipeline.errors import DataError
+from input_pipeline.errors import DataError, StoreFailed
 from input_pipeline.loader import eval_batches
 from input_pipeline.records import open_records
 from tests import object_stores
@@ -182,5 +183,49 @@ def test_a_tag_that_is_no_checksum_after_all_costs_a_second_look(disk, monkeypat
     assert sorted(store.fetched) == sorted(2 * ["a", "b", "c", "d", stores._LAST])
     store, seen = disk("1" * 32), itertools.count()
     monkeypatch.setattr(store, "get_file", lambda _, target: Path(target).write_text(str(next(seen) % 10)))
-    with pytest.raises(DataError, match="did not come over whole; start again"):
+    with pytest.raises(StoreFailed, match="did not come over whole; start again"):
         stores.local_copy("s3://bucket/clips")
+
+
+def raising(error):
+    def call(*args, **named):
+        raise error
+
+    return call
+
+
+# As the clients of s3:// and gs:// raise them, with a number or without.
+FAILED = [
+    Exception("Could not connect to the endpoint URL"),
+    TimeoutError("the socket was not read from"),
+    OSError(errno.ECONNREFUSED, "Connection refused"),
+    OSError(errno.EBUSY, "Please reduce your request rate."),
+    OSError(errno.EREMOTEIO, "We encountered an internal error."),
+    OSError("Service Unavailable"),
+]
+REFUSED = [
+    FileNotFoundError("bucket/clips"),
+    FileNotFoundError(errno.ENOENT, "No such bucket"),
+    PermissionError("Access Denied"),
+    OSError("Forbidden: bucket/clips\nno right to storage.objects.list"),
+]
+
+
+@pytest.mark.parametrize("call", ["find", "get_file"])
+@pytest.mark.parametrize("error", [*FAILED, *REFUSED], ids=str)
+def test_a_store_that_fails_ends_the_run_with_1_and_one_that_refuses_with_2(disk, monkeypatch, call, error):
+    store = disk("parts-2")
+    monkeypatch.setattr(store, call, raising(error))
+    with pytest.raises(DataError, match="cannot be read") as caught:
+        stores.local_copy("s3://bucket/clips")
+    assert isinstance(caught.value, StoreFailed) == (error in FAILED)
+    assert getattr(caught.value, "exit_code", 2) == (1 if error in FAILED else 2)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_disk_that_is_full_is_no_fault_of_the_store(disk, monkeypatch):
+    store = disk("parts-2")
+    monkeypatch.setattr(store, "get_file", raising(OSError(errno.ENOSPC, "No space left on device")))
+    with pytest.raises(DataError, match=f"No space left.*{stores.CACHE} names another place") as caught:
+        stores.local_copy("s3://bucket/clips")
+    assert not isinstance(caught.value, StoreFailed)

@@ -20,6 +20,7 @@ from avemo_jax.evaluation.runs import gather_run
 from avemo_jax.training.checkpoint_files import load_params
 from avemo_jax.training.lease import Lease
 from avemo_jax.training.manifest import NAME as MANIFEST
+from input_pipeline import stores
 from tests import object_stores
 from tests.processes import environment
 from tests.training.tiny import ROOT, losses_of, run_here, tiny_config
@@ -181,6 +182,17 @@ def test_a_bucket_that_is_not_there_is_one_line(bucket, capsys, tmp_path):
     assert main(["train", *words]) == 2
     error = capsys.readouterr().err
     assert f"{nowhere}/data: " in error and "Traceback" not in error
+
+
+def test_data_on_a_store_that_does_not_answer_ends_the_run_with_1(monkeypatch, capsys, tmp_path):
+    class Silent:
+        def find(self, root, detail):
+            raise ConnectionError("no answer")
+
+    monkeypatch.setattr(stores, "open_store", lambda url: (Silent(), "bucket/clips"))
+    words = ["--config", "hicmae:demo", "--workdir", str(tmp_path), "--config.data.path=s3://bucket/clips"]
+    assert main(["train", *words]) == 1
+    assert "avemo: error: s3://bucket/clips: cannot be read (no answer)" in capsys.readouterr().err
 
 
 def test_what_has_no_package_or_is_not_known_is_refused_in_one_line(monkeypatch, capsys):
