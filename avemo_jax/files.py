@@ -40,7 +40,9 @@ def _write(path: Path, part: Path, data: bytes) -> None:
             with paths.plain_errors(path):
                 path.write_bytes(data)  # an object is there whole or not at all
         except OSError as error:
-            raise UserError(f"{path} cannot be written: {error.strerror}; choose another place") from error
+            code = paths.exit_code(error)
+            mend = "choose another place" if code == 2 else "start again"
+            raise UserError(f"{path} cannot be written: {error.strerror}; {mend}", code) from error
         return
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -13,7 +14,7 @@ import time
 import numpy as np
 import pytest
 
-from avemo_jax import paths
+from avemo_jax import files, paths
 from avemo_jax.cli import main
 from avemo_jax.errors import UserError
 from avemo_jax.evaluation.runs import gather_run
@@ -182,6 +183,36 @@ def test_a_bucket_that_is_not_there_is_one_line(bucket, capsys, tmp_path):
     assert main(["train", *words]) == 2
     error = capsys.readouterr().err
     assert f"{nowhere}/data: " in error and "Traceback" not in error
+
+
+@pytest.mark.parametrize(
+    "error, code, said",
+    [
+        (
+            OSError(errno.EBUSY, "Please reduce your request rate."),
+            1,
+            "Please reduce your request rate.; start again",
+        ),
+        (Exception("Could not connect"), 1, "Could not connect; start again"),
+        (PermissionError("Access Denied"), 2, "Access Denied; choose another place"),
+        (OSError("Forbidden: b/report.html\nno right"), 2, "Forbidden: b/report.html; choose another place"),
+    ],
+)
+def test_a_result_that_a_store_does_not_take_may_be_written_by_the_next_start(monkeypatch, error, code, said):
+    class Object(str):
+        name, with_name = "report.html", str
+
+        def __fspath__(self):
+            return str(self)
+
+        def write_bytes(self, data):
+            raise error
+
+    monkeypatch.setattr(paths, "to_path", Object)
+    with pytest.raises(UserError) as caught:
+        files.write_file("gs://b/report.html", "text")
+    assert str(caught.value) == f"gs://b/report.html cannot be written: {said}"
+    assert caught.value.exit_code == code
 
 
 def test_data_on_a_store_that_does_not_answer_ends_the_run_with_1(monkeypatch, capsys, tmp_path):
