@@ -39,6 +39,7 @@ _LAST = "dataset_info.json"  # what a reader looks for
 
 _PATH_IS_WRONG = (errno.ENOENT, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR)
 _DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_compared: set[Path] = set()  # copies that this process has seen to be what their stores have
 
 
 def scheme_of(path: str | os.PathLike) -> str:
@@ -93,7 +94,8 @@ def exit_code(error: Exception) -> int:
 
 
 def local_copy(url: str) -> Path:
-    """The folder of this host that holds what is at `url`; copies what is missing or has changed there.
+    """The folder of this host that holds what is at `url`; copies what is missing or has changed there. When the store
+    does not answer a process that has compared the copy before, the copy is taken as it is.
 
     Raises:
       StoreFailed: the store did not answer, or broke off.
@@ -105,11 +107,15 @@ def local_copy(url: str) -> Path:
     try:
         listed = _list(store, root)
     except Exception as error:  # of as many kinds as there are stores
+        if folder in _compared and exit_code(error) == 1:
+            print(f"{url}: no answer ({_words(error)}); read from {folder}", file=sys.stderr, flush=True)
+            return folder
         raise _unread(f"{url}:", error, "see that the bucket is there and may be read") from error
     if not listed:
         raise DataError(
             f"{url}: nothing is there; give a folder that `avemo prepare` made and that was copied there"
         )
+    _compared.discard(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with _alone(folder):
@@ -118,6 +124,7 @@ def local_copy(url: str) -> Path:
         raise DataError(
             f"{url}: cannot be copied to {folder} ({_words(error)}); {CACHE} names another place"
         ) from error
+    _compared.add(folder)
     return folder
 
 

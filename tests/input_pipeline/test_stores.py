@@ -229,3 +229,30 @@ def test_a_disk_that_is_full_is_no_fault_of_the_store(disk, monkeypatch):
     with pytest.raises(DataError, match=f"No space left.*{stores.CACHE} names another place") as caught:
         stores.local_copy("s3://bucket/clips")
     assert not isinstance(caught.value, StoreFailed)
+
+
+def test_a_process_that_has_compared_its_copy_reads_on_while_the_store_does_not_answer(
+    disk, monkeypatch, capsys
+):
+    store = disk("parts-2")
+    folder = stores.local_copy("s3://bucket/clips")
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "find", raising(FAILED[0]))
+        capsys.readouterr()
+        assert stores.local_copy("s3://bucket/clips") == folder
+        said = capsys.readouterr().err
+        assert said == f"s3://bucket/clips: no answer ({FAILED[0]}); read from {folder}\n"
+        patch.setattr(store, "find", raising(PermissionError("Access Denied")))
+        with pytest.raises(DataError, match="Access Denied"):
+            stores.local_copy("s3://bucket/clips")
+
+    # Nor is one taken that has been found to differ and is not mended yet.
+    (store.folder / "c").write_text("other")
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "get_file", raising(FAILED[0]))
+        with pytest.raises(StoreFailed, match="c cannot be read"):
+            stores.local_copy("s3://bucket/clips")
+        patch.setattr(store, "find", raising(FAILED[0]))
+        with pytest.raises(StoreFailed, match="clips: cannot be read"):
+            stores.local_copy("s3://bucket/clips")
+    assert (stores.local_copy("s3://bucket/clips") / "c").read_text() == "other"
