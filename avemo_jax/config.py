@@ -169,7 +169,11 @@ def run_defaults() -> ConfigDict:
                 "layer_decay": 1.0,  # 1 is off
                 "decay_audio_mask_token": False,
             },
-            "checkpoint": {"every_steps": 1000, "keep": 3, "asynchronous": True},
+            "checkpoint": {
+                "every_steps": 1000,
+                "keep": 3,  # the newest; and the newest good one, where all of these are amid skipped steps
+                "asynchronous": True,
+            },
             "log": {"every_steps": 10, "samples_every_steps": 1000, "tensorboard": False, "wandb": False},
             "guard": {"max_bad_steps": 10},
             "profile": {

@@ -41,7 +41,8 @@ class Checkpoints:
 
     Args:
       workdir: the run's folder, the same for all processes.
-      keep: how many whole ones to keep.
+      keep: how many whole ones to keep, the newest; where all of them were saved amid skipped steps, the newest
+        that was not is kept too, to roll back to.
       background: return from `save` as soon as the arrays are copied off the devices.
       say: takes a line for the person at the terminal.
     """
@@ -161,8 +162,12 @@ class Checkpoints:
                 self._say(f"older checkpoints in {self.folder} cannot be deleted: {files.explain(error)}")
 
     def _prune(self) -> None:
-        for folder in [*self._finished()[: -self._keep], *self.folder.glob(f"*{_ASIDE}")]:
-            _delete(folder)
+        finished = self._finished()
+        older = finished[: -self._keep]
+        good = next((folder for folder in reversed(finished) if _is_good(folder)), None) if older else None
+        for folder in [*older, *self.folder.glob(f"*{_ASIDE}")]:
+            if folder != good:
+                _delete(folder)
 
     def _finished(self) -> list[Path]:
         return [folder for folder in files.step_folders(self.folder) if manifest.is_finished(folder)]
@@ -191,6 +196,15 @@ class Checkpoints:
             "make room or mend the permissions, then run the same command again",
             exit_code=2 if files.of_the_place(error) else 1,
         )
+
+
+def _is_good(folder: Path) -> bool:
+    """Whether a rollback may use it, by its record alone; one without a readable record it may not."""
+    try:
+        with paths.plain_errors(folder):
+            return not files.read_record(folder).bad_steps
+    except (FileNotFoundError, ValueError, TypeError):
+        return False
 
 
 def _delete(folder: Path) -> None:

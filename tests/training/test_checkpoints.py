@@ -236,6 +236,23 @@ def test_a_disk_that_fills_up_while_writing_leaves_the_last_checkpoint_good(tmp_
     assert checkpoints.restore(target)[1].step == 2
 
 
+def test_the_newest_checkpoint_to_roll_back_to_is_kept_beside_the_newest(tmp_path):
+    target, make = tiny_target()
+    checkpoints = Checkpoints(tmp_path, keep=3, background=False)
+
+    def kept_after(step, bad_steps):
+        checkpoints.save(make(), Record(step=step, config={}, loader={"step": step}, bad_steps=bad_steps))
+        return [int(folder.name) for folder in checkpoint_files.step_folders(checkpoints.folder)]
+
+    saved = ((2, 0), (4, 0), (6, 2), (8, 4), (10, 6))
+    assert [kept_after(*one) for one in saved][2:] == [[2, 4, 6], [4, 6, 8], [4, 6, 8, 10]]
+    assert kept_after(12, 0) == [8, 10, 12]
+    assert kept_after(14, 1) == [10, 12, 14]
+    (checkpoints.folder / "00000014" / "checkpoint.json").unlink()  # as damaged by somebody
+    assert [kept_after(16, 1), kept_after(18, 1)] == [[12, 14, 16], [12, 14, 16, 18]]
+    assert checkpoints.restore(target, good_only=True)[1].step == 12
+
+
 def test_a_folder_that_may_not_be_written_is_named(tmp_path, monkeypatch):
     def refuse(self, *args, **kwargs):
         raise OSError(errno.EACCES, "Permission denied")

@@ -144,8 +144,10 @@ def test_after_too_many_bad_steps_a_run_goes_back_and_on_with_other_clips(tmp_pa
     assert [row["bad_steps"] for row in rows] == [0] * 4 + [1] + [0] * 7
 
 
-def test_a_checkpoint_amid_bad_steps_is_not_rolled_back_to(tmp_path, capsys):
-    run_here(tiny_config("tiny.poisoned_from=6", "tiny.poisoned_to=9"), tmp_path, devices=1)
+@pytest.mark.parametrize("keep", [1, 3])
+def test_a_checkpoint_amid_bad_steps_is_not_rolled_back_to(keep, tmp_path, capsys):
+    poisoned = ("tiny.poisoned_from=6", "tiny.poisoned_to=9")
+    run_here(tiny_config(f"checkpoint.keep={keep}", *poisoned), tmp_path, devices=1)
     said = capsys.readouterr().out
     assert "00000008 was written amid skipped steps; going back to step 4" in said
     assert sorted(losses_of(tmp_path)) == list(range(1, 13))
