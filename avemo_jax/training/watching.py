@@ -85,9 +85,8 @@ class Watch:
         self._looks.append({"step": step, **scores})
         if self.best_step == step:
             # Of the state only what is evaluated.
-            self._best.save(
-                dataclasses.replace(state, opt_state=None), dataclasses.replace(record, step=step, loader={})
-            )
+            of = dataclasses.replace(record, step=step, loader={}, bad_steps=int(state.bad_steps))
+            self._best.save(dataclasses.replace(state, opt_state=None), of)
         if jax.process_index() == 0:
             write_looks(self._path, self._looks)
         shown = ", ".join(f"{name} {scores[name]:.4f}" for name in self._told or scores)

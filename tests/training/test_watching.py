@@ -13,6 +13,7 @@ import pytest
 from avemo_jax.errors import UserError
 from avemo_jax.models.params import flatten
 from avemo_jax.training import mesh as mesh_lib
+from avemo_jax.training.checkpoint_files import step_folders
 from avemo_jax.training.checkpoints import load_params
 from avemo_jax.training.loop import train
 from avemo_jax.training.watching import BEST, LOOKS, Watch, best_of, read_looks
@@ -79,6 +80,21 @@ def test_after_a_kill_looks_are_taken_again_and_come_out_the_same(tmp_path):
         assert one["weights"] == pytest.approx(other["weights"], rel=1e-5)
     steps = [row["step"] for row in rows(tmp_path / "killed")]
     assert steps == sorted(set(steps))
+
+
+def test_the_best_weights_before_a_rollback_are_not_lost_to_those_that_it_forgets(tmp_path, monkeypatch):
+    rewind, held = Watch.rewind, []
+
+    def noting(watch, step):
+        rewind(watch, step)
+        there = [int(folder.name) for folder in step_folders(tmp_path / BEST / "checkpoints")]
+        held.append((step, watch.best_step, there))
+
+    monkeypatch.setattr(Watch, "rewind", noting)
+    # Steps 5 to 10 are bad, and 9 is one too many; each look is the best so far.
+    run(tmp_path, "tiny.poisoned_from=4", "tiny.poisoned_to=10", "guard.max_bad_steps=5", peak=12)
+    assert held == [(0, None, []), (4, 4, [4, 8, 10])]
+    assert load_params(tmp_path / BEST)[2] == 12
 
 
 def test_an_error_is_better_when_it_is_lower_and_no_number_is_never_the_best():
