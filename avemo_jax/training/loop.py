@@ -261,6 +261,7 @@ def train(
                     reporter.start(record.step, record.rollbacks)
                     if watch:
                         watch.rewind(record.step)
+                        ended_early = watch.is_over
                     loader.restore(record.loader)
                     feed = DeviceFeed(loader, batch_shapes, batch_shardings)
                     step, flight = record.step, None

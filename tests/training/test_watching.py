@@ -97,6 +97,14 @@ def test_the_best_weights_before_a_rollback_are_not_lost_to_those_that_it_forget
     assert load_params(tmp_path / BEST)[2] == 12
 
 
+def test_a_rollback_at_the_look_that_would_end_a_run_does_not_end_it(tmp_path, capsys):
+    # Steps 6 to 8 are bad; at step 8 there were two looks without a better one.
+    ending = run(tmp_path, "tiny.poisoned_from=5", "tiny.poisoned_to=8", peak=4, patience=2)
+    assert "rolling back to step 4" in capsys.readouterr().out
+    assert ending.step == 8 and [look["step"] for look in read_looks(tmp_path / LOOKS)] == [2, 4, 6, 8]
+    assert load_params(tmp_path)[2] == 8
+
+
 def test_an_error_is_better_when_it_is_lower_and_no_number_is_never_the_best():
     looks = [{"step": 1, "mae": 3.0}, {"step": 2, "mae": float("nan")}, {"step": 3, "mae": 1.0}]
     assert best_of(looks, "mae", -1.0) == 3 and best_of(looks, "mae") == 1
