@@ -62,12 +62,13 @@ def make_step(
         params = optax.apply_updates(state.params, updates)
         keep_if_bad = lambda new, old: jax.tree.map(lambda n, o: jnp.where(good, n, o), new, old)  # noqa: E731
         params = keep_if_bad(params, state.params)
+        average = averaged(state.averaged, params, state.step, task.config.ema.decay)
         new_state = TrainState(
             step=state.step + 1,
             bad_steps=jnp.where(good, 0, state.bad_steps + 1),
             skipped_steps=state.skipped_steps + ~good,
             params=params,
-            averaged=averaged(state.averaged, params, state.step, task.config.ema.decay),
+            averaged=keep_if_bad(average, state.averaged),
             opt_state=keep_if_bad(opt_state, state.opt_state),
         )
         metrics = {

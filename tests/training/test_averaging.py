@@ -33,6 +33,17 @@ def test_a_run_with_an_average_trains_the_same_and_hands_on_the_average(tmp_path
     assert any(not np.allclose(last[path], average[path]) for path in last)
 
 
+def test_a_skipped_step_leaves_the_average_where_it_was(tmp_path):
+    config = ("ema.decay=0.9", "checkpoint.every_steps=1", "tiny.poisoned_from=2", "tiny.poisoned_to=3")
+    run_here(tiny_config("total_steps=4", "checkpoint.keep=4", *config), tmp_path, devices=2)
+    two, three, four = (
+        flatten(load_params(tmp_path / "checkpoints" / f"{step:08d}")[1]) for step in (2, 3, 4)
+    )
+    for path in two:  # step 3 is skipped
+        np.testing.assert_array_equal(three[path], two[path])
+    assert any(not np.allclose(four[path], three[path]) for path in two)
+
+
 def test_an_average_goes_on_over_a_restart_on_other_devices(tmp_path):
     config = tiny_config("total_steps=6", "ema.decay=0.9", "checkpoint.every_steps=3")
     run_here(config, tmp_path / "whole", devices=2)
