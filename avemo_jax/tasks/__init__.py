@@ -34,7 +34,8 @@ class Task(Protocol):
         """
 
     def figures(self, model: nnx.Module, batch: Batch, key: jax.Array) -> dict[str, np.ndarray]:
-        """Pictures of what the model does, uint8 [H, W, 3] by name; may be empty."""
+        """Pictures of what the model does, uint8 [H, W, 3] by name; may be empty. `key` is that of the step whose
+        clips these are."""
 
     def batch_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
         """Shapes and types of the global batch."""

@@ -137,7 +137,8 @@ class Finetune:
         return target
 
     def figures(self, model: nnx.Module, batch: Batch, key: Array) -> dict[str, np.ndarray]:
-        """Up to four clips as the step saw them: augmented and mixed with each other."""
+        """Up to four clips, augmented as the step saw them. Where it mixes they are mixed with each other, as much as
+        they were with the partners that they had in the whole batch."""
         clip, _ = jax.jit(self.view)(batch, clips.clip_keys(key, batch), key)
         return {"input": input_grid(clip, self.video_grid, self.audio_grid)}
 

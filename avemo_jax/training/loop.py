@@ -269,7 +269,7 @@ def train(
 
                 # 5d. Pictures.
                 if pictures_every and step % pictures_every == 0:
-                    key = jax.random.fold_in(jax.random.wrap_key_data(jnp.asarray(given.run_bits)), step)
+                    key = jax.random.fold_in(jax.random.wrap_key_data(jnp.asarray(given.run_bits)), step - 1)
                     jax.block_until_ready(metrics)  # they need this step's parameters: that is not drawing
                     with goodput.on("pictures"):
                         reporter.pictures(step, _draw(task, graphdef, state.params, fed.batch, key, mesh))

@@ -30,7 +30,7 @@ class TrainState:
 
 
 def run_keys(seed: int) -> tuple[Array, Array]:
-    """(key of the initial parameters, key of the run); the key of step s is `fold_in(run key, s)`."""
+    """(key of the initial parameters, key of the run); the key of step s, from 1, is `fold_in(run key, s - 1)`."""
     init_key, run_key = jax.random.split(jax.random.key(seed))
     return init_key, run_key
 

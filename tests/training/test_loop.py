@@ -8,7 +8,7 @@ from jax.experimental import multihost_utils
 from PIL import Image
 
 from avemo_jax.errors import UserError
-from tests.training.tiny import losses_of, rows_of, run_here, tiny_config
+from tests.training.tiny import TinyTask, losses_of, rows_of, run_here, tiny_config
 
 
 def assert_same_losses(workdir, expected):
@@ -98,6 +98,16 @@ def test_pictures_are_drawn_during_training(tmp_path):
     pictures = sorted((tmp_path / "samples").glob("*.png"))
     assert [picture.name for picture in pictures] == ["00000006_outputs.png", "00000012_outputs.png"]
     assert Image.open(pictures[0]).size == (6, 4)
+
+
+def test_pictures_are_drawn_with_the_random_numbers_of_their_step(tmp_path, monkeypatch):
+    drawn = []
+    draw = lambda task, *of: drawn.append(float(task.loss(*of)[0])) or {}  # noqa: E731
+    monkeypatch.setattr(TinyTask, "figures", draw)
+    still = ("optimizer.learning_rate=0.0", "optimizer.min_learning_rate=0.0", "batch_size=4")
+    run_here(tiny_config("log.samples_every_steps=5", *still), tmp_path, devices=1)
+    losses = losses_of(tmp_path)
+    assert drawn == pytest.approx([losses[5], losses[10]], rel=1e-5)
 
 
 def test_epochs_are_counted_in_whole_batches(tmp_path):
