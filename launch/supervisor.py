@@ -272,7 +272,7 @@ class Lead:
     def _behind(self, processes: Sequence[Condition]) -> list[Condition]:
         """When nothing moves for too long: who is furthest behind, for whom the others wait."""
         running = [each for each in processes if each.code is None]
-        if not self._rules.stall_s or all(each.step < 0 for each in running):  # they may still be compiling
+        if not self._rules.stall_s or all(each.step < 0 for each in running):  # they are still starting
             return []
         if min(each.still_s for each in running) <= self._rules.stall_s:
             return []

@@ -7,9 +7,11 @@ that no Python runs in it, falls silent: that is the sign. Not here: what is don
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
+from collections.abc import Iterator
 
 FD = "AVEMO_HEARTBEAT_FD"  # of the pipe's end to write to
 
@@ -23,6 +25,7 @@ class Heartbeat:
         self._step = -1  # none yet
         self._before = 0  # steps of the parts that are done
         self._moves = 0
+        self._busy = False
 
     def start(self) -> None:
         """Begins to beat in the background."""
@@ -43,6 +46,16 @@ class Heartbeat:
         from one that hangs."""
         self._moves += 1
 
+    @contextlib.contextmanager
+    def busy(self) -> Iterator[None]:
+        """Meanwhile every beat tells of something done: for what takes long and gives no sign of its own, as compiling
+        does."""
+        self._busy = True
+        try:
+            yield
+        finally:
+            self._busy = False
+
     def part_done(self) -> None:
         """The steps that follow are those of another part, such as a fold, and are counted on: what is told only rises,
         by which the launcher sees that a run gets further."""
@@ -51,6 +64,8 @@ class Heartbeat:
 
     def _beat(self, fd: int) -> None:
         while True:
+            if self._busy:
+                self.moved()
             try:
                 os.write(fd, b"%d %d\n" % (self._before + self._step, self._moves))
             except BlockingIOError:  # nobody reads just now

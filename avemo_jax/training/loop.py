@@ -176,10 +176,11 @@ def train(
     began = time.monotonic()
     teacher = getattr(task, "frozen_teacher", None)
     run_bits = np.asarray(record.run_key, np.uint32)
-    given = placed(Given(run_bits, schedules, teacher and teacher.load(say)), mesh)
-    stepping = make_step(task, graphdef, target, batch_shapes, given, mesh)
-    with goodput.on("compiling"):
-        step_fn = stepping.lower(target, batch_shapes, given).compile()
+    with HEARTBEAT.busy():
+        given = placed(Given(run_bits, schedules, teacher and teacher.load(say)), mesh)
+        stepping = make_step(task, graphdef, target, batch_shapes, given, mesh)
+        with goodput.on("compiling"):
+            step_fn = stepping.lower(target, batch_shapes, given).compile()
     million = sum(leaf.size for leaf in jax.tree.leaves(params)) / 1e6
     say(f"{million:.2f} M parameters, {mesh.size} devices, step compiled in {time.monotonic() - began:.1f} s")
     goodput.save()  # from here on a kill is a restart

@@ -171,6 +171,13 @@ def test_a_process_that_does_what_is_no_step_is_not_given_up(tmp_path):
     assert run_here(python(beating(tmp_path, looks)), QUICK._replace(stall_s=4)) == 0
 
 
+def test_a_process_that_compiles_for_long_is_not_given_up_but_one_that_hangs_after_it_is(tmp_path, capfd):
+    compiles = "come_to(5)\n    with HEARTBEAT.busy(): time.sleep(8)\n    print('compiled'); time.sleep(60)"
+    assert run_here(python(beating(tmp_path, compiles)), QUICK._replace(stall_s=4)) == 1
+    said = capfd.readouterr()
+    assert "compiled" in said.out and f"process 0 on {HERE} is still at step 5" in said.err
+
+
 def test_the_count_of_restarts_outlives_the_launcher(tmp_path, capfd):
     rules = QUICK._replace(restarts=1, memory=tmp_path / "memory.json")
     program = beating(tmp_path, "come_to(7); time.sleep(60)")

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import time
+
 import numpy as np
 import pytest
 from jax.experimental import multihost_utils
 from PIL import Image
 
 from avemo_jax.errors import UserError
+from avemo_jax.training import loop
+from avemo_jax.training.heartbeat import Heartbeat
 from tests.training.tiny import TinyTask, losses_of, rows_of, run_here, tiny_config
 
 
@@ -108,6 +113,28 @@ def test_pictures_are_drawn_with_the_random_numbers_of_their_step(tmp_path, monk
     run_here(tiny_config("log.samples_every_steps=5", *still), tmp_path, devices=1)
     losses = losses_of(tmp_path)
     assert drawn == pytest.approx([losses[5], losses[10]], rel=1e-5)
+
+
+@pytest.mark.parametrize("done", [0, 4])
+def test_a_run_does_not_seem_to_hang_while_its_step_is_compiled(done, tmp_path, monkeypatch):
+    if done:
+        run_here(tiny_config(f"total_steps={done}"), tmp_path, devices=1)
+    reader, writer = os.pipe()
+    monkeypatch.setenv("AVEMO_HEARTBEAT_FD", str(writer))
+    beats, told, loss = Heartbeat(), [], TinyTask.loss
+    beats.start()
+
+    def slow(*of):
+        os.read(reader, 1 << 16)
+        time.sleep(5)
+        told.extend(os.read(reader, 1 << 16).splitlines())
+        return loss(*of)
+
+    monkeypatch.setattr(loop, "HEARTBEAT", beats)
+    monkeypatch.setattr(TinyTask, "loss", slow)
+    run_here(tiny_config(f"total_steps={done + 1}"), tmp_path, devices=1)
+    os.close(reader)
+    assert len(set(told)) > 2 and all(line.startswith(b"%d " % done) for line in told)
 
 
 def test_epochs_are_counted_in_whole_batches(tmp_path):
