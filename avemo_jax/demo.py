@@ -19,11 +19,11 @@ from avemo_jax.config import load_config
 from avemo_jax.doctor.packages import lacking_of_extra
 from avemo_jax.errors import UserError
 from avemo_jax.stages import Stage, words
+from input_pipeline.corpora.listing import VIDEO, Listing, media_files
 from input_pipeline.manifests import Row, read_manifest
 
 NOTE = "demo.json"  # in the work directory: the commands that are done, and for which clips
 CONFIG = "hicmae:demo"
-MEDIA = (".mp4", ".avi", ".flv", ".mkv", ".mov", ".webm", ".mpg", ".mpeg")
 
 # Twelve clips of each speaker, two of each emotion; emotions are probed on speakers left out.
 _MADE_CLIPS, _MADE_SPEAKERS = 180, 15
@@ -54,7 +54,7 @@ def check_packages() -> None:
 
 
 def find_clips(workdir: Path, folder: Path | None, manifest: Path | None) -> Clips:
-    """The clips of `manifest` in `folder`; without a manifest all media files in it; without a folder those of
+    """The clips of `manifest` in `folder`; without a manifest all video files in it; without a folder those of
     the talking-face corpus, which the first stage makes.
 
     Raises:
@@ -149,7 +149,8 @@ def choose_probe(rows: Sequence[Row]) -> list[str]:
             # A class of one group only cannot be both learnt and tested.
             classes = sorted(name for name, where in groups.items() if len(where) > 1 and "," not in name)
             if len(classes) > 1:
-                return ["--label", label, "--protocol", protocol, "--classes", ",".join(classes)]
+                # One word: a class such as -1 would be taken for a flag.
+                return ["--label", label, "--protocol", protocol, f"--classes={','.join(classes)}"]
     return []
 
 
@@ -179,13 +180,17 @@ def closing(workdir: Path, stages: Sequence[Stage]) -> str:
 
 
 def _list_folder(folder: Path) -> str:
-    """A manifest of the media files in a folder."""
-    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in MEDIA and path.is_file())
+    """A manifest of the video files in a folder."""
+    listing = Listing()
+    found = list(media_files(folder, listing, VIDEO))
+    if listing.refused:
+        first = listing.refused[0]
+        print(f"left out: {len(listing.refused)} files, as {first.path} ({first.reason})")
     if not found:
-        raise UserError(f"{folder}: no media files in it (looked for {' '.join(MEDIA)})")
-    names = [str(path.relative_to(folder)) for path in found[:: -(-len(found) // _MOST_FILES)]]
+        raise UserError(f"{folder}: no video files in it (looked for {' '.join(sorted(VIDEO))})")
+    names = [str(path) for path in found[:: -(-len(found) // _MOST_FILES)]]
     if len(names) < len(found):
-        print(f"{folder} holds {len(found)} media files: {len(names)} of them, spread evenly, are taken")
+        print(f"{folder} holds {len(found)} video files: {len(names)} of them, spread evenly, are taken")
     print(f"of each file its first {_LONGEST_S} s are taken; a --manifest may say otherwise, and give labels")
     text = io.StringIO(newline="")
     writer = csv.writer(text)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from avemo_jax import demo, stages
+from avemo_jax import cli, demo, stages
 from avemo_jax.config import load_config
 from avemo_jax.demo import Clips
 from avemo_jax.errors import UserError
@@ -55,7 +55,7 @@ def test_a_class_that_is_in_one_group_only_is_not_probed():
         (name, "", fold, "") for name, fold in (("a", "0"), ("a", "1"), ("b", "0"), ("b", "1"), ("c", "1"))
     ]
     flags = demo.choose_probe(rows(*cells))
-    assert flags == ["--label", "face", "--protocol", "folds", "--classes", "a,b"]
+    assert flags == ["--label", "face", "--protocol", "folds", "--classes=a,b"]
 
 
 def test_labels_that_are_numbers_on_a_scale_are_not_probed():
@@ -86,16 +86,27 @@ def test_without_a_package_of_the_extra_nothing_is_begun(monkeypatch):
         demo.check_packages()
 
 
-def test_all_media_files_of_a_folder_are_listed_and_nothing_else(tmp_path):
+def test_classes_that_look_like_flags_are_classes(tmp_path):
+    cells = [(value, "", fold, "") for value in (-1, 0, 1) for fold in ("0", "1")]
+    _, asked = cli._read(
+        "probe", ["--checkpoint", "run", "--data", "data", "--out", "out", *demo.choose_probe(rows(*cells))]
+    )
+    assert asked.classes == "-1,0,1"
+
+
+def test_all_videos_of_a_folder_are_listed_and_nothing_else(tmp_path, capsys):
     folder = tmp_path / "videos"
-    for name in ("b.MP4", "sub/a.avi", "notes.txt"):
+    for name in ("b.MP4", "sub/a.avi", "sub/c.m4v", "notes.txt", "._b.mp4", "__MACOSX/b.mp4"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(b"x")
+    Path(os.fsdecode(os.fsencode(folder) + b"/caf\xe9.mp4")).write_bytes(b"x")
     clips = demo.find_clips(tmp_path / "work", folder, None)
-    assert [row.path for row in read_manifest(clips.manifest)] == ["b.MP4", "sub/a.avi"]
+    assert [row.path for row in read_manifest(clips.manifest)] == ["b.MP4", "sub/a.avi", "sub/c.m4v"]
+    assert "left out: 2 files, as ._b.mp4 (a hidden file)" in capsys.readouterr().out
+    (folder / "sub/c.m4v").unlink()
     shutil.rmtree(folder / "sub")
     (folder / "b.MP4").unlink()
-    with pytest.raises(UserError, match="no media files in it"):
+    with pytest.raises(UserError, match="no video files in it"):
         demo.find_clips(tmp_path / "work", folder, None)
 
 
