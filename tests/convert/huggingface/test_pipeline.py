@@ -72,6 +72,32 @@ def test_a_list_gives_a_list_and_half_a_window_is_between_windows(recognise, tal
     assert alone[0]["told"] == alone[-1]["told"] == pytest.approx(recognise(str(talk)))
 
 
+@pytest.fixture(scope="module")
+def three(talk):
+    """Parts of the file as three clips, of which each view differs."""
+    return [{"files": [talk], "start_s": start, "end_s": start + 2.0} for start in (0.0, 0.7, 2.0)]
+
+
+def test_clips_in_batches_are_told_as_each_alone_by_all_of_their_views(recognise, three, talk):
+    assert recognise.feature_extractor.segments > 1
+    alone = [recognise(clip) for clip in three]
+    assert max(abs(alone[0][name] - alone[2][name]) for name in recognise.names) > 1e-3
+    for size in (1, 2, 3):
+        for one, other in zip(alone, recognise(three, batch_size=size), strict=True):
+            assert one == pytest.approx(other, abs=1e-6)
+    whole = recognise(talk)
+    assert recognise([talk] * 2, batch_size=2) == [pytest.approx(whole, abs=1e-6)] * 2
+    always = AvemoPipeline(model=recognise.model, feature_extractor=recognise.feature_extractor, batch_size=8)
+    assert always([talk]) == [pytest.approx(whole, abs=1e-6)]
+    first, _ = always([talk] * 2, window_s=2.0)
+    assert first == recognise(talk, window_s=2.0)
+
+
+def test_a_dict_of_several_clips_is_refused(recognise, talk):
+    with pytest.raises(ValueError, match="a dict is of one clip: give a list of them"):
+        recognise({"files": [talk, talk]})
+
+
 def test_windows_without_sound_are_gaps_and_a_file_without_any_is_refused(recognise, tmp_path):
     frames = np.random.default_rng(1).integers(0, 255, (4 * RATE, 48, 64, 3)).astype(np.uint8)
     noise = np.random.default_rng(2).integers(-9000, 9000, 16_000).astype(np.int16)

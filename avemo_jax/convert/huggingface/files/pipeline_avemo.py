@@ -113,14 +113,20 @@ class AvemoPipeline(_Pipeline):
         given = dict(clip) if isinstance(clip, dict) else {"files": [clip]}
         if not isinstance(clip, dict):
             given |= {"start_s": start_s, "end_s": end_s}
-        return make(**given, segments=make.segments)
+        views = make(**given, segments=make.segments)
+        if len(views["video"]) != make.segments:
+            raise ValueError("a dict is of one clip: give a list of them")
+        # A batch of one clip with its views: of what transformers collates it takes the first of each.
+        return {name: tensor[None] for name, tensor in views.items()}
 
     def _forward(self, inputs: Any) -> Any:
-        return self.model(**inputs)
+        """{"logits": [B, V, K]} of V views of B clips."""
+        logits = self.model(**{name: views.flatten(0, 1) for name, views in inputs.items()}).logits
+        return {"logits": logits.unflatten(0, inputs["video"].shape[:2])}
 
     def postprocess(self, outputs: Any) -> dict[str, float]:
         """Probabilities from the highest on; values in their order."""
-        told = merged(outputs["logits"].float(), self.model.config.head)
+        told = merged(outputs["logits"][0].float(), self.model.config.head)
         return self._sorted(dict(zip(self.names, told.tolist(), strict=True)))
 
     def _sorted(self, told: dict[str, float]) -> dict[str, float]:
