@@ -1,5 +1,7 @@
 """Long files in the exported folder's pipeline: windows, each told as a clip, joined as our evaluation joins them."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -91,6 +93,17 @@ def test_clips_in_batches_are_told_as_each_alone_by_all_of_their_views(recognise
     assert always([talk]) == [pytest.approx(whole, abs=1e-6)]
     first, _ = always([talk] * 2, window_s=2.0)
     assert first == recognise(talk, window_s=2.0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_model_in_half_precision_tells_about_the_same(recognise, talk, dtype):
+    half = copy.deepcopy(recognise.model).to(dtype)
+    rough = AvemoPipeline(model=half, feature_extractor=recognise.feature_extractor, device="cpu")
+    told = recognise(talk)
+    assert rough(talk) == pytest.approx(told, abs=0.05)
+    assert rough([talk] * 2, batch_size=2) == [pytest.approx(told, abs=0.05)] * 2
+    logits = rough.forward(rough.preprocess(talk))["logits"]
+    assert logits.dtype == torch.float32 and logits.shape[:2] == (1, recognise.feature_extractor.segments)
 
 
 def test_a_dict_of_several_clips_is_refused(recognise, talk):

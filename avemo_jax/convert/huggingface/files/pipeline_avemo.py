@@ -120,13 +120,13 @@ class AvemoPipeline(_Pipeline):
         return {name: tensor[None] for name, tensor in views.items()}
 
     def _forward(self, inputs: Any) -> Any:
-        """{"logits": [B, V, K]} of V views of B clips."""
-        logits = self.model(**{name: views.flatten(0, 1) for name, views in inputs.items()}).logits
-        return {"logits": logits.unflatten(0, inputs["video"].shape[:2])}
+        """{"logits": float32 [B, V, K]} of V views of B clips; the model computes in its own precision."""
+        flat = {name: views.flatten(0, 1).to(self.model.dtype) for name, views in inputs.items()}
+        return {"logits": self.model(**flat).logits.float().unflatten(0, inputs["video"].shape[:2])}
 
     def postprocess(self, outputs: Any) -> dict[str, float]:
         """Probabilities from the highest on; values in their order."""
-        told = merged(outputs["logits"][0].float(), self.model.config.head)
+        told = merged(outputs["logits"][0], self.model.config.head)
         return self._sorted(dict(zip(self.names, told.tolist(), strict=True)))
 
     def _sorted(self, told: dict[str, float]) -> dict[str, float]:
