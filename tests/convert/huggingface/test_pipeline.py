@@ -95,6 +95,12 @@ def test_clips_in_batches_are_told_as_each_alone_by_all_of_their_views(recognise
     assert first == recognise(talk, window_s=2.0)
 
 
+def test_a_tuple_of_files_is_a_list_of_them(recognise, talk):
+    whole = recognise(talk)
+    assert recognise((talk, talk)) == [whole] * 2
+    assert recognise((talk,), window_s=60.0)[0][0]["told"] == pytest.approx(whole)
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_a_model_in_half_precision_tells_about_the_same(recognise, talk, dtype):
     half = copy.deepcopy(recognise.model).to(dtype)

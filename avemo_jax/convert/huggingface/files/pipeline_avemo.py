@@ -47,6 +47,7 @@ class AvemoPipeline(_Pipeline):
         if window_s is None:
             if hop_s is not None:
                 raise ValueError("hop_s is between windows: give window_s too")
+            inputs = list(inputs) if isinstance(inputs, tuple) else inputs
             return super().__call__(inputs, *args, **kwargs)
         hop_s = window_s / 2 if hop_s is None else hop_s
         if not min(window_s, hop_s, step_s) > 0:
