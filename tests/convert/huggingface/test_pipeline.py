@@ -101,6 +101,20 @@ def test_a_tuple_of_files_is_a_list_of_them(recognise, talk):
     assert recognise((talk,), window_s=60.0)[0][0]["told"] == pytest.approx(whole)
 
 
+def test_times_are_of_files_and_a_dict_s_own_count_before_those_of_the_call(recognise, three):
+    first = {"files": three[0]["files"]}
+    told = recognise(three[1])
+    assert recognise(first, start_s=0.7, end_s=2.7) == recognise(three[1], start_s=0.0, end_s=9.0) == told
+    decoded = {
+        "frames": np.zeros((50, 48, 64, 3), np.uint8),
+        "fps": 25,
+        "waveform": np.zeros(32_000, np.int16),
+    }
+    assert recognise(decoded).keys() == told.keys()
+    with pytest.raises(ValueError, match="start_s and end_s are of files"):
+        recognise(decoded, start_s=0.7)
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_a_model_in_half_precision_tells_about_the_same(recognise, talk, dtype):
     half = copy.deepcopy(recognise.model).to(dtype)

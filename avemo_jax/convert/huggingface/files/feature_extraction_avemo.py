@@ -110,10 +110,14 @@ class AvemoFeatureExtractor(FeatureExtractionMixin):
         if (files is None) == (frames is None):
             raise ValueError("give either files, or frames with fps and waveform")
         if files is not None:
+            if fps is not None or waveform is not None:
+                raise ValueError("fps and waveform go with frames: files have their own")
             names = [files] if isinstance(files, (str, os.PathLike)) else list(files)
             starts, ends = _each(start_s, len(names), "start_s"), _each(end_s, len(names), "end_s")
             records = [self._read(*job) for job in zip(names, starts, ends, strict=True)]
         else:
+            if start_s is not None or end_s is not None:
+                raise ValueError("start_s and end_s are of files: cut frames and waveform before")
             if sampling_rate != SAMPLE_RATE:
                 raise ValueError(f"waveform at {sampling_rate} Hz: resample it to {SAMPLE_RATE} Hz")
             if fps is None or waveform is None:

@@ -22,7 +22,7 @@ class AvemoPipeline(_Pipeline):
     """Files, each with picture and sound, or dicts of what the feature extractor takes (`frames`, `fps`, `waveform`).
 
     Every clip is seen in the views that it was tested with, evenly spread over its time, which are merged as in the
-    test. Keyword arguments of a call: `start_s`, `end_s` take a part of the file.
+    test. Keyword arguments of a call: `start_s`, `end_s` take a part of the file, where a dict has none of its own.
 
     With `window_s` a long file becomes a sequence: [{"time_s": seconds from the file's start, "told": as of a clip}],
     a time every `step_s` (0.5). Its windows, every `hop_s` (half a window), are each told as a clip, and joined by
@@ -111,9 +111,8 @@ class AvemoPipeline(_Pipeline):
 
     def preprocess(self, clip: Any, start_s: float | None = None, end_s: float | None = None) -> Any:
         make = self.feature_extractor
-        given = dict(clip) if isinstance(clip, dict) else {"files": [clip]}
-        if not isinstance(clip, dict):
-            given |= {"start_s": start_s, "end_s": end_s}
+        given: dict[str, Any] = {"start_s": start_s, "end_s": end_s}
+        given |= clip if isinstance(clip, dict) else {"files": [clip]}
         views = make(**given, segments=make.segments)
         if len(views["video"]) != make.segments:
             raise ValueError("a dict is of one clip: give a list of them")
