@@ -26,6 +26,7 @@ from input_pipeline.sampling import (
     relative_sound,
     test_frames,
     view_start,
+    window_starts,
 )
 from input_pipeline.targets import Target
 
@@ -93,19 +94,31 @@ class Cut:
 
     def centre(self, record: Record) -> Example:
         """The example from the middle of a clip; a missing picture or sound is zeros."""
-        example = self.window(record, centre_start(len(record.frames), self.frames, self.frame_stride))
+        example = self.window(record, self.middle(len(record.frames), len(record.audio)))
         return {name: value for name, value in example.items() if name not in TIMES}
 
+    def middle(self, count: int, samples: int) -> int:
+        """Where the window in the middle of a clip of so many frames and samples of sound starts."""
+        if not count:
+            return centre_start(samples, self._samples, 1)
+        return centre_start(count, self.frames, self.frame_stride)
+
+    def cover(self, count: int, samples: int) -> list[int]:
+        """Where windows that cover such a clip start: its frames, or its sound where it has none (see `sampling`)."""
+        if not count:
+            return window_starts(samples, self._samples, 1)
+        return window_starts(count, self.frames, self.frame_stride)
+
     def window(self, record: Record, start: int) -> Example:
-        """The example from frame `start` on, and when it is: float32 `video_start_s` and `audio_start_s`, seconds into
-        the clip, and `frame_s` from one frame to the next. Of a clip without pictures it is the middle."""
+        """The example from frame `start` on, or from this sample on of a clip without pictures, and when it is: float32
+        `video_start_s` and `audio_start_s`, seconds into the clip, and `frame_s` from one frame to the next."""
         count, stride = len(record.frames), self.frame_stride
         if count:
             indices = pretrain_frames(count, start, self.frames, stride)
             sound = pretrain_sound(indices, count, stride, record.fps)
             example, seconds = self._fixed(record, indices, sound), (start / record.fps, stride / record.fps)
         else:
-            sound = (max(0, (len(record.audio) - self._samples) // 2), self._samples)
+            sound = (start, self._samples)
             example, seconds = self._arrays(record, [], sound, None), (0.0, 0.0)
         times = zip(TIMES, (*seconds, sound[0] / SAMPLE_RATE), strict=True)
         return example | {name: np.float32(value) for name, value in times}

@@ -264,7 +264,8 @@ def eval_batches(
     """Every record once, in order; a training batch without labels, and `valid` bool [B].
 
     positions: only these records, in this order.
-    starts: the first frame of each, instead of `view`; batches then have the `examples.TIMES` too, float32 [B].
+    starts: where `Cut.window` begins in each, instead of `view`; batches then have the `examples.TIMES` too, float32
+      [B].
     view: "center": the middle of the clip; "segment": the reference's test view `segment` = (index, count);
       "random": time and crop as in training, drawn from `draw` and the clip's position alone.
     allow_missing: as in training; the middle of a clip does without either in any case.

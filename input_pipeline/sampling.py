@@ -48,7 +48,8 @@ def centre_start(count: int, frames: int, stride: int) -> int:
 
 def window_starts(count: int, frames: int, stride: int) -> list[int]:
     """Starts of windows of frames · stride that cover a clip: back to back, the last one moved so that it ends with
-    the clip (ours). A clip that is too short has one."""
+    the clip (ours). A clip that is too short has one. Their sound is what `pretrain_sound` says, of which examples
+    keep what fits: of slow pictures it leaves gaps."""
     last = pretrain_starts(count, frames, stride) - 1
     return sorted({*range(0, last + 1, frames * stride), last})
 

@@ -32,7 +32,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "--windows",
         default="centre",
         choices=("centre", "all"),
-        help="the window in the middle of each clip (default), or all that cover it, back to back",
+        help="the window in the middle of each clip (default), or all that cover its frames back to back, or its sound "
+        "where it has no picture",
     )
     add_sizes(parser)
     add("--split", default="", help="only the clips of this split")

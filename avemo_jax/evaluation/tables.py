@@ -31,10 +31,10 @@ from avemo_jax.models.params import Params, flatten, merge, split
 from avemo_jax.models.streams import fuses
 from avemo_jax.training.mesh import BATCH_RULES, make_mesh, replicated, rows_divisor, shardings
 from input_pipeline.audio import HOP, SAMPLE_RATE
-from input_pipeline.examples import TIMES
+from input_pipeline.examples import TIMES, Cut
 from input_pipeline.loader import eval_batches
 from input_pipeline.records import open_records
-from input_pipeline.sampling import centre_start, pretrain_frames, window_starts
+from input_pipeline.sampling import pretrain_frames
 
 TOKENS = ("last", "fused")  # of the encoders' last layers, or after the fusion
 WINDOWS = ("centre", "all")
@@ -56,7 +56,8 @@ class TableOptions:
 
 
 class Window(NamedTuple):
-    """A row to be: a clip by its index in what was opened, the window's number in it, and its first frame."""
+    """A row to be: a clip by its index in what was opened, the window's number in it, and its first frame; of a clip
+    without pictures its first sample."""
 
     clip: int
     number: int
@@ -133,11 +134,13 @@ class Table:
             yield columns
 
     def _cover(self) -> list[Window]:
-        frames, stride = self._config.model.frames, self._config.data.frame_stride
+        model, data = self._config.model, self._config.data
+        cut = Cut(model.frames, model.image_size, model.audio_frames, data.frame_stride, data.crop)
         windows = []
-        for clip, count in enumerate(self._records.frame_counts):
+        counts = zip(self._records.frame_counts, self._records.sample_counts, strict=True)
+        for clip, (frames, samples) in enumerate(counts):
             every = self._options.windows == "all"
-            starts = window_starts(count, frames, stride) if every else [centre_start(count, frames, stride)]
+            starts = cut.cover(frames, samples) if every else [cut.middle(frames, samples)]
             windows += [Window(clip, number, start) for number, start in enumerate(starts)]
         return windows
 

@@ -101,6 +101,27 @@ def test_windows_cover_a_clip_and_the_last_one_ends_with_it(place, tmp_path):
     assert window_starts(130, 16, 4) == [0, 64, 66] and window_starts(3, 16, 4) == [0]
 
 
+def test_windows_of_a_clip_without_pictures_cover_its_sound(place, tmp_path):
+    """1.2 seconds of sound, of which a window takes 0.655."""
+    heard = [number for number in range(CLIPS) if number % 8 == 2]
+    synthetic.write_folder(tmp_path / "data", lambda number: "picture" if number in heard else "")
+    rows = {}
+    for windows in ("all", "centre"):
+        out = tmp_path / f"{windows}.npz"
+        more = ("--features", "cat4", "--windows", windows)
+        assert write(place, out, *more, data=tmp_path / "data") == 0
+        with np.load(out) as table:
+            unseen = np.isin(table["clip_id"], [f"clip{number:02d}" for number in heard])
+            rows[windows] = {name: table[name][unseen] for name in table.files if name != "about"}
+    assert rows["all"]["window"].tolist() == [0, 1] * len(heard)
+    np.testing.assert_allclose(rows["all"]["audio_s"], 0.655, rtol=1e-6)
+    np.testing.assert_allclose(rows["all"]["audio_start_s"], [0, 1.2 - 0.655] * len(heard), rtol=1e-6)
+    np.testing.assert_allclose(rows["centre"]["audio_start_s"], (1.2 - 0.655) / 2, rtol=1e-6)
+    assert not rows["all"]["video_start_s"].any()
+    vectors = [*rows["all"]["cat4"][:2], rows["centre"]["cat4"][0]]
+    assert all(not np.allclose(vectors[k], vectors[k - 1]) for k in range(3))
+
+
 def test_frames_that_are_repeated_are_where_they_were_taken(place, tmp_path):
     """Of 30 frames, ten at a stride of 4: the one at 28 is the last and stands three times."""
     out = tmp_path / "short.parquet"
