@@ -52,7 +52,7 @@ def result_of(checkpoint: str | Path) -> tuple[Path, str]:
             config = from_json((folder / CONFIG).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return folder, ""
-    if config.get("task") != "finetune" or not read_looks(folder / LOOKS):
+    if config.get("task") not in ("finetune", "several") or not read_looks(folder / LOOKS):
         return folder, ""
     selection, chosen = choices(config, folder)[0]
     return chosen, selection

@@ -20,7 +20,7 @@ from avemo_jax.models.params import split
 from avemo_jax.tasks import clips, finetuning, lessons, looks, make_task
 from avemo_jax.tasks.heads import heads_of, of_head, single_configs, single_params
 from avemo_jax.training import workdir
-from avemo_jax.training.checkpoint_files import load_params, save_params, step_name
+from avemo_jax.training.checkpoint_files import BEST, FOLDER, load_params, save_params, step_name
 from avemo_jax.training.checkpoints import Record
 from avemo_jax.training.mesh import make_mesh
 from avemo_jax.training.starting import placed
@@ -227,6 +227,20 @@ def test_weights_that_test_clips_had_a_say_in_are_called_so(tmp_path, patience, 
     config = teacher_config("select.by=test", "select.score=uar", f"select.patience={patience}")
     write_looks(tmp_path / LOOKS, [{"step": 4, "test_uar": 1.0}])
     assert [name for name, _ in choices(config, tmp_path)] == [LEGACY, last]
+
+
+def test_the_weights_of_the_run_are_those_that_its_heads_have(tmp_path):
+    """The chosen ones, of the best look; the last ones, of a run that chooses none."""
+    write_looks(tmp_path / LOOKS, [{"step": 2, "development_mean_score": 0.5}, {"step": 4}])
+    for words, step, selection in (
+        (CHOSEN, 2, "best on the development clips"),
+        ((), None, "last"),
+    ):
+        config = config_of(*words)
+        (tmp_path / "config.json").write_text(to_json(config))
+        first = choices(config, tmp_path)[0]  # what `hand_out` gives to heads/NAME
+        assert result_of(tmp_path) == first[::-1] and first[0] == selection
+        assert first[1] == (tmp_path / BEST / FOLDER / step_name(step) if step else tmp_path)
 
 
 def test_a_pretrained_run_is_no_teacher(place, mesh, tmp_path):
@@ -529,6 +543,8 @@ def test_a_run_leaves_each_head_as_a_run_of_its_own_that_can_be_judged_and_taugh
         ("rated", 14, rows[2]["n_train"], chosen, best),
         ("rated", 14, rows[2]["n_train"], "last", 3),
     ]
+    checkpoint, selection = result_of(tmp_path / "run")
+    assert load_params(checkpoint)[2] == best and selection == chosen
     assert {"uar", "war"} <= rows[0].keys() and {"ccc", "mae"} <= rows[2].keys()
     _, whole, _ = load_params(tmp_path / "run" / "checkpoints" / step_name(best))
     for name, columns in (("shade", slice(0, 2)), ("rated", slice(2, 3))):
