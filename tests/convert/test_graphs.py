@@ -2,20 +2,23 @@
 
 import builtins
 import json
+import math
 import subprocess
 import sys
 
+import jax.numpy as jnp
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
 import torch
 
+from avemo_jax.config import load_config
 from avemo_jax.convert import hicmae, torch_model
 from avemo_jax.convert.graphs import onnx_file
 from avemo_jax.convert.graphs.about import output_names
 from avemo_jax.errors import UserError
-from tests.convert.small_models import SIZES, run_export
+from tests.convert.small_models import CONFIGS, SIZES, run_export
 
 FORMS = ("onnx", "stablehlo")
 
@@ -106,6 +109,31 @@ def test_a_graph_that_computes_something_else_is_not_kept(imported, tmp_path, ca
     assert "FAIL" in captured.out and "nothing was written" in captured.err
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
     assert (tmp_path / "model").read_bytes() == b"old"
+
+
+@pytest.mark.parametrize("batch", [0, 1])
+@pytest.mark.parametrize(("off", "ok"), [(math.nan, False), (6e-5, False), (4e-5, True)])
+def test_a_batch_that_is_off_is_told_beside_one_whose_outputs_and_limit_are_larger(
+    monkeypatch, batch, off, ok
+):
+    from avemo_jax.convert.graphs import verify
+
+    sizes = [1.0, 100.0] if batch == 0 else [100.0, 1.0]  # of the outputs
+
+    def ours(model, clip, config):
+        return dict.fromkeys(output_names("finetune"), jnp.full(2, sizes[len(clip.video) > 1]))
+
+    def theirs(form, path, work):
+        for number, size in enumerate(sizes):
+            values = np.full(2, size, np.float32) + np.float32(off if number == batch else 1e-3)
+            np.savez(work / f"outputs_{number}.npz", **dict.fromkeys(output_names("finetune"), values))
+
+    monkeypatch.setattr(verify, "model_in_float32", lambda config: lambda params: None)
+    monkeypatch.setattr(verify, "named_outputs", ours)
+    monkeypatch.setattr(verify, "_run_outside", theirs)
+    found = verify.verify(None, "stablehlo", load_config(*CONFIGS["finetune"]), {})
+    assert [row.ok for row in found] == [ok, ok]
+    assert [row.max_abs for row in found] == pytest.approx([off, off], rel=0.1, nan_ok=True)
 
 
 @pytest.mark.parametrize("imported", ["finetune"], indirect=True)
