@@ -23,6 +23,7 @@ from input_pipeline.media import AUDIO_RATE, STAMP_ERROR_S, Clip, read_clip
 from input_pipeline.record import Record, encode_picture
 
 CROPS = ("none", "fixed", "face")
+EITHER = "either"
 LEFT, RIGHT = "left", "right"  # halves of a picture
 MIN_SAMPLES = 1024  # 64 ms: the reference refuses shorter sound
 
@@ -42,7 +43,8 @@ class ClipOptions:
     min_face_share: with "face", of the frames, in which it must be found; else the clip is rejected.
     jpeg_quality: 95 is hard to tell from the source; targets are normalised per patch, which would bring out
       the artefacts of lower ones.
-    allow_missing: "none", "sound", "picture": a clip may lack it (for instance a corpus of speech only).
+    allow_missing: "none", "sound", "picture": a clip may lack it (for instance a corpus of speech only); "either": one
+      of both.
     min_s: shorter clips are rejected.
     max_gap_s: picture and sound whose ends lie further apart are both cut to the shorter one.
     """
@@ -215,9 +217,9 @@ def _compressed(frame: np.ndarray, options: ClipOptions) -> bytes:
 
 def _checked(clip: StoredClip, options: ClipOptions) -> StoredClip:
     """The clip, cut to what picture and sound share; raises the reason to leave it out."""
-    if not clip.frames and options.allow_missing != "picture":
+    if not clip.frames and options.allow_missing not in ("picture", EITHER):
         raise MediaError("no picture")
-    if not len(clip.audio) and options.allow_missing != "sound":
+    if not len(clip.audio) and options.allow_missing not in ("sound", EITHER):
         raise MediaError("no sound")
     if clip.frames and len(clip.audio) and abs(clip.video_s - clip.audio_s) > options.max_gap_s:
         end_s = min(clip.video_s, clip.audio_s)

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from avemo_jax import __version__
 from avemo_jax.convert.huggingface.facts import Facts, ProbeRows
-from avemo_jax.convert.huggingface.folder import kind_of
+from avemo_jax.convert.huggingface.folder import kind_of, may_lack
 from avemo_jax.convert.huggingface.judged import suites_of, traits_of
 from avemo_jax.convert.huggingface.tested import outputs_in_words, raw_outputs, test_of, told_in_words
 from avemo_jax.convert.huggingface.verify import SAME_FILE, SAME_TENSORS, Verified
@@ -355,13 +355,21 @@ def _limits(config: ConfigDict, facts: Facts, stored: Stored) -> str:
         ),
         framing,
         f"It sees {seconds:.1f} s at a time: {seen}, unless parts of it are given.",
-        "Files need both picture and sound.",
+        _LACKING[may_lack(config)],
         "What it learnt is bound to its training data. Other languages, speakers, cameras, or spontaneous instead "
         f"of acted emotion may give worse results. Which languages{corpora} those were is not recorded here.",
         *_not_evaluated(facts),
         "What a face and a voice express is not what a person feels or intends. Not for decisions about people.",
     ]
     return "## Limits\n\n" + "\n".join(f"- {line}" for line in lines)
+
+
+_LACKING = {
+    "none": "Files need both picture and sound.",
+    "picture": "Files need sound; one without a picture is taken as black frames, as in training.",
+    "sound": "Files need a picture; one without sound is taken as silent, as in training.",
+    "either": "Files need picture or sound; what one lacks is taken as black frames or silence, as in training.",
+}
 
 
 def _not_evaluated(facts: Facts) -> Iterator[str]:

@@ -26,7 +26,9 @@ from avemo_jax.models.params import Params
 from avemo_jax.models.positions import in_words
 from avemo_jax.training import manifest
 from input_pipeline.errors import DataError
-from input_pipeline.storing import ClipOptions
+from input_pipeline.mixtures import folders_of
+from input_pipeline.prepare import read_options
+from input_pipeline.storing import EITHER, ClipOptions
 from input_pipeline.targets import Target, target_of
 
 MODEL_TYPE = "avemo_hicmae"  # as in files/configuration_hicmae.py, which cannot be read without transformers
@@ -128,6 +130,7 @@ def _head(
 
 def preprocessor_config(config: ConfigDict, options: ClipOptions) -> dict[str, Any]:
     """`preprocessor_config.json`."""
+    lacking = may_lack(config)
     return {
         "auto_map": {"AutoFeatureExtractor": _EXTRACTOR, "AutoProcessor": _EXTRACTOR},
         "feature_extractor_type": _EXTRACTOR.partition(".")[2],
@@ -135,12 +138,24 @@ def preprocessor_config(config: ConfigDict, options: ClipOptions) -> dict[str, A
         "frame_stride": config.data.frame_stride,
         "crop": config.data.crop,
         **({"segments": config.views.segments} if config.task == "finetune" else {}),
-        "prepare": prepare_options(options),
+        "prepare": prepare_options(options) | ({"allow_missing": lacking} if lacking != "none" else {}),
     }
 
 
+def may_lack(config: ConfigDict) -> str:
+    """What a file may lack, as in `ClipOptions.allow_missing`: what the folders of a run let their clips lack, where it
+    learnt from such clips; of folders that are gone it is not known which, and either is taken."""
+    if not config.data.get("allow_missing", False):
+        return "none"
+    try:
+        found = {read_options(path).allow_missing for path in folders_of(config.data)} - {"none"}
+    except DataError:
+        return EITHER
+    return EITHER if len(found) > 1 else next(iter(found), "none")
+
+
 def prepare_options(options: ClipOptions) -> dict[str, Any]:
-    """What the extractor has to know of how clips are stored."""
+    """What the extractor has to know of how clips are stored, and what has to be the same in all folders of a run."""
     names = ["crop", "short_side", "jpeg_quality", "min_s", "max_gap_s"]
     names += ["min_face_share"] if options.crop == "face" else []
     return {name: getattr(options, name) for name in names}

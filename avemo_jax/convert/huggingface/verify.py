@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,7 +23,7 @@ from PIL import Image
 from avemo_jax import frontend
 from avemo_jax.batch import Clip
 from avemo_jax.convert.huggingface import outside
-from avemo_jax.convert.huggingface.folder import kind_of, output_names
+from avemo_jax.convert.huggingface.folder import kind_of, may_lack, output_names
 from avemo_jax.convert.verify import (
     Difference,
     as_torch,
@@ -86,7 +87,7 @@ def verify(
       config: the run's.
       params: ours.
       options: how clips are stored, as in the folder.
-      clip: a media file with picture and sound; None makes one.
+      clip: a media file, with picture and sound where the folder needs both; None makes one.
       decision: of a classifier, what was fitted on development clips.
 
     Raises:
@@ -134,11 +135,14 @@ def _told(outputs: np.ndarray, config: ConfigDict, decision: Mapping[str, Any] |
 def _prepared(path: Path, config: ConfigDict, options: ClipOptions) -> tuple[Clip, list[Clip]]:
     """The clip as evaluation sees it: through a record's bytes, cut at the centre view, normalised; and in the views
     that a fine-tuned model is tested with."""
+    lacking = may_lack(config)
+    options = replace(options, allow_missing=lacking)
     outcome = make_record((path.parent, Row(path.name, path.name), options))
     if outcome.reason:
         raise UserError(f"{path}: {outcome.reason}; give another clip to compare on")
     model, data = config.model, config.data
-    cut = Cut(model.frames, model.image_size, model.audio_frames, data.frame_stride, data.crop)
+    sizes = model.frames, model.image_size, model.audio_frames
+    cut = Cut(*sizes, data.frame_stride, data.crop, allow_missing=lacking != "none")
     record = records.decode(outcome.data)
     segments = config.views.segments if config.task == "finetune" else 0
 

@@ -14,7 +14,11 @@ from avemo_jax.convert.huggingface import bundle, folder
 from avemo_jax.convert.huggingface.files.configuration_hicmae import HiCMAEConfig
 from avemo_jax.convert.weight_files import read_weights
 from avemo_jax.training import manifest
+from input_pipeline.manifests import Row
+from input_pipeline.prepare import prepare
+from input_pipeline.storing import ClipOptions
 from tests.convert.small_models import SIZES, assert_same_bits, run_export, run_import
+from tests.input_pipeline.containers import tone, write
 
 ROOT = Path(__file__).parents[3]
 THEIRS = {
@@ -173,6 +177,22 @@ def test_preparation_is_that_of_the_data_or_else_the_default_and_says_which(
         assert {
             name: config[name] for name in ("frames", "image_size", "audio_frames", "mel_bins")
         }.items() <= (SIZES.items())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("imported", ["finetune"], indirect=True)
+def test_a_model_that_learnt_from_sound_alone_is_compared_on_a_sound_file(imported, tmp_path, capsys):
+    """The whole way: the file through transformers without us, and through a record and JAX."""
+    heard, data = tmp_path / "heard.wav", tmp_path / "data"
+    write(heard, None, tone(16_000, 3.0), audio_rate=16_000, codecs=("", "pcm_s16le"))
+    prepare([Row("heard.wav", "heard")], tmp_path, data, ClipOptions(allow_missing="picture"), workers=0)
+    for allowed, code in ((False, 2), (True, 0)):
+        run, out = tmp_path / f"run_{allowed}", tmp_path / f"out_{allowed}"
+        words = f"data.path={data}", f"data.allow_missing={allowed}"
+        assert run_import("finetune", imported[2].parent / "theirs.pth", run, *words) == 0
+        assert run_export(run, "huggingface", out, "--verify", "--clip", str(heard)) == code
+    assert "heard.wav: no picture; give another clip to compare on" in capsys.readouterr().err
+    assert "one without a picture is taken as black frames" in (out / "README.md").read_text()
 
 
 def test_a_folder_of_ours_is_replaced_and_that_is_said(exported, tmp_path, capsys):

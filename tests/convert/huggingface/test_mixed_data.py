@@ -6,8 +6,8 @@ from dataclasses import asdict
 import pytest
 
 from avemo_jax.config import load_config
-from avemo_jax.convert.huggingface import exporting, facts
-from avemo_jax.convert.huggingface.card import write_card
+from avemo_jax.convert.huggingface import exporting, facts, folder
+from avemo_jax.convert.huggingface.card import Stored, write_card
 from input_pipeline.prepare import prepare
 from input_pipeline.records import open_records
 from input_pipeline.storing import ClipOptions
@@ -46,6 +46,26 @@ def test_what_a_folder_lets_its_clips_lack_makes_no_difference(tmp_path):
     lacking = noted(tmp_path / "lacking", crop="face", allow_missing="sound")
     stored, _ = exporting._stored(config_of(faces, lacking))
     assert stored.known and stored.options == ClipOptions(crop="face")
+
+
+def test_files_may_lack_what_clips_that_were_learnt_from_lacked(tmp_path):
+    whole = noted(tmp_path / "whole")
+    heard, seen = (noted(tmp_path / name, allow_missing=name) for name in ("picture", "sound"))
+    for paths, lacking, said in (
+        ([whole], "none", "Files need both picture and sound."),
+        ([whole, heard], "picture", "one without a picture is taken as black frames"),
+        ([heard, seen], "either", "Files need picture or sound"),
+        ([tmp_path / "gone"], "either", "Files need picture or sound"),
+    ):
+        config = config_of(*paths)
+        assert folder.may_lack(config) == "none"
+        config.data.allow_missing = True
+        written = folder.preprocessor_config(config, ClipOptions())["prepare"]
+        assert written.get("allow_missing", "none") == lacking
+        card = write_card(
+            config, facts.Facts(3, versions={}), Stored(ClipOptions(), True), 10, "unknown", None
+        )
+        assert said in card
 
 
 def test_folders_that_were_prepared_in_different_ways_do_not_but_for_a_crop_of_all(folders, tmp_path):

@@ -6,14 +6,20 @@ import numpy as np
 import pytest
 import torch
 
+from avemo_jax import frontend
 from avemo_jax.config import load_config
 from avemo_jax.convert.huggingface import folder
 from avemo_jax.convert.huggingface.files.configuration_hicmae import HiCMAEConfig
+from avemo_jax.convert.huggingface.files.deciding import merged
 from avemo_jax.convert.huggingface.files.feature_extraction_avemo import AvemoFeatureExtractor
 from avemo_jax.convert.huggingface.files.modeling_hicmae import HiCMAEForVideoClassification
 from avemo_jax.convert.huggingface.files.pipeline_avemo import AvemoPipeline
+from avemo_jax.convert.verify import as_torch
 from avemo_jax.evaluation import stitching
 from avemo_jax.evaluation.windows import RULES
+from input_pipeline.loader import eval_batches
+from input_pipeline.manifests import Row
+from input_pipeline.prepare import prepare
 from input_pipeline.storing import ClipOptions
 from tests.convert.small_models import CONFIGS
 from tests.input_pipeline.containers import write
@@ -140,6 +146,44 @@ def test_windows_without_sound_are_gaps_and_a_file_without_any_is_refused(recogn
     write(tmp_path / "mute.mkv", frames, None)
     with pytest.raises(ValueError, match=r"mute.mkv: no sound"):
         recognise(tmp_path / "mute.mkv", window_s=1.0)
+
+
+def test_files_that_lack_what_clips_of_the_training_lacked_are_told_as_their_records_are(
+    recognise, talk, tmp_path
+):
+    noise = np.random.default_rng(3).integers(-9000, 9000, 48_000).astype(np.int16)
+    write(tmp_path / "heard.wav", None, noise, audio_rate=16_000, codecs=("", "pcm_s16le"))
+    frames = np.random.default_rng(4).integers(0, 255, (3 * RATE, 48, 64, 3)).astype(np.uint8)
+    write(tmp_path / "seen.mkv", frames, None)
+    model, sizes = recognise.model, recognise.feature_extractor
+    sizes = {name: getattr(sizes, name) for name in ("frames", "image_size", "audio_frames")}
+    for name, lacking in (("heard.wav", "picture"), ("seen.mkv", "sound")):
+        folder_of = tmp_path / lacking
+        prepare([Row(name, name)], tmp_path, folder_of, ClipOptions(allow_missing=lacking), workers=0)
+        words = [*CONFIGS["finetune"][1], f"data.path={folder_of}", "data.allow_missing=true"]
+        config = load_config(CONFIGS["finetune"][0], words)
+        values = folder.preprocessor_config(config, ClipOptions())
+        assert values["prepare"]["allow_missing"] == lacking
+        lenient = AvemoPipeline(model=model, feature_extractor=AvemoFeatureExtractor(**values), device="cpu")
+        views = []
+        for segment in range(count := config.views.segments):
+            (batch,) = eval_batches(
+                str(folder_of), **sizes, batch_size=1, frame_stride=config.data.frame_stride, crop=config.data.crop,
+                view="segment", segment=(segment, count), allow_missing=True,
+            )  # fmt: skip
+            fields = {key: batch[key] for key in ("video", "waveform", "waveform_length", "waveform_mean")}
+            clip = map(torch.from_numpy, as_torch(frontend.to_clip(fields, mels=config.model.mel_bins)))
+            views.append(model(*clip).logits.detach().numpy())
+        expected = merged(np.concatenate(views), model.config.head)
+        told = lenient(tmp_path / name)
+        np.testing.assert_allclose([told[label] for label in lenient.names], expected, atol=1e-4)
+        assert lenient([tmp_path / name] * 2, batch_size=2)[1] == pytest.approx(told, abs=1e-6)
+        assert len(lenient(tmp_path / name, window_s=1.5)) == 6
+        with pytest.raises(ValueError, match=f"{name}: no {lacking}"):
+            recognise(tmp_path / name)
+        other = {"heard.wav": "seen.mkv", "seen.mkv": "heard.wav"}[name]
+        with pytest.raises(ValueError, match=f"{other}: no "):
+            lenient(tmp_path / other)
 
 
 @pytest.mark.parametrize(

@@ -52,7 +52,8 @@ class AvemoFeatureExtractor(FeatureExtractionMixin):
       segments: views of a clip that a fine-tuned model was tested with, which its pipeline takes too.
       prepare: how clips were stored for training, see `ClipOptions`: crop, short_side, jpeg_quality, min_s,
         max_gap_s, min_face_share. With its crop "face" a face is found and cut out as for training, which needs
-        two more packages; without them, or where no face is found, clips are refused.
+        two more packages; without them, or where no face is found, clips are refused. allow_missing: what clips of
+        the training lacked; a file that lacks it is taken too, with black frames or silence.
     """
 
     model_input_names = ("video", "audio")
@@ -92,7 +93,8 @@ class AvemoFeatureExtractor(FeatureExtractionMixin):
         """`video` float32 [B, 3, T, H, W] and `audio` float32 [B, 1, audio_frames, mel_bins].
 
         Args:
-          files: one media file or several, each with picture and sound. One clip is taken from the middle.
+          files: one media file or several, each with picture and sound (but see allow_missing). One clip is taken
+            from the middle.
           start_s, end_s: only this part of the files, in seconds; one value for all, or one for each file. The
             clip is then taken from the middle of the part.
           frames: instead of files, uint8 RGB [T, H, W, 3], all frames of a clip at a constant rate; or a list.
@@ -130,7 +132,9 @@ class AvemoFeatureExtractor(FeatureExtractionMixin):
             records = [self._take(number, *job) for number, job in enumerate(jobs)]
         if not records:
             raise ValueError("no clips were given")
-        cut = Cut(self.frames, self.image_size, self.audio_frames, self.frame_stride, self.crop)
+        sizes = self.frames, self.image_size, self.audio_frames
+        lacking = self.prepare.get("allow_missing", "none") != "none"
+        cut = Cut(*sizes, self.frame_stride, self.crop, allow_missing=lacking)
         if segments is None:
             examples = [cut.centre(record) for record in records]
         else:
