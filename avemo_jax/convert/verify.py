@@ -34,7 +34,7 @@ class Difference(NamedTuple):
 
     @property
     def ok(self) -> bool:
-        return self.max_abs <= self.limit  # not so for NaN
+        return self.max_abs <= self.limit and self.max_abs < math.inf  # not so for NaN
 
 
 def verify(state: StateDict, config: ConfigDict, params: Params) -> list[Difference]:

@@ -112,7 +112,7 @@ def test_a_graph_that_computes_something_else_is_not_kept(imported, tmp_path, ca
 
 
 @pytest.mark.parametrize("batch", [0, 1])
-@pytest.mark.parametrize(("off", "ok"), [(math.nan, False), (6e-5, False), (4e-5, True)])
+@pytest.mark.parametrize(("off", "ok"), [(math.nan, False), (math.inf, False), (6e-5, False), (4e-5, True)])
 def test_a_batch_that_is_off_is_told_beside_one_whose_outputs_and_limit_are_larger(
     monkeypatch, batch, off, ok
 ):
