@@ -11,9 +11,11 @@ workers made it. Not here: decoding (media) and the bytes of a record (records).
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import errno
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -23,7 +25,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from input_pipeline import beam, blazeface, faces, folders, records
+from input_pipeline import beam, blazeface, faces, folders, records, stores
 from input_pipeline.clips import ClipOptions, Outcome, make_record
 from input_pipeline.errors import DataError
 from input_pipeline.manifests import SPLIT_NAME, SPLIT_RULE, Refused, Row
@@ -125,24 +127,26 @@ def prepare(
 
 
 def read_options(path: str | os.PathLike) -> ClipOptions:
-    """How the clips of a prepared folder were stored; raises DataError where the note of it is not there."""
-    noted = Path(path) / "prepare" / "plan.json"
+    """How the clips of a prepared folder, on disk or on object storage, were stored; raises DataError where the note
+    of it is not there."""
+    noted = f"{_VERB}/plan.json"
     try:
-        plan = {"min_face_share": ClipOptions.min_face_share, **json.loads(noted.read_text(encoding="utf-8"))}
+        found = json.loads(stores.read_file(path, noted))
+        plan = {"min_face_share": ClipOptions.min_face_share, **found}
         return ClipOptions(**{option.name: plan[option.name] for option in fields(ClipOptions)})
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{noted}: no note of how these clips were prepared") from error
+        raise DataError(f"{path}/{noted}: no note of how these clips were prepared") from error
 
 
 def read_notes(path: str | os.PathLike) -> tuple[Counter[str], list[float]]:
-    """What preparing the folder noted: {reason: rejected clips}, and of each clip in which a face was looked for the
-    share of frames in which it was found. Both are empty in a folder that another program wrote."""
-    path = Path(path)
+    """What preparing the folder, on disk or on object storage, noted: {reason: rejected clips}, and of each clip in
+    which a face was looked for the share of frames in which it was found. Both are empty in a folder that another
+    program wrote."""
     reasons: Counter[str] = Counter()
-    if (path / REJECTED_LIST).exists():
-        with open(path / REJECTED_LIST, newline="", encoding="utf-8") as file:
-            reasons.update(row["reason"] for row in csv.DictReader(file))
-    notes = (json.loads(note.read_text()) for note in sorted((path / _VERB).glob("shard-*.json")))
+    with contextlib.suppress(FileNotFoundError):
+        listed = stores.read_file(path, REJECTED_LIST).decode("utf-8")
+        reasons.update(row["reason"] for row in csv.DictReader(io.StringIO(listed, newline="")))
+    notes = map(json.loads, stores.read_files(path, _VERB, "shard-*.json"))
     return reasons, [clip["found"] / clip["frames"] for note in notes for clip in note.get("faces", ())]
 
 

@@ -105,7 +105,8 @@ def open_records(path: str | os.PathLike, split: str = "") -> Records:
     Raises:
       DataError: when the folder holds no finished dataset, or none of that split.
     """
-    path = local_copy(os.fspath(path)) if scheme_of(path) else Path(path)
+    source = os.fspath(path)
+    path = local_copy(source) if scheme_of(path) else Path(path)
     if not (path / "dataset_info.json").exists():
         unfinished = (path / "prepare").is_dir()
         hint = (
@@ -135,7 +136,7 @@ def open_records(path: str | os.PathLike, split: str = "") -> Records:
     for file in files:
         if not os.path.exists(file):
             raise DataError(f"{file}: this shard is missing; prepare the folder again")
-    return Records(path, files, lengths, splits, start or 0)
+    return Records(path, files, lengths, splits, start or 0, source)
 
 
 class Records:
@@ -143,12 +144,19 @@ class Records:
 
     splits: {name: number of records} of the splits that were opened, in order.
     first_position: the position in the whole folder of the record with index 0.
+    source: the folder as it was asked for; of one on object storage `path` is the copy, which has no notes.
     """
 
     def __init__(
-        self, path: Path, files: list[str], lengths: list[int], splits: dict[str, int], first_position: int
+        self,
+        path: Path,
+        files: list[str],
+        lengths: list[int],
+        splits: dict[str, int],
+        first_position: int,
+        source: str,
     ):
-        self.path = path
+        self.path, self.source = path, source
         self.splits = splits
         self.first_position = first_position
         self._files = files

@@ -10,6 +10,7 @@ import base64
 import contextlib
 import errno
 import fcntl
+import fnmatch
 import hashlib
 import importlib.util
 import itertools
@@ -91,6 +92,45 @@ def exit_code(error: Exception) -> int:
     """Of a command that a store's client ends: 2 where the path, or the right to it, is at fault, 1 where the store
     failed, which may go well the next time."""
     return 2 if errno_of(error) in _PATH_IS_WRONG else 1
+
+
+def read_file(folder: str | os.PathLike, name: str) -> bytes:
+    """A small file of a folder on disk or on object storage, without a copy of the folder.
+
+    Raises:
+      FileNotFoundError: it is not there.
+      DataError: the store cannot be read.
+    """
+    if not scheme_of(folder):
+        return (Path(folder) / name).read_bytes()
+    store, root = open_store(folder)
+    with _read_errors(f"{os.fspath(folder).rstrip('/')}/{name}"):
+        return store.cat_file(f"{root}/{name}")
+
+
+def read_files(folder: str | os.PathLike, within: str, pattern: str) -> list[bytes]:
+    """The small files right in `within`, a folder in `folder`, whose names match, by name; raises as `read_file`."""
+    if not scheme_of(folder):
+        return [path.read_bytes() for path in sorted((Path(folder) / within).glob(pattern))]
+    store, root = open_store(folder)
+    with _read_errors(f"{os.fspath(folder).rstrip('/')}/{within}"):
+        names = [name for name in store.find(f"{root}/{within}", maxdepth=1) if _matches(name, pattern)]
+        contents = store.cat(names) if names else {}
+    return [contents[name] for name in sorted(names)]
+
+
+def _matches(name: str, pattern: str) -> bool:
+    return fnmatch.fnmatchcase(name.rpartition("/")[2], pattern)
+
+
+@contextlib.contextmanager
+def _read_errors(what: str) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # of as many kinds as there are stores
+        raise _unread(f"{what}:", error, "see that it is there and may be read") from error
 
 
 def local_copy(url: str) -> Path:

@@ -103,6 +103,13 @@ def upload(folder: Path, url: str) -> None:
             store.put_file(str(path), f"{root}/{path.relative_to(folder).as_posix()}")
 
 
+def in_memory(patch: pytest.MonkeyPatch, cache: Path) -> str:
+    """The address of a store in this process, with copies in `cache`: for what is read alike in every store."""
+    patch.setitem(stores.STORES, "memory", ("fsspec", ""))
+    patch.setenv(stores.CACHE, str(cache))
+    return f"memory://{cache.parent.name}"
+
+
 def _await(url: str, server: subprocess.Popen) -> None:
     ends = time.monotonic() + 60
     while time.monotonic() < ends:

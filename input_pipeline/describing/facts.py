@@ -113,7 +113,7 @@ def statements(levels: dict[str, int], seen: str) -> tuple[tuple[str, bool], ...
 
 def _seen(records: Records) -> str:
     try:
-        return "face" if read_options(records.path).crop == "face" else "picture"
+        return "face" if read_options(records.source).crop == "face" else "picture"
     except DataError:  # no note of it
         return "picture"
 

@@ -41,10 +41,10 @@ def record(name, audio=(), step=None):
 
 
 class Some:
-    """Records in memory; None stands for a damaged one. `path` is of no folder, unless one is given."""
+    """Records in memory; None stands for a damaged one. They are of no folder, unless one is given."""
 
     def __init__(self, *some, path="nowhere"):
-        self.some, self.path = some, Path(path)
+        self.some, self.source = some, path
         self.clip_ids = [one.clip_id if one else f"damaged{n}" for n, one in enumerate(some)]
 
     def __len__(self):

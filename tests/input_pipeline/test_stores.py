@@ -15,8 +15,10 @@ import numpy as np
 import pytest
 
 from input_pipeline import stores
+from input_pipeline.describing import facts
 from input_pipeline.errors import DataError, StoreFailed
 from input_pipeline.loader import eval_batches
+from input_pipeline.prepare import read_notes, read_options
 from input_pipeline.records import open_records
 from tests import object_stores
 
@@ -256,3 +258,66 @@ def test_a_process_that_has_compared_its_copy_reads_on_while_the_store_does_not_
         with pytest.raises(StoreFailed, match="clips: cannot be read"):
             stores.local_copy("s3://bucket/clips")
     assert (stores.local_copy("s3://bucket/clips") / "c").read_text() == "other"
+
+
+def note_faces(folder: Path) -> None:
+    """As if the folder had been cut to faces: in the plan, in two shards' notes, and with a rejected clip."""
+    plan = json.loads((folder / "prepare" / "plan.json").read_text())
+    (folder / "prepare" / "plan.json").write_text(json.dumps(plan | {"crop": "face", "min_face_share": 0.75}))
+    (folder / "rejected.csv").write_text("path,clip_id,reason\nä.mp4,ä,no face found\n", encoding="utf-8")
+    for number, found in enumerate((3, 4)):
+        note = {"faces": [{"clip_id": "c", "frames": 4, "found": found, "others": 0}]}
+        (folder / "prepare" / f"shard-0000{number}.json").write_text(json.dumps(note))
+
+
+@pytest.fixture
+def noted(prepared_folder, tmp_path, monkeypatch):
+    """A prepared folder with notes of faces, on disk and in a store."""
+    shutil.copytree(prepared_folder, tmp_path / "clips")
+    for note in (tmp_path / "clips" / "prepare").glob("shard-*"):
+        note.unlink()
+    note_faces(tmp_path / "clips")
+    place = f"{object_stores.in_memory(monkeypatch, tmp_path / 'cache')}/clips"
+    object_stores.upload(tmp_path / "clips", place)
+    return tmp_path / "clips", place
+
+
+def test_the_notes_of_a_folder_are_read_in_its_store_and_without_a_copy(noted, tmp_path):
+    folder, place = noted
+    assert read_options(place) == read_options(f"{place}/") == read_options(folder)
+    assert read_options(place).crop == "face" and read_options(place).min_face_share == 0.75
+    assert read_notes(place) == read_notes(folder) == ({"no face found": 1}, [0.75, 1.0])
+    assert not (tmp_path / "cache").exists()
+    store, root = stores.open_store(place)
+    store.rm([f"{root}/prepare", f"{root}/rejected.csv"], recursive=True)
+    assert read_notes(place) == ({}, [])
+    with pytest.raises(DataError, match=f"{place}/prepare/plan.json: no note of how"):
+        read_options(place)
+
+
+def test_a_store_that_does_not_answer_is_told_from_a_note_that_is_not_there(noted, monkeypatch):
+    store, _ = stores.open_store(noted[1])
+
+    def silent(*_, **__):
+        raise ConnectionError("no answer")
+
+    monkeypatch.setattr(store, "cat_file", silent)
+    for read in (read_options, read_notes):
+        with pytest.raises(DataError, match=r"cannot be read \(no answer\)"):
+            read(noted[1])
+
+
+def test_what_is_described_is_known_to_be_faces_by_the_notes_in_the_store(noted):
+    records = open_records(noted[1])
+    assert facts._seen(records) == "face" and records.source == noted[1]
+    assert not (records.path / "prepare").exists()
+
+
+@pytest.mark.slow
+def test_notes_in_real_stores(bucket, prepared_folder):
+    object_stores.upload(prepared_folder, f"{bucket}/notes")
+    assert read_options(f"{bucket}/notes") == read_options(prepared_folder)
+    assert read_notes(f"{bucket}/notes") == read_notes(prepared_folder)
+    for place in (f"{bucket}/none", f"{bucket}-none/data"):
+        with pytest.raises(DataError, match="no note of how|cannot be read"):
+            read_options(place)

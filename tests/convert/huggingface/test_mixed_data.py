@@ -11,7 +11,7 @@ from avemo_jax.convert.huggingface.card import Stored, write_card
 from input_pipeline.prepare import prepare
 from input_pipeline.records import open_records
 from input_pipeline.storing import ClipOptions
-from tests import real_clips
+from tests import object_stores, real_clips
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +79,14 @@ def test_folders_that_were_prepared_in_different_ways_do_not_but_for_a_crop_of_a
     assert "the cut as in the training data" in card
     stored, _ = exporting._stored(config_of(faces[0], noted(tmp_path / "whole")))
     assert not stored.known and stored.options == ClipOptions()
+
+
+def test_clips_on_object_storage_are_cut_as_its_notes_say(tmp_path, monkeypatch):
+    place = object_stores.in_memory(monkeypatch, tmp_path / "cache")
+    object_stores.upload(noted(tmp_path / "faces", crop="face", min_face_share=0.75), f"{place}/faces")
+    stored, where = exporting._stored(config_of(f"{place}/faces"))
+    assert stored.known and stored.options == ClipOptions(crop="face", min_face_share=0.75)
+    assert where == f"as in {place}/faces"
 
 
 def test_the_data_of_a_run_is_that_of_all_its_folders(folders):
