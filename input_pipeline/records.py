@@ -12,6 +12,7 @@ import bisect
 import csv
 import errno
 import functools
+import io
 import itertools
 import json
 import os
@@ -20,7 +21,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -31,7 +32,7 @@ from input_pipeline.audio import SAMPLE_RATE
 from input_pipeline.errors import DataError
 from input_pipeline.record import Record
 from input_pipeline.record import encode_picture as encode_picture  # who makes records finds all of it here
-from input_pipeline.stores import local_copy, scheme_of
+from input_pipeline.stores import local_copy, read_file, scheme_of
 
 DATASET = "avemo_clips"
 VERSION = "1.0.0"  # of the layout: raise it when a field changes
@@ -137,6 +138,36 @@ def open_records(path: str | os.PathLike, split: str = "") -> Records:
         if not os.path.exists(file):
             raise DataError(f"{file}: this shard is missing; prepare the folder again")
     return Records(path, files, lengths, splits, start or 0, source)
+
+
+class Lists(NamedTuple):
+    """splits: as of `Records`; sound_s: likewise."""
+
+    splits: dict[str, int]
+    sound_s: float | None
+
+
+def read_lists(path: str | os.PathLike, split: str = "") -> Lists:
+    """How much a prepared folder holds, by its lists alone: one on object storage is not copied for it.
+
+    Raises:
+      DataError: there is no dataset, none of that split, or it cannot be read.
+    """
+    try:
+        info = json.loads(read_file(path, "dataset_info.json"))
+        splits = {one["name"]: sum(map(int, one["shardLengths"])) for one in info["splits"]}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path}: its dataset_info.json cannot be read ({error})") from error
+    if split:
+        splits = {name: count for name, count in splits.items() if name == split}
+    if not splits:
+        raise DataError(f"{path}: no records of split {split!r} in it")
+    try:
+        listed = csv.DictReader(io.StringIO(read_file(path, CLIP_LIST).decode("utf-8"), newline=""))
+        samples = sum(int(row["samples"]) for row in listed if split in ("", row["split"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return Lists(splits, None)
+    return Lists(splits, samples / SAMPLE_RATE)
 
 
 class Records:

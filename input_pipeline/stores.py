@@ -168,6 +168,14 @@ def local_copy(url: str) -> Path:
     return folder
 
 
+def copied(url: str) -> Path | None:
+    """The folder that `local_copy` made of `url` on this host, as it was then; None where no whole one is there."""
+    _, root = open_store(url)
+    cache = Path(os.environ.get(CACHE) or Path.home() / ".cache" / "avemo_jax" / "data")
+    folder = cache.absolute() / scheme_of(url) / root
+    return folder if (folder / _LAST).is_file() else None
+
+
 def _list(store: Any, root: str) -> dict[str, dict[str, Any]]:
     """name → size and what tells this content from another."""
     found = {}

@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from fsspec.implementations.dirfs import DirFileSystem
+from fsspec.implementations.local import LocalFileSystem
 
 from input_pipeline import stores
 
@@ -103,11 +105,14 @@ def upload(folder: Path, url: str) -> None:
             store.put_file(str(path), f"{root}/{path.relative_to(folder).as_posix()}")
 
 
-def in_memory(patch: pytest.MonkeyPatch, cache: Path) -> str:
-    """The address of a store in this process, with copies in `cache`: for what is read alike in every store."""
-    patch.setitem(stores.STORES, "memory", ("fsspec", ""))
-    patch.setenv(stores.CACHE, str(cache))
-    return f"memory://{cache.parent.name}"
+def on_disk(patch: pytest.MonkeyPatch, folder: Path) -> str:
+    """The address of a store that is a folder here, with copies in `cache` beside it: for what is read alike in every
+    store, and no more of one than its files."""
+    files = LocalFileSystem(auto_mkdir=True, skip_instance_cache=True)
+    store = DirFileSystem(str(folder / "store"), files, skip_instance_cache=True)
+    patch.setattr(stores, "open_store", lambda url: (store, os.fspath(url).partition("://")[2].strip("/")))
+    patch.setenv(stores.CACHE, str(folder / "cache"))
+    return "gs://bucket"
 
 
 def _await(url: str, server: subprocess.Popen) -> None:

@@ -15,8 +15,10 @@ import torch
 
 from avemo_jax.config import load_config
 from avemo_jax.convert import hicmae, torch_model
-from avemo_jax.convert.graphs import onnx_file
+from avemo_jax.convert.graphs import onnx_file, stablehlo_file, verify
 from avemo_jax.convert.graphs.about import output_names
+from avemo_jax.convert.huggingface import facts
+from avemo_jax.convert.verify import Difference
 from avemo_jax.errors import UserError
 from tests.convert.small_models import CONFIGS, SIZES, run_export
 
@@ -95,8 +97,6 @@ def _check_stablehlo(task, run, out, tmp_path):
 @pytest.mark.parametrize("imported", ["finetune"], indirect=True)
 @pytest.mark.parametrize("form", FORMS)
 def test_a_graph_that_computes_something_else_is_not_kept(imported, tmp_path, capsys, monkeypatch, form):
-    from avemo_jax.convert.graphs import verify
-
     right = verify.named_outputs
     monkeypatch.setattr(
         verify,
@@ -116,8 +116,6 @@ def test_a_graph_that_computes_something_else_is_not_kept(imported, tmp_path, ca
 def test_a_batch_that_is_off_is_told_beside_one_whose_outputs_and_limit_are_larger(
     monkeypatch, batch, off, ok
 ):
-    from avemo_jax.convert.graphs import verify
-
     sizes = [1.0, 100.0] if batch == 0 else [100.0, 1.0]  # of the outputs
 
     def ours(model, clip, config):
@@ -134,6 +132,23 @@ def test_a_batch_that_is_off_is_told_beside_one_whose_outputs_and_limit_are_larg
     found = verify.verify(None, "stablehlo", load_config(*CONFIGS["finetune"]), {})
     assert [row.ok for row in found] == [ok, ok]
     assert [row.max_abs for row in found] == pytest.approx([off, off], rel=0.1, nan_ok=True)
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """Graphs are drawn at once, and not compared: for what is beside them."""
+    monkeypatch.setattr(stablehlo_file, "write", lambda path, *_: path.write_bytes(b"graph"))
+    monkeypatch.setattr(verify, "verify", lambda *_: [Difference("logits", 0.0, 1.0)])
+
+
+@pytest.mark.parametrize("imported", ["finetune"], indirect=True)
+def test_no_data_is_looked_at_for_a_graph(imported, tmp_path, monkeypatch, drawn):
+    def looked(*_):
+        raise AssertionError("the data was looked at")
+
+    for name in ("_data", "_made_by", "gather"):
+        monkeypatch.setattr(facts, name, looked)
+    assert run_export(imported[2], "stablehlo", tmp_path / "model") == 0
 
 
 @pytest.mark.parametrize("imported", ["finetune"], indirect=True)

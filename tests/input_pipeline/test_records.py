@@ -16,6 +16,7 @@ from input_pipeline.records import (
     encode,
     encode_picture,
     open_records,
+    read_lists,
     shard_name,
     write_dataset,
     write_shard,
@@ -105,6 +106,23 @@ def test_a_split_keeps_the_positions_of_the_whole_folder(tmp_path):
     assert [r.clip_id for r in test] == test.clip_ids == ["test0", "test1", "test2"]
     whole = open_records(tmp_path)
     assert whole[test.first_position + 1].clip_id == test[1].clip_id
+
+
+def test_the_lists_of_a_folder_tell_how_much_is_in_it_and_in_a_split(tmp_path):
+    clips, splits = [], {"train": 2, "test": 3}
+    for split, count in splits.items():
+        write_shard(tmp_path / shard_name(split, 0, 1), [encode(record(f"{split}{k}")) for k in range(count)])
+        clips += [{"position": len(clips) + k, "split": split, "samples": 800 * count} for k in range(count)]
+    write_dataset(tmp_path, {split: ([count], 100) for split, count in splits.items()}, clips)
+    for split in ("", *splits):
+        opened = open_records(tmp_path, split)
+        assert read_lists(tmp_path, split) == (opened.splits, opened.sound_s)
+    (tmp_path / "clips.csv").unlink()
+    assert read_lists(tmp_path) == (splits, None)
+    with pytest.raises(DataError, match="no records of split 'none'"):
+        read_lists(tmp_path, "none")
+    with pytest.raises(DataError, match="dataset_info.json cannot be read"):
+        read_lists(tmp_path / "nowhere")
 
 
 READ_WITH_TFDS = """

@@ -277,7 +277,7 @@ def noted(prepared_folder, tmp_path, monkeypatch):
     for note in (tmp_path / "clips" / "prepare").glob("shard-*"):
         note.unlink()
     note_faces(tmp_path / "clips")
-    place = f"{object_stores.in_memory(monkeypatch, tmp_path / 'cache')}/clips"
+    place = f"{object_stores.on_disk(monkeypatch, tmp_path)}/clips"
     object_stores.upload(tmp_path / "clips", place)
     return tmp_path / "clips", place
 

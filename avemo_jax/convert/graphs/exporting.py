@@ -10,7 +10,7 @@ from typing import NamedTuple
 from avemo_jax.convert import hicmae
 from avemo_jax.convert.graphs import about, onnx_file, stablehlo_file, verify
 from avemo_jax.convert.hicmae import StateDict
-from avemo_jax.convert.huggingface.facts import gather
+from avemo_jax.convert.huggingface.facts import decision_of
 from avemo_jax.convert.huggingface.folder import weights
 from avemo_jax.convert.verify import Difference
 from avemo_jax.convert.weight_files import write_whole
@@ -49,7 +49,7 @@ def export(
     hicmae.check_method(config)
     state, replaced = weights(params, config), out.exists()
     inputs = onnx_file.INPUTS if form == "onnx" else stablehlo_file.INPUTS
-    known = about.describe(config, step, inputs, gather(chosen, config, step).decision)
+    known = about.describe(config, step, inputs, decision_of(chosen, step))
     if form == "onnx":
         onnx_file.check_size(state)
 

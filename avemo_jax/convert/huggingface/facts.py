@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,13 @@ from avemo_jax.convert.huggingface.judged import Suite
 from avemo_jax.errors import UserError
 from avemo_jax.evaluation.outcome_files import ROWS
 from avemo_jax.evaluation.runs import Run, gather_run, trained_in
-from avemo_jax.paths import absolute, plain_errors, to_path
+from avemo_jax.paths import absolute, is_remote, plain_errors, to_path
 from avemo_jax.provenance import read_calls
 from avemo_jax.training.checkpoint_files import ARRAYS, FOLDER, read_record, run_folder, step_name
+from input_pipeline import stores
 from input_pipeline.errors import DataError
-from input_pipeline.mixtures import open_data
-from input_pipeline.records import open_records
+from input_pipeline.mixtures import folders_of
+from input_pipeline.records import open_records, read_lists
 
 _OF_ANY_CORPUS = ("folder", "traces")
 Row = dict[str, Any]
@@ -82,7 +84,12 @@ class Facts:
     @property
     def decision(self) -> Row | None:
         """What was fitted on development clips for these weights (see `evaluation.decisions`)."""
-        return next((row["decision"] for row in self.outcomes if row.get("decision")), None)
+        return _decision(self.outcomes)
+
+
+def decision_of(checkpoint: str | Path, step: int) -> Row | None:
+    """The `decision` of the facts of that step, without the rest of them."""
+    return _decision(_tested(run_folder(checkpoint), step))
 
 
 def gather(checkpoint: str | Path, config: ConfigDict, step: int) -> Facts:
@@ -92,8 +99,7 @@ def gather(checkpoint: str | Path, config: ConfigDict, step: int) -> Facts:
     run = gather_run(workdir)
     whole, others = trained_in(run)
     data = ConfigDict(whole.config["data"]) if others else config.data
-    outcomes = [row for row in _outcomes(workdir) if row["step"] == step]
-    selection = outcomes[0]["selection"] if outcomes else ""
+    outcomes = _tested(workdir, step)
     rows = [row for row in whole.metrics if row["step"] <= step]
     last = rows[-1] if rows else {}
     return Facts(
@@ -106,7 +112,7 @@ def gather(checkpoint: str | Path, config: ConfigDict, step: int) -> Facts:
         devices=(whole.time or {}).get("devices", ""),
         probes=[probe.rows for probe in run.probes if _steps_of(probe.rows) == {step}],
         suites=_suites(run, step),
-        outcomes=[row for row in outcomes if row["selection"] == selection],
+        outcomes=outcomes,
         folds=next((row for row in _outcomes(workdir.parent) if outcomes and _is_of(outcomes[0], row)), None),
         began_from=_began_from(config),
         made_by=_made_by(data),
@@ -153,6 +159,16 @@ def _outcomes(workdir: Path) -> list[Row]:
     return [row for row in rows if isinstance(row, dict) and row.keys() >= needed]
 
 
+def _tested(workdir: Path, step: int) -> list[Row]:
+    """Those of the weights of this step, as they were chosen first."""
+    rows = [row for row in _outcomes(workdir) if row["step"] == step]
+    return [row for row in rows if row["selection"] == rows[0]["selection"]]
+
+
+def _decision(outcomes: list[Row]) -> Row | None:
+    return next((row["decision"] for row in outcomes if row.get("decision")), None)
+
+
 def _is_of(outcome: Row, row: Row) -> bool:
     """Whether the row of several folds has this one among them."""
     same = ("selection", "modalities", "split_hash")
@@ -178,11 +194,13 @@ def _began_from(config: ConfigDict) -> BeganFrom | None:
 
 
 def _made_by(data: ConfigDict) -> tuple[str, ...]:
-    """By the first record of each folder that can be read; empty unless all of them say so."""
+    """By the first record of each folder that can be read; empty unless all of them say so. A folder on object storage
+    is not copied to be asked: only a copy that is on this host already is."""
     makers = []
     for path in _paths(data):
         try:
-            makers.append(open_records(path)[0].metadata.get("made_by", ""))
+            place = stores.copied(path) if is_remote(path) else path
+            makers.append(open_records(place)[0].metadata.get("made_by", "") if place else "")
         except (DataError, OSError):
             return ()
     return tuple(dict.fromkeys(makers)) if all(makers) else ()
@@ -191,12 +209,15 @@ def _made_by(data: ConfigDict) -> tuple[str, ...]:
 def _data(config: ConfigDict, clips: int | None) -> Data | None:
     """None where the data is gone, or is no longer what the run was begun with."""
     try:
-        records = open_data(config.data)
-    except (DataError, OSError):
+        parts = [read_lists(path, config.data.get("split", "")) for path in folders_of(config.data)]
+    except DataError:
         return None
-    if clips != len(records):
+    splits: Counter[str] = sum((Counter(part.splits) for part in parts), Counter())
+    if clips != splits.total():
         return None
-    return Data(len(records), records.sound_s, records.splits)
+    seconds = [part.sound_s for part in parts]
+    sound_s = None if None in seconds else float(sum(filter(None, seconds)))
+    return Data(splits.total(), sound_s, dict(splits))
 
 
 def _stepping_s(rows: list[dict[str, Any]]) -> float | None:

@@ -1,7 +1,7 @@
 """What an exported folder says of a run on several prepared folders."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 
@@ -82,7 +82,7 @@ def test_folders_that_were_prepared_in_different_ways_do_not_but_for_a_crop_of_a
 
 
 def test_clips_on_object_storage_are_cut_as_its_notes_say(tmp_path, monkeypatch):
-    place = object_stores.in_memory(monkeypatch, tmp_path / "cache")
+    place = object_stores.on_disk(monkeypatch, tmp_path)
     object_stores.upload(noted(tmp_path / "faces", crop="face", min_face_share=0.75), f"{place}/faces")
     stored, where = exporting._stored(config_of(f"{place}/faces"))
     assert stored.known and stored.options == ClipOptions(crop="face", min_face_share=0.75)
@@ -95,3 +95,24 @@ def test_the_data_of_a_run_is_that_of_all_its_folders(folders):
     assert data.clips == 3
     assert data.sound_s == pytest.approx(seconds) and sum(data.splits.values()) == 3
     assert facts._data(config_of(folders / "a"), 3) is None  # no longer what the run was begun with
+
+
+def test_data_on_object_storage_is_counted_without_a_copy(folders, tmp_path, monkeypatch):
+    place = object_stores.on_disk(monkeypatch, tmp_path)
+    object_stores.upload(folders / "b", f"{place}/b")
+    here, there = config_of(folders / "a", folders / "b"), config_of(folders / "a", f"{place}/b")
+    assert facts._data(there, 3) == facts._data(here, 3) and facts._data(there, 3).clips == 3
+    assert facts._made_by(there.data) == ()
+    assert facts._data(config_of(f"{place}/none"), 3) is None
+    assert not (tmp_path / "cache").exists()
+
+
+def test_that_clips_were_drawn_is_known_from_a_copy_that_is_there_anyway(folders, tmp_path, monkeypatch):
+    rows = [replace(row, metadata={"made_by": "a program"}) for row in real_clips.talking_rows()[:1]]
+    prepare(rows, real_clips.root(), tmp_path / "drawn", ClipOptions(short_side=32), workers=0)
+    place = f"{object_stores.on_disk(monkeypatch, tmp_path)}/drawn"
+    object_stores.upload(tmp_path / "drawn", place)
+    assert facts._made_by(config_of(tmp_path / "drawn").data) == ("a program",)
+    assert facts._made_by(config_of(place).data) == ()
+    open_records(place)
+    assert facts._made_by(config_of(place).data) == ("a program",)
