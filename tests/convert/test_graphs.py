@@ -15,7 +15,7 @@ import torch
 
 from avemo_jax.config import load_config
 from avemo_jax.convert import hicmae, torch_model
-from avemo_jax.convert.graphs import onnx_file, stablehlo_file, verify
+from avemo_jax.convert.graphs import about, onnx_file, stablehlo_file, verify
 from avemo_jax.convert.graphs.about import output_names
 from avemo_jax.convert.huggingface import facts
 from avemo_jax.convert.verify import Difference
@@ -170,9 +170,25 @@ def test_without_its_packages_onnx_says_which_extra_to_install(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_weights_beyond_what_one_onnx_file_can_hold_are_refused():
-    class Large:
-        size = 600_000_000
+@pytest.mark.parametrize("imported", ["finetune"], indirect=True)
+@pytest.mark.parametrize("form", FORMS)
+def test_weights_beyond_what_one_file_can_hold_are_refused_before_the_work(
+    imported, tmp_path, capsys, monkeypatch, form
+):
+    monkeypatch.setattr(about, "_LARGEST", 100_000)
+    monkeypatch.setattr(stablehlo_file, "write", None)
+    monkeypatch.setattr(onnx_file, "write", None)
+    assert run_export(imported[2], form, tmp_path / "model") == 2
+    error = capsys.readouterr().err
+    assert f"({form}) holds at most 2 GB" in error and error.count("\n") == 1
+    assert error.rstrip().endswith("use --format huggingface") and list(tmp_path.iterdir()) == []
 
-    with pytest.raises(UserError, match=r"2 GB and these weights are 2.4 GB"):
-        onnx_file.check_size({"weight": Large()})
+
+def test_huge_weights_are_beyond_it_and_large_ones_are_not():
+    class Array:
+        def __init__(self, size):
+            self.size = size
+
+    with pytest.raises(UserError, match=r"2 GB and these weights are 2.3 GB"):
+        about.check_size("stablehlo", {"weight": Array(580_000_000)})
+    about.check_size("stablehlo", {"weight": Array(450_000_000)})

@@ -48,10 +48,9 @@ def export(
     config, params, step = load_params(chosen)
     hicmae.check_method(config)
     state, replaced = weights(params, config), out.exists()
+    about.check_size(form, state)
     inputs = onnx_file.INPUTS if form == "onnx" else stablehlo_file.INPUTS
     known = about.describe(config, step, inputs, decision_of(chosen, step))
-    if form == "onnx":
-        onnx_file.check_size(state)
 
     def write(part: Path) -> None:
         if form == "onnx":

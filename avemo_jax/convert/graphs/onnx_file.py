@@ -29,7 +29,6 @@ INPUTS = {
     "log_mel": "float32 [batch, 1, audio_frames, mel_bins], normalised log-mel",
 }
 OPSET = 20  # the first with an exact GELU
-_LARGEST = 2_000_000_000  # bytes of one protobuf message
 
 
 def check_installed() -> None:
@@ -41,16 +40,6 @@ def check_installed() -> None:
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise UserError(f"ONNX needs the package {error.name}: pip install 'avemo_jax[onnx]'") from error
-
-
-def check_size(state: StateDict) -> None:
-    """Raises a UserError for weights that one ONNX file cannot hold."""
-    size = sum(4 * array.size for array in state.values())
-    if size > _LARGEST:
-        raise UserError(
-            f"an ONNX file holds at most 2 GB and these weights are {size / 1e9:.1f} GB: use --format huggingface "
-            "or stablehlo"
-        )
 
 
 def write(path: Path, state: StateDict, config: ConfigDict, about: dict[str, Any]) -> None:
