@@ -146,7 +146,10 @@ def _write_graph(args: argparse.Namespace) -> int:
 
     written = export(args.checkpoint, args.format, Path(args.out), lambda rows: _tell(rows, args.json))
     _tell_choice(written.selection)
-    _tell_written(args.out, written.state, written.step, written.replaced)
+    (out, replaced), *beside = written.files.items()
+    _tell_written(str(out), written.state, written.step, replaced)
+    for path, replaced in beside:
+        print(f"its inputs, outputs and labels: {path}{_note(replaced)}")
     return 0
 
 
@@ -209,5 +212,8 @@ def _tell(differences: Sequence[Difference], report: str | None) -> None:
 
 def _tell_written(out: str, state: StateDict, step: int, replaced: bool) -> None:
     numbers = sum(array.size for array in state.values())
-    note = " (replaced)" if replaced else ""
-    print(f"{len(state)} tensors, {numbers:,} numbers of step {step}: {out}{note}")
+    print(f"{len(state)} tensors, {numbers:,} numbers of step {step}: {out}{_note(replaced)}")
+
+
+def _note(replaced: bool) -> str:
+    return " (replaced)" if replaced else ""

@@ -15,7 +15,7 @@ import torch
 
 from avemo_jax.config import load_config
 from avemo_jax.convert import hicmae, torch_model
-from avemo_jax.convert.graphs import about, onnx_file, stablehlo_file, verify
+from avemo_jax.convert.graphs import about, exporting, onnx_file, stablehlo_file, verify
 from avemo_jax.convert.graphs.about import output_names
 from avemo_jax.convert.huggingface import facts
 from avemo_jax.convert.verify import Difference
@@ -139,6 +139,29 @@ def drawn(monkeypatch):
     """Graphs are drawn at once, and not compared: for what is beside them."""
     monkeypatch.setattr(stablehlo_file, "write", lambda path, *_: path.write_bytes(b"graph"))
     monkeypatch.setattr(verify, "verify", lambda *_: [Difference("logits", 0.0, 1.0)])
+
+
+@pytest.mark.parametrize("imported", ["finetune"], indirect=True)
+def test_a_graph_and_what_is_known_of_it_appear_together_and_both_are_told(
+    imported, tmp_path, capsys, monkeypatch, drawn
+):
+    out, beside = tmp_path / "model", tmp_path / "model.json"
+    assert run_export(imported[2], "stablehlo", out) == 0
+    said = capsys.readouterr().out
+    assert f"{out}\n" in said and f"{beside}\n" in said and "replaced" not in said
+    beside.write_text("mine")
+    assert run_export(imported[2], "stablehlo", out) == 0
+    said = capsys.readouterr().out
+    assert f"{out} (replaced)\n" in said and f"{beside} (replaced)\n" in said
+    assert json.loads(beside.read_text())["outputs"] == ["logits", "feature"]
+
+    def full(path, text):
+        raise UserError(f"{path} cannot be written: No space left on device")
+
+    monkeypatch.setattr(exporting, "write_file", full)
+    monkeypatch.setattr(stablehlo_file, "write", lambda path, *_: path.write_bytes(b"another"))
+    assert run_export(imported[2], "stablehlo", out) == 2
+    assert out.read_bytes() == b"graph" and "model.json cannot be written" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("imported", ["finetune"], indirect=True)

@@ -20,11 +20,12 @@ from avemo_jax.training.checkpoint_files import load_params
 
 
 class Exported(NamedTuple):
-    """What was written, and how the weights were chosen among those of a fine-tuning run."""
+    """What was written, the graph's file first, each with whether it replaced another; and how the weights were chosen
+    among those of a fine-tuning run."""
 
     state: StateDict
     step: int
-    replaced: bool
+    files: dict[Path, bool]
     selection: str
 
 
@@ -36,7 +37,7 @@ def export(
     Args:
       checkpoint: as `load_params` takes it; of a fine-tuning run's work directory the weights that the run chose.
       form: onnx or stablehlo.
-      out: replaced if it is there.
+      out: replaced if it is there, as is `out`.json; neither before both are whole.
       compare: given the differences from our model; raises to keep nothing.
 
     Raises:
@@ -47,10 +48,12 @@ def export(
     chosen, selection = result_of(checkpoint)
     config, params, step = load_params(chosen)
     hicmae.check_method(config)
-    state, replaced = weights(params, config), out.exists()
+    state = weights(params, config)
     about.check_size(form, state)
     inputs = onnx_file.INPUTS if form == "onnx" else stablehlo_file.INPUTS
     known = about.describe(config, step, inputs, decision_of(chosen, step))
+    files = [out, out.with_name(f"{out.name}.json")] if form == "stablehlo" else [out]
+    replaced = {path: path.exists() for path in files}
 
     def write(part: Path) -> None:
         if form == "onnx":
@@ -58,7 +61,10 @@ def export(
         else:
             stablehlo_file.write(part, params, config)
 
-    write_whole(out, state, write, lambda part: compare(verify.verify(part, form, config, params)))
-    if form == "stablehlo":
-        write_file(out.with_name(f"{out.name}.json"), json.dumps(known, indent=2, ensure_ascii=False) + "\n")
+    def keep(part: Path) -> None:
+        compare(verify.verify(part, form, config, params))
+        for beside in files[1:]:
+            write_file(beside, json.dumps(known, indent=2, ensure_ascii=False) + "\n")
+
+    write_whole(out, state, write, keep)
     return Exported(state, step, replaced, selection)
