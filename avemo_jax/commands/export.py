@@ -73,6 +73,7 @@ def run(args: argparse.Namespace) -> int:
     from avemo_jax.training.checkpoint_files import load_params
 
     _refuse_idle_flags(args)
+    _refuse_folders(args)
     for path in filter(None, (args.out, args.json)):
         check_place(Path(path).parent)
     if args.format == _FOLDER:
@@ -162,6 +163,20 @@ def _refuse_idle_flags(args: argparse.Namespace) -> None:
         raise UserError("--clip is the video that --verify compares on: give --verify too")
     if args.json and not args.verify and args.format not in _GRAPHS:
         raise UserError("--json is what --verify finds: give --verify too")
+
+
+def _refuse_folders(args: argparse.Namespace) -> None:
+    """Where a file is to be written."""
+    from avemo_jax.errors import UserError
+
+    files = {"--json": args.json}
+    if args.format != _FOLDER:
+        files["--out"] = args.out
+    if args.format == "stablehlo":
+        files["--out, with .json behind it,"] = f"{args.out}.json"
+    for flag, path in files.items():
+        if path is not None and Path(path).is_dir():
+            raise UserError(f"{flag} is a folder ({path}), and a file is to be written: give its name")
 
 
 def _refuse_other_task(wanted: str, task: str) -> None:

@@ -128,6 +128,28 @@ def test_a_report_that_cannot_be_is_refused_before_any_work(
     assert hint in capsys.readouterr().err and os.listdir(tmp_path) == ["file"]
 
 
+@pytest.mark.parametrize("place", [".", "/", "there"])
+@pytest.mark.parametrize("form", ["hicmae-finetune", "safetensors", "onnx", "stablehlo"])
+def test_a_folder_where_a_file_is_to_be_is_refused_before_any_work(
+    tmp_path, capsys, monkeypatch, form, place
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "there").mkdir()
+    assert run_export("nowhere", form, place) == 2
+    error = capsys.readouterr().err
+    assert "--out is a folder" in error and error.count("\n") == 1
+
+
+def test_a_folder_in_the_place_of_a_report_or_of_a_graph_s_json_likewise(tmp_path, capsys):
+    (tmp_path / "model.json").mkdir()
+    assert run_export("nowhere", "stablehlo", tmp_path / "model") == 2
+    assert "--out, with .json behind it, is a folder" in capsys.readouterr().err
+    words = ("--verify", "--json", str(tmp_path))
+    for form in ("safetensors", "huggingface"):
+        assert run_export("nowhere", form, tmp_path / "ours", *words) == 2
+        assert "--json is a folder" in capsys.readouterr().err
+
+
 def test_weights_that_are_not_hicmae_s_are_refused_with_what_can_be_exported(tmp_path, capsys):
     student = load_config("hicmae:demo")
     with student.unlocked():
