@@ -47,7 +47,9 @@ def run(args: argparse.Namespace) -> int:
     save_params(args.out, config, params)
     numbers = sum(array.size for array in state.values())
     print(f"{len(state)} tensors, {numbers:,} numbers, from {args.weights}: {args.out}")
-    if fresh:
+    if fresh and config.task == "pretrain":
+        print(f"fresh, since HiCMAE's weights have none: {', '.join(fresh)}")
+    elif fresh:
         print(f"a pretraining model: its decoders are not used; fresh in the classifier: {', '.join(fresh)}")
     if odd:
         print(f"warning: {len(odd)} tensors hold values that are not finite: {', '.join(odd[:4])}")

@@ -145,7 +145,7 @@ def check_method(config: ConfigDict) -> None:
 
 def to_reference(params: Params) -> StateDict:
     """Our parameters under the reference's names and layouts, in its registration order."""
-    arrays = {path: np.asarray(array) for path, array in flatten(_theirs(params)).items()}
+    arrays = {path: np.asarray(array) for path, array in flatten(their_part(params)).items()}
     return {
         tensor.key: tensor.layout.to_theirs(tensor.of(arrays[tensor.path]))
         for tensor in _tensors({path: array.shape for path, array in arrays.items()})
@@ -154,7 +154,7 @@ def to_reference(params: Params) -> StateDict:
 
 def reference_shapes(expected: Params) -> dict[str, Shape]:
     """Names and shapes of the state dict that parameters like `expected` (anything with shapes) become."""
-    shapes = {path: tuple(leaf.shape) for path, leaf in flatten(_theirs(expected)).items()}
+    shapes = {path: tuple(leaf.shape) for path, leaf in flatten(their_part(expected)).items()}
     return {tensor.key: tensor.their_shape for tensor in _tensors(shapes)}
 
 
@@ -179,7 +179,8 @@ def from_reference(state: Mapping[str, np.ndarray], expected: Params, source: st
     return unflatten(arrays)
 
 
-def _theirs(params: Params) -> Params:
+def their_part(params: Params) -> Params:
+    """All but what the reference has not."""
     return {part: arrays for part, arrays in params.items() if part not in _OURS_ALONE}
 
 

@@ -14,7 +14,8 @@ from avemo_jax.models.params import Params, split
 
 
 def take_over(state: Mapping[str, np.ndarray], config: ConfigDict, source: str) -> tuple[Params, list[str]]:
-    """Strictly; only pretraining weights for a classifier leave something over, as in the reference.
+    """Strictly; only pretraining weights for a classifier leave something over, as in the reference, and what the
+    reference has not begins afresh.
 
     Args:
       state: arrays by the reference's names.
@@ -35,8 +36,12 @@ def take_over(state: Mapping[str, np.ndarray], config: ConfigDict, source: str) 
 
     expected = jax.eval_shape(initial)
     if config.task != "finetune" or hicmae.task_of(state) != "pretrain":
-        return hicmae.from_reference(state, expected, source), []
-    params = hicmae.from_reference(hicmae.shared_keys(state), hicmae.shared_part(expected), source)
+        wanted = hicmae.their_part(expected)
+    else:
+        wanted, state = hicmae.shared_part(expected), hicmae.shared_keys(state)
+    params = hicmae.from_reference(state, wanted, source)
     fresh = [part for part in expected if part not in params]
+    if not fresh:
+        return params, []
     made = jax.jit(lambda: {part: initial()[part] for part in fresh})()
     return params | jax.tree.map(np.asarray, made), fresh

@@ -214,6 +214,19 @@ def test_pretraining_weights_make_a_classifier_with_a_fresh_head(tmp_path, capsy
     )
 
 
+def test_a_temperature_that_is_learnt_begins_afresh_and_what_was_exported_comes_back(tmp_path, capsys):
+    state, more = weights("pretrain"), "model.learned_temperature=0.1"
+    write_pth(tmp_path / "theirs.pth", state, {})
+    assert run_import("pretrain", tmp_path / "theirs.pth", tmp_path / "run", more) == 0
+    assert "fresh, since HiCMAE's weights have none: contrast_scale\n" in capsys.readouterr().out
+    config, params, _ = load_params(tmp_path / "run")
+    np.testing.assert_allclose(params["contrast_scale"]["scale"], np.log(10), rtol=1e-6)
+    assert config.model.learned_temperature == 0.1
+    assert run_export(tmp_path / "run", "hicmae-pretrain", tmp_path / "ours.pth") == 0
+    assert_same_bits(read_weights(tmp_path / "ours.pth"), state)
+    assert run_import("pretrain", tmp_path / "ours.pth", tmp_path / "again", more) == 0
+
+
 def test_a_classifier_cannot_become_a_pretraining_model(tmp_path, capsys):
     write_pth(tmp_path / "classifier.pth", weights("finetune"), {})
     assert run_import("pretrain", tmp_path / "classifier.pth", tmp_path / "run") == 2
