@@ -208,8 +208,9 @@ def _tell_choice(selection: str) -> None:
 
 
 def _tell(differences: Sequence[Difference], report: str | None) -> None:
-    """Prints and reports the comparison; raises a UserError when one output differs."""
+    """Prints and reports the comparison, an infinite difference as null; raises a UserError when one output differs."""
     from avemo_jax.errors import UserError
+    from avemo_jax.evaluation.outcome_files import plain
     from avemo_jax.files import write_file
 
     width = max(len(row.name) for row in differences)
@@ -217,8 +218,8 @@ def _tell(differences: Sequence[Difference], report: str | None) -> None:
         verdict = "ok" if row.ok else "FAIL"
         print(f"{row.name:<{width}}  largest difference {row.max_abs:.1e}  limit {row.limit:.1e}  {verdict}")
     if report:
-        rows = [{**row._asdict(), "ok": row.ok} for row in differences]
-        write_file(report, json.dumps({"differences": rows}, indent=2) + "\n")
+        rows = plain([{**row._asdict(), "ok": row.ok} for row in differences])
+        write_file(report, json.dumps({"differences": rows}, indent=2, allow_nan=False) + "\n")
     if not all(row.ok for row in differences):
         raise UserError(
             "what was exported computes something else from these weights; nothing was written", exit_code=1

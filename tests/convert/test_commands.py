@@ -9,9 +9,11 @@ import pytest
 import torch
 from safetensors import safe_open
 
+from avemo_jax.commands import export
 from avemo_jax.config import load_config
 from avemo_jax.convert import hicmae, torch_model, verify
 from avemo_jax.convert.weight_files import read_weights, write_pth
+from avemo_jax.errors import UserError
 from avemo_jax.tasks import make_task
 from avemo_jax.training.checkpoint_files import save_params
 from avemo_jax.training.checkpoints import load_params
@@ -96,6 +98,17 @@ def test_a_wrong_export_fails_the_comparison_and_leaves_the_old_file(imported, t
     captured = capsys.readouterr()
     assert "FAIL" in captured.out and "nothing was written" in captured.err
     assert (tmp_path / "ours.pth").read_bytes() == b"old" and os.listdir(tmp_path) == ["ours.pth"]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_the_report_of_a_comparison_that_failed_is_json(tmp_path, value):
+    rows = [verify.Difference("logits", value, 1.0), verify.Difference("feature", 0.0, 1.0)]
+    with pytest.raises(UserError, match="computes something else"):
+        export._tell(rows, str(tmp_path / "v.json"))
+    text = (tmp_path / "v.json").read_text()
+    assert "NaN" not in text and "Infinity" not in text
+    first, second = json.loads(text)["differences"]
+    assert (first["max_abs"], first["ok"], second["max_abs"], second["ok"]) == (None, False, 0.0, True)
 
 
 def test_a_nan_never_passes_the_comparison():
