@@ -15,6 +15,10 @@ from ml_collections import ConfigDict
 from avemo_jax import __version__
 from avemo_jax.convert.huggingface.facts import Facts, ProbeRows
 from avemo_jax.convert.huggingface.folder import kind_of, may_lack
+
+
+from avemo_jax.convert.huggingface.facts import BeganFrom, Facts, ProbeRows
+from avemo_jax.convert.huggingface.folder import kind_of
 from avemo_jax.convert.huggingface.judged import suites_of, traits_of
 from avemo_jax.convert.huggingface.tested import outputs_in_words, raw_outputs, test_of, told_in_words
 from avemo_jax.convert.huggingface.verify import SAME_FILE, SAME_TENSORS, Verified
@@ -122,13 +126,9 @@ def _origin(config: ConfigDict, facts: Facts) -> str:
         return "The weights were not trained in this run (step 0): how they came about is not recorded."
     text = f"Trained with avemo_jax for {facts.step:,} steps, see below. "
     if facts.began_from:
-        began = facts.began_from
-        text += (
-            f"The encoders and their fusion began with those of a pretraining run, whose newest checkpoint is now of "
-            f"{began.step:,} steps of {began.batch_size} clips."
-        )
+        text += f"The encoders and their fusion began with those of {_begun(facts.began_from)}"
     elif config.get("init", {}).get("checkpoint"):
-        text += "It began with the weights of another run, which is no longer there to be described."
+        text += f"It began with the weights of {_LOST}"
     else:
         text += "If training began from other weights, that is not recorded."
     if facts.made_by:
@@ -136,10 +136,34 @@ def _origin(config: ConfigDict, facts: Facts) -> str:
     return text
 
 
+_LOST = "another run, which cannot be found at the place noted."
+_RUNS = {
+    "pretrain": "a pretraining run",
+    "finetune": "a run that was fine-tuned",
+    "several": "a run that was fine-tuned",
+    "align_text": "a run that was aligned with texts",
+}
+
+
+def _begun(began: BeganFrom) -> str:
+    """A run and, in sentences of their own, those before it."""
+    clips = f" of {began.batch_size} clips" if began.batch_size else ""
+    text = f"{_run(began)}, whose newest checkpoint is now of {began.step:,} steps{clips}."
+    if began.before or began.lost:
+        text += f" That run began with {_begun(began.before) if began.before else _LOST}"
+    return text
+
+
+def _run(began: BeganFrom) -> str:
+    return _RUNS.get(began.task, "another run")
+
+
 def _drawn(facts: Facts) -> str:
-    before = ""
-    if facts.began_from and facts.began_from.made_by:
-        before = " So were those of the pretraining run."
+    before, began = "", facts.began_from
+    while began:
+        if began.made_by:
+            before += f" So were those of {_run(began)} before it."
+        began = began.before
     return (
         f"**Its clips were drawn and spoken by a program** (`{', '.join(facts.made_by)}`), no person was filmed: it "
         f"shows that the machinery works, and knows nothing of real faces and voices.{before}"

@@ -40,11 +40,17 @@ class Data:
 
 @dataclass(frozen=True)
 class BeganFrom:
-    """A pretraining run as its folder is now: its newest step, clips a step, and what made its clips."""
+    """A run that another began with, as its folder is now: its newest step, clips a step, and what made its clips.
 
+    before: the run that it began with itself; lost: that is noted, and is not there.
+    """
+
+    task: str
     step: int
     batch_size: int
     made_by: tuple[str, ...]
+    before: BeganFrom | None = None
+    lost: bool = False
 
 
 @dataclass(frozen=True)
@@ -178,19 +184,24 @@ def _is_of(outcome: Row, row: Row) -> bool:
     )
 
 
-def _began_from(config: ConfigDict) -> BeganFrom | None:
+def _began_from(config: ConfigDict, passed: tuple[Path, ...] = ()) -> BeganFrom | None:
+    """`passed`: the runs' folders that led here."""
     source = config.get("init", {}).get("checkpoint")
-    if not source:
+    if not source or run_folder(source) in passed:
         return None
     try:
         run = gather_run(run_folder(source))
-    except UserError:
+    except (UserError, DataError, OSError):
         return None
-    step = run.checkpoint_step
-    if step is None or run.config.get("task") != "pretrain":
+    if run.checkpoint_step is None:
         return None
-    data = ConfigDict(run.config.get("data", {}))
-    return BeganFrom(step, run.config["batch_size"], _made_by(data))
+    own = ConfigDict(run.config)
+    before = _began_from(own, (*passed, run_folder(source)))
+    lost = before is None and bool(own.get("init", {}).get("checkpoint"))
+    made_by = _made_by(own.get("data", ConfigDict()))
+    return BeganFrom(
+        own.get("task", ""), run.checkpoint_step, own.get("batch_size", 0), made_by, before, lost
+    )
 
 
 def _made_by(data: ConfigDict) -> tuple[str, ...]:

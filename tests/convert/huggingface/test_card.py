@@ -6,19 +6,21 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 from avemo_jax.cli import main
 from avemo_jax.comparing.counting import count_here
 from avemo_jax.config import load_config, to_json
 from avemo_jax.convert.huggingface import facts
 from avemo_jax.convert.huggingface.card import Stored, write_card
-from avemo_jax.convert.huggingface.facts import Data, Facts
+from avemo_jax.convert.huggingface.facts import BeganFrom, Data, Facts
 from avemo_jax.convert.huggingface.judged import suites_of
 from avemo_jax.evaluation import decisions, suites
 from avemo_jax.evaluation.choosing import LEGACY
 from avemo_jax.evaluation.outcome_files import plain, shown
 from avemo_jax.evaluation.outcomes import judged, main_scores
 from avemo_jax.evaluation.predicted import Predicted
+from avemo_jax.training.checkpoint_files import save_params
 from avemo_jax.training.checkpoints import load_params
 from input_pipeline.storing import ClipOptions
 from input_pipeline.targets import RULES, target_of
@@ -362,6 +364,43 @@ def test_it_is_five_lines_to_a_vector_or_a_label(imported, tmp_path):
     code = card.split("```python\n")[1].split("```")[0].splitlines()
     assert len(code) == 5 and ("cat4" if task == "pretrain" else "recognise.decide(told)") in code[-1]
     compile("\n".join(code), "card", "exec")
+
+
+def test_it_tells_what_kind_of_run_it_began_with_and_what_that_began_with(tmp_path):
+    def run(name, *overrides, config="hicmae:demo"):
+        config = load_config(config, overrides)
+        save_params(tmp_path / name, config, {"video": np.zeros(3, np.float32)}, step=1000)
+        return config
+
+    def told(config):
+        known = Facts(3, versions={}, began_from=facts._began_from(config))
+        return write_card(config, known, Stored(ClipOptions(), True), 10, "unknown", None).split("## Use")[0]
+
+    run("first", "batch_size=32")
+    run("tuned", f"init.checkpoint={tmp_path / 'first'}", "batch_size=8", config="finetune/crema_d:demo")
+    last = run("last", f"init.checkpoint={tmp_path / 'tuned'}", config="finetune/ravdess:demo")
+    began = "began with those of a run that was fine-tuned, whose newest checkpoint is now of 1,000 steps of 8 clips."
+    assert f"{began} That run began with a pretraining run, whose newest" in told(last)
+    assert "1,000 steps of 32 clips." in told(last) and "cannot be found" not in told(last)
+    shutil.rmtree(tmp_path / "first")
+    assert f"{began} That run began with another run, which cannot be found at the place noted." in told(last)
+    shutil.rmtree(tmp_path / "tuned")
+    assert "It began with the weights of another run, which cannot be found at the place noted." in told(last)
+
+    texts = {"task": "align_text", "batch_size": 4, "init": {"checkpoint": str(tmp_path / "texts")}}
+    save_params(tmp_path / "texts", ConfigDict(texts), {"video": np.zeros(3, np.float32)}, step=5)
+    last.init.checkpoint = str(tmp_path / "texts")  # which says that it began with itself
+    assert "those of a run that was aligned with texts, whose newest checkpoint is now of 5 steps" in told(
+        last
+    )
+
+
+def test_of_runs_before_it_those_whose_clips_were_drawn_are_named():
+    first = BeganFrom("pretrain", 9, 4, ("avemo generate",))
+    began = BeganFrom("align_text", 5, 4, (), before=first)
+    known = Facts(3, versions={}, began_from=began, made_by=("avemo generate",))
+    card = write_card(load_config("hicmae:demo"), known, Stored(ClipOptions(), True), 10, "unknown", None)
+    assert "So were those of a pretraining run before it." in card and card.count("So were those") == 1
 
 
 def test_imported_weights_claim_no_training(imported, tmp_path):
