@@ -142,8 +142,7 @@ def local_copy(url: str) -> Path:
       DataError: the folder is empty or may not be read, or the copy does not fit the disk.
     """
     store, root = open_store(url)
-    cache = Path(os.environ.get(CACHE) or Path.home() / ".cache" / "avemo_jax" / "data")
-    folder = cache.absolute() / scheme_of(url) / root
+    folder = _place_of(url, root)
     try:
         listed = _list(store, root)
     except Exception as error:  # of as many kinds as there are stores
@@ -170,10 +169,13 @@ def local_copy(url: str) -> Path:
 
 def copied(url: str) -> Path | None:
     """The folder that `local_copy` made of `url` on this host, as it was then; None where no whole one is there."""
-    _, root = open_store(url)
-    cache = Path(os.environ.get(CACHE) or Path.home() / ".cache" / "avemo_jax" / "data")
-    folder = cache.absolute() / scheme_of(url) / root
+    folder = _place_of(url, open_store(url)[1])
     return folder if (folder / _LAST).is_file() else None
+
+
+def _place_of(url: str, root: str) -> Path:
+    cache = Path(os.environ.get(CACHE) or Path.home() / ".cache" / "avemo_jax" / "data")
+    return cache.absolute() / scheme_of(url) / root
 
 
 def _list(store: Any, root: str) -> dict[str, dict[str, Any]]:

@@ -13,12 +13,8 @@ from datetime import timedelta
 from ml_collections import ConfigDict
 
 from avemo_jax import __version__
-from avemo_jax.convert.huggingface.facts import Facts, ProbeRows
-from avemo_jax.convert.huggingface.folder import kind_of, may_lack
-
-
 from avemo_jax.convert.huggingface.facts import BeganFrom, Facts, ProbeRows
-from avemo_jax.convert.huggingface.folder import kind_of
+from avemo_jax.convert.huggingface.folder import kind_of, may_lack
 from avemo_jax.convert.huggingface.judged import suites_of, traits_of
 from avemo_jax.convert.huggingface.tested import outputs_in_words, raw_outputs, test_of, told_in_words
 from avemo_jax.convert.huggingface.verify import SAME_FILE, SAME_TENSORS, Verified

@@ -20,7 +20,7 @@ from avemo_jax.errors import UserError
 from avemo_jax.evaluation.choosing import result_of
 from avemo_jax.training.checkpoint_files import load_params
 from input_pipeline import blazeface
-from input_pipeline.errors import DataError
+from input_pipeline.errors import DataError, StoreFailed
 from input_pipeline.mixtures import folders_of
 from input_pipeline.prepare import read_options
 from input_pipeline.storing import ClipOptions
@@ -91,12 +91,18 @@ def export(
 
 
 def _stored(config: ConfigDict) -> tuple[Stored, str]:
-    """How the training clips were stored, else the defaults; and where it is known from, or why not."""
+    """How the training clips were stored, else the defaults; and where it is known from, or why not.
+
+    Raises:
+      StoreFailed: it is known to a store that does not answer now.
+    """
     try:
         paths = folders_of(config.data)
         if not any(paths):
             raise DataError("the run names no data")
         options = [read_options(path) for path in paths]
+    except StoreFailed:
+        raise
     except DataError as error:
         return Stored(ClipOptions(), known=False), f"by default values ({error})"
     first, where = options[0], ", ".join(paths)

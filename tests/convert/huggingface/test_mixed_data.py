@@ -8,6 +8,8 @@ import pytest
 from avemo_jax.config import load_config
 from avemo_jax.convert.huggingface import exporting, facts, folder
 from avemo_jax.convert.huggingface.card import Stored, write_card
+from input_pipeline import stores
+from input_pipeline.errors import StoreFailed
 from input_pipeline.prepare import prepare
 from input_pipeline.records import open_records
 from input_pipeline.storing import ClipOptions
@@ -87,6 +89,15 @@ def test_clips_on_object_storage_are_cut_as_its_notes_say(tmp_path, monkeypatch)
     stored, where = exporting._stored(config_of(f"{place}/faces"))
     assert stored.known and stored.options == ClipOptions(crop="face", min_face_share=0.75)
     assert where == f"as in {place}/faces"
+
+    def silent(*_):
+        raise ConnectionError("no answer")
+
+    monkeypatch.setattr(stores.open_store(place)[0], "cat_file", silent)
+    with pytest.raises(
+        StoreFailed, match="plan.json: cannot be read"
+    ):  # no model of faces without the cut to them
+        exporting._stored(config_of(f"{place}/faces"))
 
 
 def test_the_data_of_a_run_is_that_of_all_its_folders(folders):
