@@ -80,8 +80,14 @@ def describe(
     )
     url = f"{address.rstrip('/')}/chat/completions"
     kept, stop = _Answers(folder / ANSWERS), threading.Event()
-    waiting: deque[tuple[str, str, Future[str]]] = deque()
+    waiting: deque[tuple[str, Future[str]]] = deque()
     pool, anybody_there = ThreadPoolExecutor(parallel), False
+
+    def ask(clip_id: str, asked: str, body: bytes, waits: Sequence[float]) -> str:
+        answer = _ask(url, body, waits, stop)
+        kept.keep(clip_id, asked, answer)  # at once: of those asked before it one may fail
+        return answer
+
     try:
         for record in readable(records):
             parts = _parts(record, pictures, sound)
@@ -96,12 +102,12 @@ def describe(
                 continue
             # The first question is asked alone and once: a wrong address is then said at once.
             waits = _WAITS_S if anybody_there else ()
-            waiting.append((record.clip_id, asked, pool.submit(_ask, url, body, waits, stop)))
+            waiting.append((record.clip_id, pool.submit(ask, record.clip_id, asked, body, waits)))
             if not anybody_there or len(waiting) >= 2 * parallel:
-                yield from _next(waiting, kept)
+                yield from _next(waiting)
                 anybody_there = True
         while waiting:
-            yield from _next(waiting, kept)
+            yield from _next(waiting)
     finally:
         stop.set()
         pool.shutdown(wait=False, cancel_futures=True)
@@ -120,10 +126,10 @@ def _fields(request: str) -> dict[str, Any]:
 
 
 class _Answers:
-    """Answers by what was asked, in memory and in a file that grows by a line for each."""
+    """Answers by what was asked, in memory and in a file that grows by a line for each, from any thread."""
 
     def __init__(self, path: Path):
-        self.path, self.answers = path, dict[str, str]()
+        self.path, self.answers, self._lock = path, dict[str, str](), threading.Lock()
         path.parent.mkdir(parents=True, exist_ok=True)
         lines = path.read_text(encoding="utf-8").split("\n") if path.exists() else [""]
         for line in filter(None, lines):
@@ -136,19 +142,19 @@ class _Answers:
             self._append("\n")
 
     def keep(self, clip_id: str, asked: str, answer: str) -> None:
-        self.answers[asked] = answer
         row = {"clip_id": clip_id, "asked": asked, "answer": answer}
-        self._append(json.dumps(row, ensure_ascii=False) + "\n")
+        with self._lock:
+            self.answers[asked] = answer
+            self._append(json.dumps(row, ensure_ascii=False) + "\n")
 
     def _append(self, text: str) -> None:
         with self.path.open("a", encoding="utf-8") as file:
             file.write(text)
 
 
-def _next(waiting: deque[tuple[str, str, Future[str]]], kept: _Answers) -> Iterator[Described]:
-    clip_id, asked, answer = waiting.popleft()
-    kept.keep(clip_id, asked, answer.result())
-    yield from _described(clip_id, kept.answers[asked])
+def _next(waiting: deque[tuple[str, Future[str]]]) -> Iterator[Described]:
+    clip_id, answer = waiting.popleft()
+    yield from _described(clip_id, answer.result())
 
 
 def _described(clip_id: str, answer: str) -> Iterator[Described]:

@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import threading
+import time
 import wave
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -18,7 +19,8 @@ from tests.input_pipeline.test_describing import Some, record, voice
 
 
 class Model(ThreadingHTTPServer):
-    """Speaks the protocol. `answers` are (status, body) or texts, one a request; the last one again and again."""
+    """Speaks the protocol. `answers` are (status, body), texts or functions of the request's body that give such, one a
+    request; the last one again and again."""
 
     def __init__(self, *answers):
         super().__init__(("127.0.0.1", 0), _Handler)
@@ -46,6 +48,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.server.headers.append(dict(self.headers))
             answers = self.server.answers
             answer = answers.pop(0) if len(answers) > 1 else answers[0]
+        if callable(answer):
+            answer = answer(body)
         if isinstance(answer, str):
             answer = (200, {"choices": [{"message": {"role": "assistant", "content": answer}}]})
         status, said = (404, "no such path") if self.path != "/v1/chat/completions" else answer
@@ -135,6 +139,28 @@ def test_a_model_that_is_busy_is_asked_again_and_one_that_goes_away_costs_no_ans
             **dict.fromkeys(("clip1", "clip2", "clip3"), "Two."),
         }
     assert len(model.requests) == 3
+
+
+def test_answers_that_came_are_kept_though_one_asked_before_them_fails(tmp_path):
+    clips = [record(f"clip{n}", step=n) for n in range(4)]
+    last_shown = clips[1].frames[7 * len(clips[1].frames) // 8]
+    kept, second = tmp_path / chat.ANSWERS, base64.b64encode(last_shown).decode()
+
+    def late_and_bad(body):
+        if second not in json.dumps(body):
+            return "One."
+        end = time.monotonic() + 5
+        while len(kept.read_text().splitlines()) < 3 and time.monotonic() < end:
+            time.sleep(0.01)
+        return 400, "no pictures"
+
+    with Model(late_and_bad) as model, pytest.raises(DataError, match="refuses: 400"):
+        ask(model, tmp_path, some=Some(*clips))
+    rows = map(json.loads, kept.read_text().splitlines())
+    assert sorted(row["clip_id"] for row in rows) == ["clip0", "clip2", "clip3"]
+    with Model("Two.") as model:
+        assert ask(model, tmp_path, some=Some(*clips))["clip1"] == "Two."
+    assert len(model.requests) == 1
 
 
 @pytest.mark.parametrize(
