@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 
 from avemo_jax.errors import UserError
 from input_pipeline import own_files
+from input_pipeline.errors import DataError, in_one_line
 
 _PACKAGE = Path(__file__).resolve().parent
 # The wheel's copy, made when it was built, or else the checkout's own folder. In this order: what lies beside an
@@ -28,8 +29,8 @@ def load_config(name: str, overrides: Sequence[str] = ()) -> ConfigDict:
     """The resolved, locked config of `FILE[:arg]`, with `key.path=value` overrides applied.
 
     Raises:
-      UserError: no such file, an argument that the file does not know, an unknown key (with the nearest
-        valid one) or a value of the wrong type.
+      UserError: no such file, one that fails, an argument that the file does not know, an unknown key (with the
+        nearest valid one) or a value of the wrong type.
     """
     file, _, argument = name.partition(":")
     path = find_config(file)
@@ -41,8 +42,13 @@ def load_config(name: str, overrides: Sequence[str] = ()) -> ConfigDict:
         config = module.get_config(argument) if argument else module.get_config()
     except UserError as error:
         raise UserError(f"config '{name}': {error}") from error
-    except (SyntaxError, ImportError, AttributeError, TypeError, NameError) as error:
-        raise UserError(f"config file {path} cannot be used: {type(error).__name__}: {error}") from error
+    except DataError:
+        raise
+    except Exception as error:  # anybody's code
+        raise UserError(f"config file {path} cannot be used: {in_one_line(error)}") from error
+    if not isinstance(config, ConfigDict):
+        kind = type(config).__name__
+        raise UserError(f"config file {path} cannot be used: get_config gives a {kind}, not a ConfigDict")
     config.lock()
     for override in overrides:
         apply_override(config, override)

@@ -22,3 +22,12 @@ class StoreFailed(DataError):
 
 class MediaError(DataError):
     """One video or sound file that cannot become a clip; its text is a short reason without the path."""
+
+
+def in_one_line(error: Exception) -> str:
+    """What went wrong in a file of one's own, with the error's type: what a KeyError says alone is only the key."""
+    # Of a sentence that a KeyError was given its text is the repr.
+    sentence = isinstance(error, KeyError) and error.args and " " in str(error.args[0])
+    text = " ".join(str(error.args[0] if sentence else error).split())
+    text = text if len(text) <= 300 else f"{text[:300]} …"
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
-from input_pipeline.errors import DataError
+from input_pipeline.errors import DataError, in_one_line
 
 ENDING = ".py"  # by which a file is told from a name
 
@@ -59,9 +59,11 @@ def load(name: str, asked: str, holds: str) -> ModuleType:
         sys.modules[known] = module  # dataclasses look their module up there
         try:
             spec.loader.exec_module(module)
-        except (SyntaxError, ImportError, NameError, AttributeError, TypeError, ValueError) as error:
+        except Exception as error:  # anybody's code
             del sys.modules[known]
-            raise DataError(f"{asked} cannot be used: {type(error).__name__}: {error}") from error
+            if isinstance(error, DataError):
+                raise
+            raise DataError(f"{asked} cannot be used: {in_one_line(error)}") from error
     if not hasattr(sys.modules[known], holds.partition("(")[0]):
         raise DataError(f"{asked} has no {holds}: see docs/extend.md")
     return sys.modules[known]

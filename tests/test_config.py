@@ -4,6 +4,7 @@ import pytest
 
 from avemo_jax.config import configs_root, from_json, keys_of, load_config, to_json
 from avemo_jax.errors import UserError
+from input_pipeline.errors import DataError
 from tests.golden_weights import GOLDEN
 
 SIZES = ("demo", "tiny", "small", "base", "large", "huge")
@@ -130,7 +131,37 @@ def test_the_keys_that_scripts_may_set_are_in_every_config():
     assert {"contrast.negatives", "contrast.group_size"} <= set(keys_of(load_config("hicmae:base")))
 
 
-def test_a_broken_config_file_is_named(tmp_path):
-    (tmp_path / "broken.py").write_text("def get_config(arg):\n    return nothing\n")
-    with pytest.raises(UserError, match=r"broken.py cannot be used: NameError"):
-        load_config(f"{tmp_path}/broken.py:x")
+OWN = """
+from avemo_jax.config import load_config
+from input_pipeline.errors import DataError
+SIZES = {"base": 8}
+def get_config(arg):
+    config = load_config("hicmae:demo")
+    BODY
+    return config
+"""
+
+
+@pytest.mark.parametrize(
+    "body, says",
+    [
+        ("return nothing", "NameError: name 'nothing' is not defined"),
+        ("config.model['new'] = 1", 'KeyError: Key "new" does not exist .* config is locked.* …$'),
+        ("SIZES[arg]", "KeyError: 'bsae'"),
+        ("int(arg)", "ValueError: invalid literal"),
+        ("assert not arg", "AssertionError$"),
+        ("raise OSError('two\\nlines')", "OSError: two lines$"),
+        ("config = None", "get_config gives a NoneType, not a ConfigDict"),
+    ],
+)
+def test_a_broken_config_file_is_named_with_what_is_wrong(tmp_path, body, says):
+    (tmp_path / "broken.py").write_text(OWN.replace("BODY", body))
+    with pytest.raises(UserError, match=f"config file .*broken.py cannot be used: {says}") as error:
+        load_config(f"{tmp_path}/broken.py:bsae")
+    assert "\n" not in str(error.value)
+
+
+def test_what_a_config_file_says_itself_of_data_is_said_as_it_is(tmp_path):
+    (tmp_path / "mine.py").write_text(OWN.replace("BODY", "raise DataError('no clips')"))
+    with pytest.raises(DataError, match=r"^no clips$"):
+        load_config(f"{tmp_path}/mine.py:base")

@@ -634,6 +634,7 @@ def test_a_corpus_of_ones_own_is_one_file_as_the_docs_show(tmp_path, monkeypatch
         ("none.py", None, "no such file"),
         ("empty.py", "", "has no list_clips"),
         ("wrong.py", "def list_clips(root:", "cannot be used: SyntaxError"),
+        ("key.py", "{'a': 1}['b']", "cannot be used: KeyError: 'b'$"),
     ],
 )
 def test_a_corpus_that_there_is_not_is_one_line(tmp_path, monkeypatch, name, content, says):
