@@ -175,29 +175,30 @@ def target_of(data: Any) -> Target | None:
     label = getattr(data, "label", "")
     if not label:
         return None
+    classes = tuple(str(name) for name in getattr(data, "classes", ()))
     return Target(
         getattr(data, "target", CLASS),
         tuple(label.split(",")),
-        tuple(str(name) for name in getattr(data, "classes", ())),
+        classes,
         getattr(data, "threshold", 0.0),
         tuple(str(name) for name in getattr(data, "raters", ())),
-        _centres_of(data),
+        _centres_of(getattr(data, "centres", ()), classes),
     )
 
 
-def _centres_of(data: Any) -> tuple[tuple[float, ...], ...]:
-    """`data.centres`, "CLASS:MEAN:…:DEVIATION" each, in the order of `data.classes`."""
+def _centres_of(centres: Sequence[Any], classes: Sequence[str]) -> tuple[tuple[float, ...], ...]:
+    """`data.centres`, "CLASS:MEAN:…:DEVIATION" each, in the order of the classes."""
     found = {}
-    for text in getattr(data, "centres", ()):
+    for text in centres:
         name, *numbers = str(text).split(":")
         try:
             found[name] = tuple(float(number) for number in numbers)
         except ValueError as error:
             raise DataError(f"data.centres: '{text}' is not CLASS:MEAN:…:DEVIATION ({error})") from error
-    missing = [name for name in getattr(data, "classes", ()) if found and name not in found]
+    missing = [name for name in classes if found and name not in found]
     if missing:
         raise DataError(f"data.centres has nothing for {', '.join(missing)}")
-    return tuple(found[name] for name in getattr(data, "classes", ())) if found else ()
+    return tuple(found[name] for name in classes) if found else ()
 
 
 def stratum_of(target: Target, values: Sequence[np.ndarray]) -> np.ndarray:

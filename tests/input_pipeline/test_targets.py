@@ -143,3 +143,13 @@ def test_centres_come_from_the_config_in_the_order_of_the_classes():
         data.centres = centres
         with pytest.raises(DataError, match=hint):
             target_of(data)
+
+
+def test_classes_with_centres_may_be_numbers():
+    centres = ("2:.5:.5:.3", "1:0:0:.3")
+    data = SimpleNamespace(label="valence,arousal", target="affect", classes=(1, 2), centres=centres)
+    target = target_of(data)
+    assert target.classes == ("1", "2") and target.centres == ((0, 0, 0.3), (0.5, 0.5, 0.3))
+    data.centres = ("1:0:0:.3",)
+    with pytest.raises(DataError, match="nothing for 2"):
+        target_of(data)
