@@ -127,6 +127,13 @@ def test_debug_shows_where_an_error_was_raised(capsys):
     assert "Traceback" in capsys.readouterr().err
 
 
+def test_a_launched_command_keeps_its_own_debug(monkeypatch):
+    seen = []
+    monkeypatch.setattr(module_of("launch"), "run", lambda args: seen.append(args.words) or 0)
+    assert main(shlex.split("launch local --debug --processes 2 -- train --debug --config hicmae:demo")) == 0
+    assert seen == [shlex.split("--processes 2 -- train --debug --config hicmae:demo")]
+
+
 def interrupted(args):
     raise KeyboardInterrupt
 

@@ -20,7 +20,8 @@ from avemo_jax.errors import UserError
 
 
 class Counted(NamedTuple):
-    """flops: of a step, forward and backward, matrix products; parameters: of the model that is trained."""
+    """flops: of a step, forward and backward, matrix products, without what is computed twice to save memory;
+    parameters: of the model that is trained."""
 
     flops: int
     parameters: int

@@ -35,7 +35,7 @@ class Facts:
     batch_size: int
     parts: int  # into which the batch is divided
     # What it needs, whether or not it fits
-    model_flops: int  # of the whole mesh, without rematerialisation
+    model_flops: int  # of the whole mesh, with nothing computed twice
     parameter_bytes: int
     parameter_shard_bytes: int  # on one device
     optimizer_bytes: int

@@ -38,6 +38,7 @@ from avemo_jax.planning.purposes import Stored
 from avemo_jax.tasks import make_task, token_teacher
 from avemo_jax.training import mesh as mesh_lib
 from avemo_jax.training import state as state_lib
+from avemo_jax.training.gradients import check_microbatches
 from avemo_jax.training.optimizer import make_optimizer
 from avemo_jax.training.schedules import schedules_of
 from avemo_jax.training.step import Given, make_step
@@ -231,10 +232,20 @@ def _replicated(state: state_lib.TrainState, mesh: Mesh) -> list[str]:
 
 
 def as_written(config: ConfigDict) -> ConfigDict:
-    """The same step with nothing computed twice and nothing inside kernels."""
+    """The same step with nothing computed twice and nothing inside kernels.
+
+    Microbatches that are contrasted as one batch encode it twice: without them the gradients are the same.
+
+    Raises:
+      UserError: they cannot be cut.
+    """
     plain = config.copy_and_resolve_references()
+    contrast = plain.get("contrast")
     with plain.unlocked():
         plain.remat, plain.attention.kernel = "none", "xla"
+        if contrast and contrast.get("cached", False):
+            check_microbatches(plain.batch_size, plain.accumulate, devices=1)
+            plain.accumulate = 1
     return plain
 
 
