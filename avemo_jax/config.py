@@ -439,16 +439,29 @@ def _parse(key: str, text: str, old: Any) -> Any:
         value = ast.literal_eval(text.capitalize() if text.lower() in ("true", "false") else text)
     except (ValueError, SyntaxError):
         value = text
-    if kind is tuple and isinstance(value, (list, tuple)):
-        if all(not old or isinstance(item, type(old[0])) for item in value):
-            return tuple(value)
-    elif kind is tuple and isinstance(value, str):
-        if not old or isinstance(old[0], str):
-            return tuple(item for item in value.split(",") if item)
-    elif kind is tuple and not old and type(value) in (int, float):
-        return (value,)
+    if kind is tuple:
+        items = _items(value, old)
+        if items is not None:
+            return items
     elif kind is float and type(value) in (int, float):
         return float(value)
     elif type(value) is kind:
         return value
-    raise UserError(f"config key '{key}' takes a {kind.__name__} (now {old!r}), got '{text}'")
+    takes = " or ".join(sorted({type(item).__name__ for item in old})) if kind is tuple else ""
+    raise UserError(
+        f"config key '{key}' takes a {kind.__name__}{f' of {takes}' if takes else ''} (now {old!r}), got '{text}'"
+    )
+
+
+def _items(value: Any, old: tuple) -> tuple | None:
+    """A tuple of the types in `old`, any where it is empty; None where `value` is none. Nothing at all is an empty one,
+    a word or a number one of it alone, words stand between commas, and ints are floats where these are."""
+    kinds = set(map(type, old))
+    if isinstance(value, str) and (not value or not old or str in kinds):
+        value = [item for item in value.split(",") if item]
+    elif type(value) in (int, float):
+        value = [value]
+    if not isinstance(value, (list, tuple)):
+        return None
+    items = tuple(float(item) if type(item) is int and float in kinds else item for item in value)
+    return items if all(not old or type(item) in kinds for item in items) else None

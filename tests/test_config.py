@@ -72,14 +72,23 @@ def test_a_config_comes_back_from_its_json():
         ("data.path=/some/where=else", "/some/where=else"),
         ("data.paths=data/one,data/two", ("data/one", "data/two")),
         ("data.weights=3,0.5", (3, 0.5)),
+        ("data.weights=3", (3,)),
+        ("data.paths=", ()),
+        ("model.skip_layers=3", (3,)),
+        ("model.skip_layers=", ()),
+        ("recipe augment.crop_area=0.5,1", (0.5, 1.0)),
+        ("recipe augment.crop_area=1", (1.0,)),
+        ("av_mae model.modalities=video", ("video",)),
+        ("av_mae model.modalities=", ()),
     ],
 )
 def test_an_override_takes_the_type_of_the_value_it_replaces(override, expected):
-    config = load_config("hicmae:demo", (override,))
-    value = config
+    name, _, override = override.rpartition(" ")
+    value = load_config(f"{name or 'hicmae'}:demo", (override,))
     for part in override.split("=")[0].split("."):
         value = value[part]
     assert value == expected and type(value) is type(expected)
+    assert not isinstance(value, tuple) or list(map(type, value)) == list(map(type, expected))
 
 
 @pytest.mark.parametrize(
@@ -91,12 +100,20 @@ def test_an_override_takes_the_type_of_the_value_it_replaces(override, expected)
         ("batch_size=many", "takes a int"),
         ("batch_size=8.5", "takes a int"),
         ("data.audio_gain=1", "takes a bool"),
-        ("model.skip_layers=3", "takes a tuple"),
+        ("model.skip_layers=0.5", r"takes a tuple of int \(now \(1, 3, 5\)\), got '0.5'"),
+        ("model.skip_layers=1,True", "takes a tuple of int"),
+        ("model.skip_layers=,", "takes a tuple of int"),
+        ("recipe augment.crop_area=much", r"takes a tuple of float \(now \(0.8, 1.0\)\), got 'much'"),
+        ("recipe augment.crop_area='0.5','1'", "takes a tuple of float"),
+        ("recipe augment.crop_area=True", "takes a tuple of float"),
+        ("av_mae model.modalities=3", "takes a tuple of str"),
+        ("data.paths=True", r"takes a tuple \(now \(\)\)"),
     ],
 )
 def test_a_mistyped_override_names_what_is_valid(override, hint):
+    name, _, override = override.rpartition(" ")
     with pytest.raises(UserError, match=hint) as error:
-        load_config("hicmae:demo", (override,))
+        load_config(f"{name or 'hicmae'}:demo", (override,))
     assert "\n" not in str(error.value)
 
 
