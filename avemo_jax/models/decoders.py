@@ -39,6 +39,8 @@ def decoder_complaints(model: ConfigDict) -> list[str]:
         found.append(f"model.decoder_dim {dim} is not a multiple of model.decoder_heads {heads}")
     if model.get("positions") == "grid" and dim % 8:
         found.append(f"model.positions=grid needs a model.decoder_dim that is a multiple of 8, not {dim}")
+    if model.decoder_depth < 1:
+        found.append(f"model.decoder_depth {model.decoder_depth} must be at least 1")
     return found
 
 

@@ -37,6 +37,7 @@ from avemo_jax.models.layers import (
 )
 
 WEIGHTS = ("separate", "shared")
+_COUNTS = ("joint_depth", "registers")  # of config.model, which may be 0
 _BRANCH = {"video": 0, "audio": 1, "both": 2}  # of random draws, and of the joint layers' norms
 
 
@@ -157,6 +158,7 @@ class StreamEncoder(nnx.Module):
         for key, known in (("weights", WEIGHTS), ("positions", POSITIONS), ("gelu", GELUS)):
             if key in model and model[key] not in known:
                 found.append(f"model.{key} is '{model[key]}', not one of {', '.join(known)}")
+        found += [f"model.{key} {model[key]} must be at least 0" for key in _COUNTS if model[key] < 0]
         if model.joint_depth and len(modalities) < 2:
             found.append(
                 f"model.joint_depth is {model.joint_depth}, and there is only {modalities[0]} to join: set it to 0, "

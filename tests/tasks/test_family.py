@@ -358,13 +358,21 @@ def test_matrices_of_every_method_have_a_rule_and_tokens_do_not_decay(method):
         ("hicmae", "model.learned_temperature=-1.0", "above 0, or 0 for none"),
         ("hicmae", "model.learned_bias=-10.0", "needs model.learned_temperature"),
         ("hicmae", "model.skip_layers=(5,)", "must name model.decoder_depth"),
+        (
+            "hicmae",
+            "model.decoder_depth=0 model.decoder_skips=False",
+            "model.decoder_depth 0 must be at least 1",
+        ),
+        *((name, "model.decoder_depth=0", "model.decoder_depth 0 must be at least 1") for name in METHODS),
+        ("cav_mae", "model.joint_depth=-1", "model.joint_depth -1 must be at least 0"),
+        ("video_mae", "model.registers=-1", "model.registers -1 must be at least 0"),
         ("vaemo", "model.decoder_modality_tokens=False", "cannot tell the hidden tokens"),
         ("av_mae", "model.contrast_layers=(4,)", r"contrast_layers \(4,\) must name layers in 0 … 3"),
         ("cav_mae", "model.contrast_layers=(1,1)", "in 0 … 5, each once"),
     ],
 )
 def test_values_that_make_no_model_are_refused_in_one_line(method, override, words):
-    made = make_task(load_config(f"{method}:demo", [override]))
+    made = make_task(load_config(f"{method}:demo", override.split()))
     with pytest.raises(UserError, match=words) as caught:
         jax.eval_shape(lambda: split(made.init_model(jax.random.key(0)))[1])
     assert "\n" not in str(caught.value)
