@@ -159,7 +159,7 @@ class StreamEncoder(nnx.Module):
             if key in model and model[key] not in known:
                 found.append(f"model.{key} is '{model[key]}', not one of {', '.join(known)}")
         found += [f"model.{key} {model[key]} must be at least 0" for key in _COUNTS if model[key] < 0]
-        if model.joint_depth and len(modalities) < 2:
+        if model.joint_depth and len(modalities) == 1:
             found.append(
                 f"model.joint_depth is {model.joint_depth}, and there is only {modalities[0]} to join: set it to 0, "
                 "with joint_alone and joint_norms False, and add its layers to model.depth"

@@ -47,6 +47,11 @@ class Finetune:
 
     def __init__(self, config: ConfigDict):
         self.config = config
+        for key in ("crop_area", "crop_aspect"):
+            if len(config.augment[key]) != 2:
+                raise UserError(
+                    f"augment.{key} is {config.augment[key]}, not two numbers: the least and the most"
+                )
         self.check()
         model = config.model
         self.video_grid = frontend.video_grid(model.frames, model.image_size)

@@ -345,6 +345,7 @@ def test_matrices_of_every_method_have_a_rule_and_tokens_do_not_decay(method):
         ("cav_mae", "model.joint_depth=0", "need joint layers"),
         ("av_mae", "model.weights=tied", "not one of separate, shared"),
         ("av_mae", "model.modalities=audio,video", "not video, audio or video,audio"),
+        ("av_mae", "model.modalities=", r"model.modalities is \(\), not video, audio or video,audio"),
         ("av_mae", "model.decoder=none", "not one of separate, shared, joint"),
         ("cav_mae", "model.dim=20", "a model.dim that is a multiple of 8, not 20"),
         ("mjepa", "model.decoder_dim=12", "a model.decoder_dim that is a multiple of 8, not 12"),

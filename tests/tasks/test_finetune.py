@@ -140,6 +140,8 @@ def test_the_real_model_has_a_gradient_in_every_part_for_mixed_clips():
         (("loss.class_weights=balanced",), "class_counts has 0 numbers for 3 classes"),
         (("mix.modalities=audio",), "video or both"),
         (("drop_modality.video=0.6", "drop_modality.audio=0.6"), "no probabilities"),
+        (("augment.crop_area=0.5",), r"augment.crop_area is \(0.5,\), not two numbers"),
+        (("augment.crop_aspect=",), r"augment.crop_aspect is \(\), not two numbers"),
         (
             (
                 "data.target=values",
