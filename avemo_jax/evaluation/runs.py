@@ -76,7 +76,8 @@ class Outcomes:
 
 @dataclass
 class Suites:
-    """One `suites.json`: name of its folder within the run's, and suite → rows."""
+    """One `suites.json`: name of its folder within the run's, and suite → rows; neighbours of clips without labels are
+    only a page, and no rows."""
 
     name: str
     results: dict[str, list[Row]]
@@ -217,7 +218,11 @@ def _add_suites(run: Run, path: Path) -> bool:
     found = _read_json(run, path)
     known = found if isinstance(found, dict) else {}
     results = {name: rows for name, rows in known.items() if name in _SUITE_KEYS}
-    results = {name: rows for name, rows in results.items() if _are_rows(rows, _SUITE_KEYS[name])}
+    results = {
+        name: rows
+        for name, rows in results.items()
+        if _are_rows(rows, _SUITE_KEYS[name]) or (name == "neighbours" and rows == [])
+    }
     if results:
         run.suites.append(Suites(path.parent.relative_to(run.folder).as_posix(), results))
     elif found is not None:

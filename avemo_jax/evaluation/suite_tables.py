@@ -220,6 +220,8 @@ def _identity(rows: Sequence[Row]) -> str:
 
 
 def _neighbours(rows: Sequence[Row]) -> str:
+    if not rows:
+        return "neighbours: no label with two values, so there is only the page"
     lines: list[tuple[str, ...]] = [("neighbours", "feature", "weights", "n", "the same", "", "by chance")]
     for row in rows:
         weights = {"none": "-", "random": f"random {row['seed']}"}.get(row["weights"], "checkpoint")

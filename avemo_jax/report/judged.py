@@ -258,7 +258,8 @@ def _neighbours(found: Sequence[Found], tables: dict[str, list[Row]]) -> Numbers
         for words, own, _ in found
         for row in own
     ]
-    return {"k": found[0].rows[0]["k"], "pages": _pages(found)}
+    first = next((one.rows[0] for one in found if one.rows), {})
+    return {"k": first.get("k"), "pages": _pages(found)}
 
 
 def _rollout(found: Sequence[Found], tables: dict[str, list[Row]]) -> Numbers:

@@ -147,6 +147,25 @@ def test_clips_that_are_asked_for_are_the_queries(small, tmp_path):
     assert {row["n"] for row in rows if row["label"] == "tone"} == {48}  # the numbers are of all clips
 
 
+def test_clips_without_a_label_of_two_values_have_neighbours_and_no_numbers(small, tmp_path, capsys):
+    data, out, labels = tmp_path / "data", tmp_path / "run" / "judged", {"rating": 0.5, "all": "x"}
+    synthetic.write_changed(data, small / "data", lambda one: replace(one, labels=labels))
+    shutil.copytree(small / "run", tmp_path / "run")
+    words = ["evaluate", "--checkpoint", tmp_path / "run", "--data", data, "--out", out, "--batch_size", 16]
+    words += ["--suite", "neighbours", "--random_seeds", 0, "--query", "clip03"]
+    assert main([str(word) for word in words]) == 0
+    assert "neighbours: no label with two values, so there is only the page" in capsys.readouterr().out
+    assert json.loads((out / "suites.json").read_text()) == {"neighbours": []}
+    page = (out / "neighbours.html").read_text()
+    assert "No label has two values" in page and 'id="query-0"' in page
+    report = tmp_path / "page.html"
+    words = ["report", tmp_path / "run", "--clips", 0, "--rollouts", 0, "--out", report]
+    assert main([str(word) for word in words]) == 0
+    shown = report.read_text()
+    assert 'href="run/judged/neighbours.html"' in shown
+    assert "holds no suite" not in shown and "Nothing of run was asked" not in shown
+
+
 @pytest.fixture(scope="module")
 def several(small, tmp_path_factory):
     """(page, numbers, folder of charts) of a run, the folder of its step, a run of another method, one whose config is
@@ -192,6 +211,15 @@ def test_what_runs_look_at_stands_side_by_side_on_the_report(several, small):
     assert "it has no checkpoint yet" in told["begun"] and "begun --rollouts 2</code>" in told["begun"]
     assert "each fold has weights of its own" in told["folds"]
     assert "folds/fold_1 --rollouts 2</code>" in told["folds"]
+
+
+def test_clips_of_which_nothing_is_known_are_on_a_map_too(small, tmp_path):
+    data, page = tmp_path / "data", tmp_path / "page.html"
+    synthetic.write_changed(data, small / "data", lambda one: replace(one, speaker="", labels={}))
+    words = ["report", small / "run", "--data", data, "--clips", 9, "--rollouts", 0, "--out", page]
+    assert main([str(word) for word in words]) == 0
+    (figure,) = re.findall(r'<figure class="map".*?</figure>', page.read_text(), re.S)
+    assert "9 clips, drawn at random" in figure and "<option" not in figure and "<li>" not in figure
 
 
 def test_clips_that_cannot_be_looked_at_are_left_out(small, tmp_path):
