@@ -158,7 +158,6 @@ def _robustness(rows: Sequence[Row]) -> str:
 def _robustness_of(model: str, rows: Sequence[Row]) -> str:
     score = rows[0]["score"]
     is_class = "kept" in rows[0]
-    shown = _cent if is_class else "{:.3f}".format
     lines: list[tuple[str, ...]] = [
         (f"robustness {model}".rstrip(), score.upper(), "change", "", "stays" if is_class else "")
     ]
@@ -166,9 +165,10 @@ def _robustness_of(model: str, rows: Sequence[Row]) -> str:
         name = row["corruption"].replace("_", " ")
         if len(row["unit"]):
             name += f", {row['level']:g} {row['unit']}"
-        low, high = (shown(bound) for bound in row["change_ci95"])
+        low, high = (_shown(score, bound) for bound in row["change_ci95"])
         kept = _cent(row["kept"]) if is_class else ""
-        lines.append((name, shown(row[score]), shown(row["change"]), f"[{low}, {high}]", kept))
+        values = (_shown(score, row[score]), _shown(score, row["change"]))
+        lines.append((name, *values, f"[{low}, {high}]", kept))
     first = rows[0]
     swapped = [row for row in rows if row["corruption"] in SWAPPED]
     relied = [

@@ -188,14 +188,15 @@ def _retrieval(found: Sequence[Found], tables: dict[str, list[Row]]) -> Numbers:
 
 
 def _robustness(found: Sequence[Found], tables: dict[str, list[Row]]) -> Numbers:
-    rows = []
+    """A table a score: changes of different ones have no common scale."""
+    scores: dict[str, list[Row]] = {}
     for words, own, _ in found:
         features = [row.get("feature", "") for row in own]
         several = len(set(features)) > 1
         for feature, row in zip(features, own, strict=True):
             condition = row["corruption"].replace("_", " ")
             condition += f", {row['level']:g} {row['unit']}" if row["unit"] else ""
-            rows.append(
+            scores.setdefault(row["score"], []).append(
                 {
                     "series": _series(words, feature if several else ""),
                     "condition": "as they are" if row["corruption"] == "none" else condition,
@@ -207,9 +208,13 @@ def _robustness(found: Sequence[Found], tables: dict[str, list[Row]]) -> Numbers
                     **{key: row.get(key) for key in _SWAPPED},
                 }
             )
-    tables["robustness"] = rows
-    first = found[0].rows[0]
-    return {"score": first["score"], "n": first.get("n"), "speakers": first.get("speakers")}
+    entries = []
+    for number, (score, rows) in enumerate(scores.items()):
+        table = f"robustness-{number}" if number else "robustness"
+        tables[table] = rows
+        series = list(dict.fromkeys(row["series"] for row in rows))
+        entries.append({"score": score, "table": table, "series": series})
+    return {"scores": entries}
 
 
 def _identity(found: Sequence[Found], tables: dict[str, list[Row]]) -> Numbers:

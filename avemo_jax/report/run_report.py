@@ -333,9 +333,9 @@ def _judged_charts(found: Row, tables: dict[str, list[Row]], titled: Callable) -
         drawn.append(suite_charts.group_scores(tables[one["table"]], *named, one["score"] not in IN_OWN_UNIT))
     if "conflict" in found:
         drawn.append(suite_charts.conflict(tables["conflict"]))
-    if "robustness" in found:
-        score = found["robustness"]["score"]
-        drawn.append(suite_charts.robustness(tables["robustness"], score, score not in IN_OWN_UNIT))
+    for one in found.get("robustness", {}).get("scores", ()):
+        table, score = one["table"], one["score"]
+        drawn.append(suite_charts.robustness(tables[table], table, score, score not in IN_OWN_UNIT))
     for one in found.get("identity", {}).get("runs", ()):
         words = ", ".join(filter(None, ("Probe of the speaker", one["series"])))
         drawn.append(titled(words, charts.scores(tables[one["table"]], one["table"], one["chance"])))

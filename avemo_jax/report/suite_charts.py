@@ -149,13 +149,13 @@ def conflict(rows: Sequence[Row]) -> Chart:
     return finished(bar, "conflict", "conflict", rows, 300, 34 * len(order), words)
 
 
-def robustness(rows: Sequence[Row], score: str, in_percent: bool) -> Chart:
+def robustness(rows: Sequence[Row], table: str, score: str, in_percent: bool) -> Chart:
     """How far a score falls from that of the clips as they are, by what was done to them."""
     names = _names(rows)
     drawn_rows = [row for row in rows if row["corruption"] != "none"]
     factor = 100 if in_percent else 1
     base = (
-        alt.Chart(alt.NamedData("robustness"))
+        alt.Chart(alt.NamedData(table))
         .transform_filter("datum.corruption != 'none'")
         .transform_calculate(
             percent=f"{factor} * datum.change",
@@ -164,8 +164,9 @@ def robustness(rows: Sequence[Row], score: str, in_percent: bool) -> Chart:
         )
     )
     title = f"change in {score.upper()}{', points' if in_percent else ''}"
-    tips = [alt.Tooltip("condition:N"), *_tips(names), _tip("percent:Q", title), _tip("low:Q", "from")]
-    tips += [_tip("high:Q", "to")]
+    shape = ".1f" if in_percent else ".3f"
+    tips = [alt.Tooltip("condition:N"), *_tips(names), _tip("percent:Q", title, shape)]
+    tips += [_tip("low:Q", "from", shape), _tip("high:Q", "to", shape)]
     zero = (
         alt.Chart(alt.InlineData([{"zero": 0}]))
         .mark_rule(strokeDash=[3, 3], color="var(--soft)", aria=False)
@@ -180,7 +181,7 @@ def robustness(rows: Sequence[Row], score: str, in_percent: bool) -> Chart:
     ]
     words = f"{title[0].upper()}{title[1:]}. {'; '.join(told)}."
     height = len(conditions) * max(16, 11 * len(names))
-    return finished(drawn, "robustness", "robustness", drawn_rows, 260, height, words)
+    return finished(drawn, table, table, drawn_rows, 260, height, words)
 
 
 def layer_bars(rows: Sequence[Row], table: str, what: str) -> Chart:

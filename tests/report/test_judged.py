@@ -15,6 +15,7 @@ from avemo_jax.evaluation import (
     outcome_files,
     outcomes,
     retrieval,
+    suite_tables,
     suites,
     text_space,
     text_suites,
@@ -286,6 +287,49 @@ def test_the_rows_of_all_runs_stand_in_one_table_told_apart_by_run_and_model(run
         "robustness",
         "confusion-0",
     }
+
+
+def _of_divergence(change):
+    own = {"score": "js", "js": 0.1, "change": change, "change_ci95": [change - 0.0021, change + 0.0021]}
+    return [{**row, **own, "kept": None} for row in _robustness(change)]
+
+
+def test_robustness_of_different_scores_has_a_chart_and_a_table_each(tmp_path):
+    for name, rows in (("a", _robustness(-0.1)), ("b", _of_divergence(0.034))):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text("{}")
+        (tmp_path / name / "suites.json").write_text(json.dumps({"robustness": rows}))
+    page, numbers = tmp_path / "page.html", tmp_path / "numbers.json"
+    words = ["report", tmp_path / "a", tmp_path / "b", "--clips", 0, "--out", page, "--json", numbers]
+    assert main([str(word) for word in words]) == 0
+    found = json.loads(numbers.read_text())
+    entries = found["judged"]["robustness"]["scores"]
+    assert [(one["score"], one["series"]) for one in entries] == [("uar", ["a"]), ("js", ["b"])]
+    tables = [found["tables"][one["table"]] for one in entries]
+    assert [row["change"] for row in tables[0]] == [0, -0.1, -0.2]
+    assert [row["change"] for row in tables[1]] == [0.034] * 3
+    text = page.read_text()
+    for one, heading, axis in zip(
+        entries, ("UAR, per cent", "JS"), ("change in UAR, points", "change in JS"), strict=True
+    ):
+        (table,) = re.findall(rf"<span>Robustness, {heading}</span>.*?</table>", text, re.S)
+        assert (">0.03400</td>" in table, "[0.03190, 0.03610]" in table) == (one["score"] == "js",) * 2
+        assert f'data-chart="{one["table"]}"' in text and f'"title":"{axis}"' in text
+    for title, shape in (("change in UAR, points", ".1f"), ("change in JS", ".3f")):
+        assert f'"format":"{shape}","title":"{title}"' in text
+
+
+def test_tables_of_robustness_are_in_the_unit_of_the_score():
+    ccc = [{**row, "score": "ccc", "ccc": 0.612, "change": -0.034} for row in _robustness(0)]
+    js = _of_divergence(0.034)
+    for rows in (ccc, js):
+        for row in rows:
+            row |= {"selection": "last", "step": 3}
+            row.pop("kept", None)
+    (line,) = [line for line in suite_tables.text({"robustness": ccc}).splitlines() if "noise" in line]
+    assert line.split() == ["noise,", "20", "dB", "61.2", "-3.4", "[-10.0,", "10.0]"]
+    (line,) = [line for line in suite_tables.text({"robustness": js}).splitlines() if "noise" in line]
+    assert line.split() == ["noise,", "20", "dB", "0.100", "0.034", "[0.032,", "0.036]"]
 
 
 def test_a_fine_tuning_runs_scores_are_those_of_all_its_folds_together(runs):
