@@ -26,7 +26,7 @@ from avemo_jax.report.clips import Facts, collect_facts, read_cards
 from avemo_jax.report.images import Picture
 from avemo_jax.report.samples import stacked
 from avemo_jax.tasks import make_task
-from avemo_jax.tasks.clips import clip_keys, make_loader
+from avemo_jax.tasks.clips import clip_keys, cut, make_loader, repeated
 from avemo_jax.tasks.pictures import ROWS, clip_strips
 from avemo_jax.tasks.pretrain import Pretrain
 from avemo_jax.training.state import run_keys
@@ -37,6 +37,7 @@ Batch = dict[str, np.ndarray]
 VIEWS = ("training", "centre")
 MOST_VALUES = 30  # of a label or of speakers that the page lists
 _QUALITY = 88
+_SEEN = ("video", "waveform", "waveform_length", "waveform_mean")  # of a batch, by a network
 
 
 def make(config: ConfigDict, clips: int) -> tuple[str, Row]:
@@ -56,9 +57,9 @@ def make(config: ConfigDict, clips: int) -> tuple[str, Row]:
     (centre,) = centre_batches(config, path, positions, len(positions))
     # The key of a run's first step; a clip's own draws follow from it and its place in the data.
     key = jax.random.fold_in(run_keys(config.seed)[1], 0)
-    seen, masks = task.view(_on_device(task, training), clip_keys(key, _on_device(task, training)))
+    seen, masks = _first_copies(task, {name: training[name] for name in task.batch_shapes()}, key)
     # Evaluation hides nothing and leaves the volume as it is.
-    whole = frontend.to_clip(_on_device(task, centre), mels=config.model.mel_bins)
+    whole = frontend.to_clip({name: jnp.asarray(centre[name]) for name in _SEEN}, mels=config.model.mel_bins)
     pictures = {
         "training": _pictures(task, seen, masks, "training view"),
         "centre": _pictures(task, whole, None, "centre view"),
@@ -119,8 +120,12 @@ def _first_rows(config: ConfigDict, clips: int) -> Batch:
         return next(iter(loader))
 
 
-def _on_device(task: Pretrain, host: Batch) -> dict[str, jax.Array]:
-    return {field: jnp.asarray(host[field]) for field in task.batch_shapes()}
+def _first_copies(task: Pretrain, host: Batch, key: jax.Array) -> tuple[Clip, Masks]:
+    """The batch as the step of this key sees it; of each clip the first of its `mask.repeats` copies."""
+    repeats = task.config.mask.repeats
+    batch = cut(jax.tree.map(jnp.asarray, host), task.config)
+    copies, keys = repeated(batch, clip_keys(key, batch), repeats)
+    return jax.tree.map(lambda field: field[::repeats], task.view(copies, keys, int(task.choice(key))))
 
 
 def _pictures(task: Pretrain, clip: Clip, masks: Masks | None, view: str) -> list[tuple[Picture, Picture]]:

@@ -203,6 +203,13 @@ class Pretrain:
         clip = clips.seen(batch, self.config, clips.gain(self.config, keys))
         return clip, self._masks(fold_keys(keys, 1), choice)
 
+    def choice(self, key: Array) -> Array | int:
+        """The choice for `view` in the step of this key; a plain number where nothing is drawn."""
+        count = len(self.config.mask.choices)
+        if count < 2:
+            return count - 1
+        return jax.random.randint(jax.random.fold_in(key, _RATIOS), (), 0, count)
+
     def targets(self, clip: Clip, masks: Masks, teacher: nnx.Module | None = None) -> Targets:
         """What was hidden should be; no gradient flows into it."""
         target = self.config.target
@@ -285,10 +292,10 @@ class Pretrain:
 
     def _at_some_ratio(self, compute: Callable[[int], tuple], key: Array):
         """`compute(choice)` for the choice of this step: a program has a branch for each, since shapes differ."""
+        drawn = self.choice(key)
+        if isinstance(drawn, int):
+            return compute(drawn)
         count = len(self.config.mask.choices)
-        if count < 2:
-            return compute(count - 1)
-        drawn = jax.random.randint(jax.random.fold_in(key, _RATIOS), (), 0, count)
         return jax.lax.switch(drawn, [functools.partial(compute, choice) for choice in range(count)])
 
     def _predict(
