@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -30,6 +31,7 @@ Row = dict[str, Any]
 PROBE_ROWS = "rows.json"  # of fine-tuned runs too
 SUITES = "suites.json"
 _OWN_FOLDERS = (files.FOLDER, SAMPLES, "tensorboard", "wandb")  # in them nobody puts a probe
+_OF_FOLD = re.compile(r"fold_[^/]+(/heads/[^/]+)?")  # where a fold's own test is, beside others of it
 _PROBE_KEYS = {"feature", "weights", "loudness", "ci95"}
 _CLASS_KEYS, _NUMBER_KEYS = _PROBE_KEYS | {"uar", "classes", "confusion"}, _PROBE_KEYS | {"target", "ccc"}
 _OUTCOME_KEYS = {"selection", "modalities", "target", "label", "fold", "n", "ci95", "outputs"}
@@ -97,7 +99,7 @@ class Run:
     versions: dict[str, str]  # of the packages it was made with
     samples: dict[int, dict[str, Path]]  # step → name → file; of one step none that came later
     probes: list[Probe]
-    outcomes: list[Outcomes]  # of a run with folds, only those of all together
+    outcomes: list[Outcomes]  # of a run with folds, not the folds' own tests but those of all together
     suites: list[Suites]
     time: dict[str, Any] | None  # see training/goodput.py
     calls: list[Row]  # that made it, its data and its probes, oldest first; see provenance.py
@@ -151,7 +153,7 @@ def gather_run(folder: str | os.PathLike) -> Run:
         if _add_rows(run, path):
             made_in.add(path.parent)
     if any(one.name == "." for one in run.outcomes):  # single folds are part of those of all folds
-        run.outcomes = [one for one in run.outcomes if not one.name.startswith("fold_")]
+        run.outcomes = [one for one in run.outcomes if not _OF_FOLD.fullmatch(one.name)]
     for path in _find(folder, SUITES):
         if _add_suites(run, path):
             made_in.add(path.parent)

@@ -78,6 +78,37 @@ def curve_keys(rows: Sequence[Row]) -> list[str]:
     return [key for key in (*_FIRST, *middle, *_LAST) if key in found]
 
 
+def compared(numbers: Numbers) -> list[Row]:
+    """Of what runs were probed for, a row each; numbers of different clips never stand in one.
+
+    Keys: `score`, `label`, `feature`, the one that is compared, and `words` on how; `runs`: name → (line, what its
+    feature is where the run lacks that one) of each of its probes.
+    """
+    kinds: dict[tuple, list[Row]] = {}
+    for probe in numbers["probes"]:
+        kind = tuple(probe[key] for key in ("label", "manner", "split", "split_hash"))
+        kinds.setdefault(kind, []).append(probe)
+    found = []
+    for kind, probes in kinds.items():
+        first, (label, words, *split) = numbers["tables"][probes[0]["table"]][0], kind
+        others = [other[2:] for other in kinds if other[:2] == kind[:2]]
+        if len({protocol for protocol, _ in others}) > 1:
+            words += f", protocol {split[0]}"
+        if len([one for one in others if one[0] == split[0]]) > 1:
+            words += f", clips and folds {(split[1] or 'unknown')[:12]}"
+        runs: dict[str, list[tuple[Row, str]]] = {}
+        for probe in probes:
+            lines = numbers["tables"][probe["table"]]
+            same = [one for one in lines if all(one[key] == first[key] for key in ("feature", "weights"))]
+            line = (same or lines)[0]
+            runs.setdefault(probe["run"], []).append((line, "" if same else line["feature"]))
+        score = probes[0]["scores"][0]
+        found.append(
+            {"score": score, "label": label, "feature": first["feature"], "words": words, "runs": runs}
+        )
+    return found
+
+
 def differing(runs: Sequence[Row]) -> list[str]:
     """Config keys, dotted, that are not the same in all runs."""
     flat = [flatten(run["config"]) for run in runs]
@@ -202,7 +233,17 @@ def _add_probe(numbers: Numbers, run: Run, probe: Probe) -> None:
         shown = (
             [row for row in of_checkpoint if row["feature"] in STRUCTURED] or of_checkpoint[:1] or rows[:1]
         )
-        kept = ("split", "n", "speakers", "classes", "chance", "ci_unit", "ci_groups", "speaker_disjoint")
+        kept = (
+            "split",
+            "split_hash",
+            "n",
+            "speakers",
+            "classes",
+            "chance",
+            "ci_unit",
+            "ci_groups",
+            "speaker_disjoint",
+        )
         numbers["probes"].append(
             {
                 "run": run.name,

@@ -55,6 +55,7 @@ def render(
         "text_scores": judged.TEXT_SCORES,
         "own_unit": IN_OWN_UNIT,
         "marks": styles.MARKS,
+        "compared": contents.compared,
         "flatten": contents.flatten,
         "last_row": contents.last_row,
         "own": lambda name: markupsafe.Markup((TEMPLATES / name).read_text(encoding="utf-8")),

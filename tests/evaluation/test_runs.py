@@ -64,12 +64,11 @@ def test_a_fine_tuning_of_all_folds_has_their_scores_together_and_says_where_the
         (tmp_path / f"fold_{fold}" / "config.json").write_text("{}")
     with pytest.raises(UserError, match="no run in it"):  # it has not ended
         gather_run(tmp_path)
-    for place in (tmp_path, tmp_path / "fold_1"):
-        (place / "rows.json").write_text(json.dumps([OUTCOME_ROW]))
-    (tmp_path / "other_corpus").mkdir()
-    (tmp_path / "other_corpus" / "rows.json").write_text(json.dumps([OUTCOME_ROW]))
+    for place in (".", "fold_1", "fold_2/heads/mafw", "fold_1/other_corpus", "other_corpus"):
+        (tmp_path / place).mkdir(parents=True, exist_ok=True)
+        (tmp_path / place / "rows.json").write_text(json.dumps([OUTCOME_ROW]))
     run = gather_run(tmp_path)
-    assert [one.name for one in run.outcomes] == [".", "other_corpus"]
+    assert [one.name for one in run.outcomes] == [".", "fold_1/other_corpus", "other_corpus"]
     (note,) = run.notes
     assert note.endswith(f"avemo report '{tmp_path / 'fold_1'}'")
     assert run.folds == [tmp_path / "fold_1", tmp_path / "fold_2"]

@@ -66,6 +66,52 @@ def test_configs_are_compared_key_by_key():
     assert contents.differing(runs) == ["a.c", "d"]
 
 
+def _probe(run, split_hash, *lines, split="folds"):
+    probe = {"run": run, "label": "tone", "manner": "", "split": split, "split_hash": split_hash}
+    lines = [{"feature": name, "weights": weights, "uar": uar} for name, weights, uar in lines]
+    return {**probe, "scores": ["uar"]}, lines
+
+
+def compared(*probes):
+    """(feature and words, run → numbers and features that are another) of what is compared."""
+    tables = {f"scores-{number}": lines for number, (_, lines) in enumerate(probes)}
+    asked = [{**probe, "table": name} for (probe, _), name in zip(probes, tables, strict=True)]
+    return [
+        (
+            row["feature"] + row["words"],
+            {run: [(line["uar"], other) for line, other in own] for run, own in row["runs"].items()},
+        )
+        for row in contents.compared({"probes": asked, "tables": tables})
+    ]
+
+
+def test_runs_are_compared_by_the_same_feature_or_another_one_is_named():
+    first = _probe("a", "1", ("cat4", "checkpoint", 0.5), ("video", "checkpoint", 0.4))
+    other = _probe(
+        "b", "1", ("video", "checkpoint", 0.9), ("cat4", "random", 0.3), ("cat4", "checkpoint", 0.6)
+    )
+    without = _probe("c", "1", ("fused", "checkpoint", 0.7))
+    expected = {"a": [(0.5, "")], "b": [(0.6, "")], "c": [(0.7, "fused")]}
+    assert compared(first, other, without) == [("cat4", expected)]
+
+
+def test_runs_are_not_compared_by_other_clips():
+    probes = [
+        _probe(run, split_hash * 20, ("cat4", "checkpoint", number), split=split)
+        for run, split_hash, split, number in (
+            ("a", "1", "folds", 0.1),
+            ("b", "2", "folds", 0.2),
+            ("c", "3", "split", 0.3),
+        )
+    ]
+    assert compared(*probes) == [
+        ("cat4, protocol folds, clips and folds 111111111111", {"a": [(0.1, "")]}),
+        ("cat4, protocol folds, clips and folds 222222222222", {"b": [(0.2, "")]}),
+        ("cat4, protocol split", {"c": [(0.3, "")]}),
+    ]
+    assert compared(probes[0]) == [("cat4", {"a": [(0.1, "")]})]
+
+
 def card(position, speaker, **labels):
     return Card(position, f"clip{position}", speaker, "", "train", "", 1.0, labels)
 

@@ -386,6 +386,25 @@ def test_pages_of_clips_are_linked_where_they_were_made(runs, made):
     assert targets == [(run / "judged" / "neighbours.html").resolve() for run in runs]
 
 
+def test_at_a_glance_a_runs_probe_of_another_feature_says_so(tmp_path):
+    rows = [row | {"label": "person"} for row in _identity() if row["weights"] == "checkpoint"]
+    for name, feature in (("a", "cat4"), ("b", "video")):
+        (tmp_path / name / "probe").mkdir(parents=True)
+        (tmp_path / name / "config.json").write_text("{}")
+        own = [row | {"feature": feature} for row in rows]
+        (tmp_path / name / "probe" / "rows.json").write_text(json.dumps(outcome_files.plain(own)))
+    page = tmp_path / "page.html"
+    words = ["report", tmp_path / "a", tmp_path / "b", "--clips", 0, "--out", page]
+    assert main([str(word) for word in words]) == 0
+    (row,) = re.findall(
+        r"<tr><th[^>]*>UAR of person, per cent: cat4[^<]*</th>(.*?)</tr>", page.read_text(), re.S
+    )
+    cells = [cell.strip() for cell in re.findall(r'<td class="number">(.*?)</td>', row, re.S)]
+    score = f"{100 * rows[0]['uar']:.1f} ["
+    assert len(cells) == 2 and all(cell.startswith(score) for cell in cells)
+    assert cells[0].endswith("]") and cells[1].endswith("] (video)")
+
+
 def test_models_are_called_by_what_tells_them_apart():
     probes = [
         {"feature": "cat4", "weights": w, "seed": s, "head": "linear"}
