@@ -245,7 +245,7 @@ def _zero_shot(rows: Sequence[Row]) -> str:
     return (
         f"{_of_spaces('zero-shot', rows, scores)}\n{_of_first(rows)}{first['n']} clips, label {first['label']}, "
         f"{len(first['classes'])} classes, chance {_cent(first['chance'])}; mAP: mean average precision of clips, "
-        f"ranked by each class's prompt; {_MAPS}"
+        f"ranked by each class's prompt; {_maps(rows)}"
     )
 
 
@@ -259,7 +259,7 @@ def _text_retrieval(rows: Sequence[Row]) -> str:
             f"{_of_spaces(title, rows, scores, f'{way}_median_rank')}\n{_of_first(rows)}by chance "
             f"{', '.join(scores)} are {chance}"
         )
-    said = f"{first['n']} clips with {first['texts']} different texts; {_MAPS}"
+    said = f"{first['n']} clips with {first['texts']} different texts; {_maps(rows)}"
     return "\n\n".join(parts) + f"\n{_of_first(rows)}{said}"
 
 
@@ -267,11 +267,22 @@ def _statements(rows: Sequence[Row]) -> str:
     first, scores = rows[0], {"accuracy": "accuracy", "AUC": "auc"}
     return (
         f"{_of_spaces('statements', rows, scores)}\n{_of_first(rows)}{first['n']} statements about "
-        f"{first['clips']} clips, {_cent(first['true_share'])} % true; {_MAPS}"
+        f"{first['clips']} clips, {_cent(first['true_share'])} % true; {_maps(rows)}"
     )
 
 
-_MAPS = "heads: learnt by alignment; fitted: a linear map of features, fitted on other speakers' descriptions"
+def _maps(rows: Sequence[Row]) -> str:
+    return f"heads: learnt by alignment; fitted: a linear map of features, fitted on {fitted_on(rows)}"
+
+
+def fitted_on(rows: Sequence[Row]) -> str:
+    """Which descriptions the maps in rows of a suite of texts were fitted on, for people."""
+    by_speaker = all(row.get("apart", "speaker") == "speaker" for row in rows)
+    return (
+        "other speakers' descriptions"
+        if by_speaker
+        else "descriptions of other clips, whoever speaks in them"
+    )
 
 
 def _of_first(rows: Sequence[Row]) -> str:

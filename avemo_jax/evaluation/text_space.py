@@ -1,9 +1,10 @@
 """Clips and texts in one space, in which they can be compared.
 
-A run that was aligned with texts has heads for both. Any other network has none; what its frozen features know of
-texts is then asked by a linear map: ridge regression from a clip's features to its description's vector, fitted on
-other speakers' clips. That is no zero-shot answer, since it is learnt from descriptions of the very corpus; but it is
-the same question for every network, aligned or not, with random weights too. Not here: what is asked (text_suites).
+A run that was aligned with texts has heads for both. Any other network has none; what its frozen features know of texts
+is then asked by a linear map: ridge regression from a clip's features to its description's vector, fitted on other
+speakers' clips (of one speaker, or of none that is named, on other clips). That is no zero-shot answer, since it is
+learnt from descriptions of the very corpus; but it is the same question for every network, aligned or not, with random
+weights too. Not here: what is asked (text_suites).
 """
 
 from __future__ import annotations
@@ -50,6 +51,7 @@ class Space(NamedTuple):
     centre: np.ndarray  # taken from a text's vector first [E]
     kernel: np.ndarray | None  # of the text's head [E, D]; None leaves it as it is
     bias: np.ndarray | float = 0.0  # [D]
+    apart: str = ""  # of a fitted map: it never saw others of the same "speaker", or the same "clip" alone
 
     def similarity(self, texts: np.ndarray) -> np.ndarray:
         """Cosine of each clip and each text's vector [M, E]: float32 [N, M]."""
@@ -59,7 +61,8 @@ class Space(NamedTuple):
 
     @property
     def name(self) -> dict:
-        return {"weights": self.weights, "seed": self.seed, "map": self.map, "by": self.by}
+        apart = {"apart": self.apart} if self.apart else {}
+        return {"weights": self.weights, "seed": self.seed, "map": self.map, "by": self.by, **apart}
 
 
 class Model(NamedTuple):
@@ -164,11 +167,12 @@ def _by_map(
     rows = table.rows_of(judged.clip_id)
     described = np.flatnonzero((rows >= 0) & there)
     speakers, part = np.unique(judged.speaker, return_inverse=True)
-    part = part % _PARTS if len(speakers) > 1 else np.arange(len(rows)) % _PARTS
+    apart = "speaker" if len(speakers) > 1 else "clip"
+    part = part % _PARTS if apart == "speaker" else np.arange(len(rows)) % _PARTS
     if len(described) < 4 or len(set(part[described].tolist())) < 2:
         raise UserError(
-            f"--texts describes {len(described)} of the clips that have what the network looks at: a map takes some of "
-            "at least two speakers to be fitted"
+            f"--texts describes {len(described)} of the clips that have what the network looks at: a map takes "
+            f"{'some of at least two speakers' if apart == 'speaker' else 'at least four'} to be fitted"
         )
     centre = table.embedding[rows[described]].mean(0)
     wanted = _unit(table.embedding[np.maximum(rows, 0)] - centre)
@@ -177,7 +181,9 @@ def _by_map(
         own = part == number
         others = described[part[described] != number]
         predicted[own] = _ridge(features[others], wanted[others], features[own])
-    return Space(network.weights, network.seed, FITTED, "all", _unit(predicted), there, centre, None)
+    return Space(
+        network.weights, network.seed, FITTED, "all", _unit(predicted), there, centre, None, apart=apart
+    )
 
 
 def _ridge(known: np.ndarray, wanted: np.ndarray, asked: np.ndarray) -> np.ndarray:

@@ -14,6 +14,7 @@ from avemo_jax.evaluation import calibration
 from avemo_jax.evaluation.outcomes import MAIN_SCORES
 from avemo_jax.evaluation.report import summarise
 from avemo_jax.evaluation.runs import Run
+from avemo_jax.evaluation.suite_tables import fitted_on
 
 Row = dict[str, Any]
 Numbers = dict[str, Any]
@@ -251,7 +252,8 @@ def _of_texts(suite: str) -> Callable[[Sequence[Found], dict[str, list[Row]]], N
                     }
                     lines.append({**facts, "way": way, "scores": scores})
         tables[suite] = lines
-        return {"n": lines[0]["n"], "chance": found[0].rows[0].get("chance")}
+        every = [row for one in found for row in one.rows]
+        return {"chance": found[0].rows[0].get("chance"), "fitted_on": fitted_on(every)}
 
     return add
 

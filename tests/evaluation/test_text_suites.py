@@ -1,5 +1,7 @@
 """Suites of texts on clips and texts that are known: counted one by one, and beside scikit-learn."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from sklearn.linear_model import Ridge
@@ -7,9 +9,10 @@ from sklearn.metrics import average_precision_score, recall_score, roc_auc_score
 
 from avemo_jax.config import load_config
 from avemo_jax.errors import UserError
-from avemo_jax.evaluation import prompts, text_space, text_suites
+from avemo_jax.evaluation import prompts, suite_tables, text_space, text_suites
 from avemo_jax.evaluation.protocols import clips_hash
 from avemo_jax.evaluation.text_space import Judged, Space
+from avemo_jax.report import judged as judged_page
 from input_pipeline.texts import Described, make_table
 from tests.evaluation import synthetic
 
@@ -173,6 +176,25 @@ def test_a_map_is_ridge_regression_and_never_sees_the_speakers_that_it_answers_f
     )
     nearest = found.similarity(np.eye(5, dtype=np.float32) + 0.1).argmax(1)
     assert not np.any(nearest == np.arange(CLIPS) % 5)
+
+
+@pytest.mark.parametrize(
+    ("speakers", "apart", "words"),
+    [
+        (5, "speaker", "other speakers' descriptions"),
+        (1, "clip", "descriptions of other clips, whoever speaks"),
+    ],
+)
+def test_rows_of_a_map_say_what_was_kept_apart(speakers, apart, words):
+    judged = JUDGED._replace(speaker=np.array([f"p{n % speakers}" for n in range(CLIPS)]))
+    network, there = text_space.extraction.Network("checkpoint", 0, {}), np.ones(CLIPS, bool)
+    table = make_table(JUDGED.clip_id, embed(TEXT))
+    fitted = text_space._by_map(network, embed(TEXT), judged, table, there)
+    rows = text_suites.text_retrieval_rows(judged, [space(), fitted], table)
+    assert [row.get("apart") for row in rows] == [None, apart]
+    assert suite_tables.text({"text_retrieval": rows}).count(f"fitted on {words}") == 1
+    found = judged_page.Found((), rows, Path("nowhere"))
+    assert judged_page._of_texts("text_retrieval")([found], {})["fitted_on"].startswith(words)
 
 
 @pytest.mark.parametrize("modality", ["audio", "video"])
