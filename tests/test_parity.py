@@ -44,6 +44,23 @@ def test_every_required_array_and_gradient_passes(fixture, tmp_path, capsys):
     assert set(np.load(tmp_path / "d.npz").files) >= compared
 
 
+@pytest.mark.parametrize("flag", ["--json", "--dump"])
+def test_results_that_cannot_be_written_are_refused_before_the_comparison(flag, tmp_path, capsys):
+    prefix = write_fixture("pretrain_tiny", tmp_path)
+    (tmp_path / "file").touch()
+    assert main(["parity", "--fixture", str(prefix), flag, str(tmp_path / "file" / "out")]) == 2
+    said = capsys.readouterr()
+    assert "is a file; choose another place" in said.err and said.err.count("\n") == 1 and not said.out
+
+
+def test_results_are_written_into_folders_that_are_made(tmp_path, capsys):
+    prefix = write_fixture("finetune_tiny", tmp_path)
+    dump, report = tmp_path / "new" / "arrays.npz", tmp_path / "other" / "parity.json"
+    assert main(["parity", "--fixture", str(prefix), "--dump", str(dump), "--json", str(report)]) == 0
+    compared = {row["name"] for row in json.loads(report.read_text())["arrays"]}
+    assert compared and set(np.load(dump).files) >= compared
+
+
 def test_a_wrong_number_is_a_failure_with_exit_code_1(tmp_path, capsys):
     prefix = write_fixture("finetune_tiny", tmp_path)
     arrays = dict(np.load(GOLDEN / "finetune_tiny_io.npz"))

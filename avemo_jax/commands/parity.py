@@ -7,23 +7,27 @@ pass, 1 when one fails, 2 when the fixture cannot be used.
 from __future__ import annotations
 
 import argparse
+import io
 import json
-from pathlib import Path
 
 import numpy as np
+
+from avemo_jax.paths import to_path
 
 EXAMPLE = "avemo parity --fixture tests/golden/pretrain_tiny"
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--fixture", required=True, help="path up to _info.json")
-    parser.add_argument("--dump", metavar="F.npz", help="write all computed arrays here")
-    parser.add_argument("--json", metavar="FILE", help="write the comparison here")
+    parser.add_argument("--dump", type=to_path, metavar="F.npz", help="write all computed arrays here")
+    parser.add_argument("--json", type=to_path, metavar="FILE", help="write the comparison here")
 
 
 def run(args: argparse.Namespace) -> int:
-    from avemo_jax import parity
+    from avemo_jax import files, parity
 
+    for path in filter(None, (args.dump, args.json)):
+        files.check_place(path.parent)
     rows, computed = parity.run(args.fixture)
     width = max((len(row.name) for row in rows), default=0)
     for row in rows:
@@ -37,10 +41,12 @@ def run(args: argparse.Namespace) -> int:
         else "nothing to compare: the fixture expects no array"
     )
     if args.dump:
-        np.savez(args.dump, **computed)  # type: ignore[arg-type]  # numpy types them as flags
+        buffer = io.BytesIO()
+        np.savez(buffer, **computed)  # type: ignore[arg-type]  # numpy types them as flags
+        files.write_bytes(args.dump, buffer.getvalue())
         print(f"arrays: {args.dump}")
     if args.json:
         report = {"passed": len(rows) - failed, "failed": failed, "arrays": [row._asdict() for row in rows]}
-        Path(args.json).write_text(json.dumps(report, indent=2) + "\n")
+        files.write_file(args.json, json.dumps(report, indent=2) + "\n")
         print(f"comparison: {args.json}")
     return 1 if failed else 0
