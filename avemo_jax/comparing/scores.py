@@ -29,8 +29,8 @@ def gather(methods: Sequence[Method], asked: Asked, out: Path) -> Row:
       methods: one row each: `name`, `config`, `overrides`, `steps`, `clips`, `flops`, `parameters`.
       probes: one row a label, method and kind of feature: what `evaluation.report.summarise` says of the checkpoint
         (`uar`, `uar_bounds`, …), `method` ("" for plain statistics), `label`, `kind`, `chance`; `random_uar` and
-        `random_uar_bounds` of the same network with random weights; against the first method `uar_difference`,
-        `uar_difference_ci95` and `p_permutation` (None for itself).
+        `random_uar_bounds` of the same network with random weights, `random_seeds` times; against the first method
+        `uar_difference`, `uar_difference_ci95` and `p_permutation` (None for itself).
       retrieval: one row a method that has both modalities: all layers together, `random` weights beside them.
     """
     described = [
@@ -120,6 +120,7 @@ def _of_label(methods: Sequence[Method], label: str, out: Path) -> list[Row]:
             row = {"label": label, "method": method.name, "kind": kind, "chance": chance, **line}
             row["random_uar"] = random["uar"] if random else None
             row["random_uar_bounds"] = random["uar_bounds"] if random else None
+            row["random_seeds"] = random["seeds"] if random else None
             rows.append(row | _against(one, first.get((kind, *asked))))
             if method is methods[0]:
                 first[(kind, *asked)] = one
@@ -161,7 +162,8 @@ def _words(row: Row) -> tuple[str, ...]:
     random, spread, difference, interval, p = "", "", "", "", ""
     if row.get("random_uar") is not None:
         random = f"{100 * row['random_uar']:.1f}"
-        spread = "{:.0f} to {:.0f}".format(*(100 * bound for bound in row["random_uar_bounds"]))
+        shape = "[{:.0f}, {:.0f}]" if row["random_seeds"] == 1 else "{:.0f} to {:.0f}"
+        spread = shape.format(*(100 * bound for bound in row["random_uar_bounds"]))
     if row.get("uar_difference") is not None:
         difference = f"{100 * row['uar_difference']:+.1f}"
         interval = "[{:+.1f}, {:+.1f}]".format(*(100 * bound for bound in row["uar_difference_ci95"]))

@@ -137,7 +137,7 @@ def _retrieval(rows: Sequence[Row]) -> str:
         for way in ("video_to_audio", "audio_to_video"):
             one = row[way]
             weights = row["weights"] if row["weights"] == "checkpoint" else f"random {row['seed']}"
-            recalls = (_cent(one["r5"]), _cent(one["r10"]), f"{one['median_rank']:.0f}")
+            recalls = (_cent(one["r5"]), _cent(one["r10"]), f"{one['median_rank']:g}")
             name = way.replace("_to_", " → ")
             lines.append(
                 (weights, str(row["layer"]), name, _cent(one["r1"]), _bounds(one["r1_ci95"]), *recalls)
@@ -304,7 +304,7 @@ def _of_spaces(title: str, rows: Sequence[Row], scores: dict[str, str], rank: st
         line = [weights, row["map"], row["by"], *(str(row[name]) for name in counted)]
         for key in scores.values():
             line += [_cent(row[key]), _bounds(row[f"{key}_ci95"])]
-        line += [f"{row[rank]:.0f}"] if rank else []
+        line += [f"{row[rank]:g}"] if rank else []
         if compared:
             gap = row.get("difference")
             for key in scores.values():

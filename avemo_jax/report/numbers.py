@@ -62,7 +62,7 @@ def moment(text: str | None) -> str:
 
 def is_share(key: str) -> bool:
     """Is this number of `metrics.jsonl` a fraction, which is shown in per cent?"""
-    return RECALL in key or key.endswith(("_share", "accuracy", *_SCORES))
+    return RECALL in key or "accuracy" in key or key.endswith(("_share", *_SCORES))
 
 
 def metric(number: float | None, key: str) -> str:

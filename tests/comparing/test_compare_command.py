@@ -116,6 +116,16 @@ def test_scores_of_different_questions_stand_apart_and_say_so():
         assert one.count(f'<td class="number">{100 * uar:.1f}</td>') == 3
 
 
+@pytest.mark.parametrize(("seeds", "words"), [(1, "[41, 52]"), (3, "41 to 52")])
+def test_of_one_random_network_there_is_an_interval_and_of_several_their_range(seeds, words):
+    row = {"method": "a", "feature": "cat4", "uar": 0.6, "uar_bounds": [0.5, 0.7], "loudness": "as_recorded"}
+    row |= {"head": "linear", "missing": "none", "views": "cached", "selection": "inner_folds"}
+    row |= {"label": "tone", "n": 40, "chance": 0.5}
+    row |= {"random_uar": 0.46, "random_uar_bounds": [0.41, 0.52], "random_seeds": seeds}
+    said = scores.table({"probes": [row], "retrieval": []})
+    assert f"[50, 70]  46.0  {words}" in re.sub("  +", "  ", said)
+
+
 def test_only_the_same_clips_with_the_same_labels_are_paired():
     ids, truth = np.array([f"c{n}" for n in range(6)]), np.arange(6) % 2
     outputs = np.eye(2)[[0, 1, 0, 1, 1, 1]]

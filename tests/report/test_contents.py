@@ -32,6 +32,7 @@ from input_pipeline.record import classes_of
         (numbers.moment("2026-11-24T18:29:59Z"), "2026-11-24 18:29 UTC"),
         (numbers.moment(None), "–"),
         (numbers.metric(0.09375, "contrast_accuracy"), "9.4 %"),
+        (numbers.metric(0.09375, "contrast_accuracy_video_text"), "9.4 %"),
         (numbers.metric(0.5, "loss"), "0.5000"),
         (numbers.metric(0.5, "development_uar"), "50.0 %"),
         (numbers.title("development_uar"), "UAR of the development clips"),

@@ -319,6 +319,18 @@ def test_robustness_of_different_scores_has_a_chart_and_a_table_each(tmp_path):
         assert f'"format":"{shape}","title":"{title}"' in text
 
 
+def test_a_median_rank_between_two_is_not_rounded():
+    rows = _retrieval()
+    for row in rows:
+        for way in judged.WAYS:
+            row[way] = {**row[way], "median_rank": 4.5}
+    texts = [{**row, "text_to_clip_median_rank": 2.5} for row in _texts()["text_retrieval"]]
+    said = suite_tables.text({"retrieval": rows, "text_retrieval": texts}).splitlines()
+    assert [line.split()[-1] for line in said if "→ audio" in line or "→ video" in line] == ["4.5"] * 4
+    ranks = said[next(n for n, line in enumerate(said) if line.startswith("text → clip")) + 1 :][:2]
+    assert [line.split()[-1] for line in ranks] == ["2.5"] * 2
+
+
 def test_tables_of_robustness_are_in_the_unit_of_the_score():
     ccc = [{**row, "score": "ccc", "ccc": 0.612, "change": -0.034} for row in _robustness(0)]
     js = _of_divergence(0.034)
