@@ -125,9 +125,11 @@ def _conflict(rows: Sequence[Row]) -> str:
     for row in rows:
         counts = (str(row[name]) for name in ("n", "face", "voice", "other"))
         lines.append((_name(row), *counts, _cent(row["face_share"]), _bounds(row["ci95"])))
-    human = rows[0]["raters"]
-    counts = (str(human[name]) for name in ("face", "voice", "other"))
-    lines.append(("raters who had both", str(rows[0]["n"]), *counts, _cent(human["face_share"]), ""))
+    for row in rows:
+        human = row["raters"]
+        counts = (str(human[name]) for name in ("face", "voice", "other"))
+        line = ("raters who had both", str(row["n"]), *counts, _cent(human["face_share"]), "")
+        lines += [line] if line not in lines else []
     return aligned(lines)
 
 

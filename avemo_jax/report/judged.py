@@ -134,14 +134,22 @@ def _fairness(found: Sequence[Found], tables: dict[str, list[Row]]) -> Numbers:
 
 
 def _conflict(found: Sequence[Found], tables: dict[str, list[Row]]) -> Numbers:
+    """Models, and then who rated their clips: a line for each of what raters said."""
     models: list[Row] = []
     for series, row in _of_models(found):
         models.append(
             {"series": series, **{key: row[key] for key in (*_FOLLOWED, "n", "face_share", "ci95")}}
         )
-    first = found[0].rows[0]
-    raters = {key: first["raters"][key] for key in (*_FOLLOWED, "face_share")}
-    models.append({"series": "raters who had both", **raters, "n": first["n"], "ci95": None})
+    said: dict[tuple, tuple[str, ...]] = {}
+    for words, rows, _ in found:
+        for row in rows:
+            said.setdefault((*(row["raters"][key] for key in (*_FOLLOWED, "face_share")), row["n"]), words)
+    for values, words in said.items():
+        name = _series(words if len(said) > 1 else (), "raters who had both")
+        if any(one["series"] == name for one in models):
+            name += f" of {values[-1]:,} clips"
+        facts = dict(zip((*_FOLLOWED, "face_share", "n"), values, strict=True))
+        models.append({"series": name, **facts, "ci95": None})
     tables["conflict"] = [
         {
             "series": one["series"],
@@ -176,16 +184,16 @@ def _paired(found: Sequence[Found], tables: dict[str, list[Row]]) -> Numbers:
 
 
 def _retrieval(found: Sequence[Found], tables: dict[str, list[Row]]) -> Numbers:
-    rows, lacking = [], 0
+    rows, lacking = [], {}
     for words, own, _ in found:
         for row in own:
-            lacking = max(lacking, row.get("lacking", 0))
+            lacking[_series(words, "")] = row.get("lacking", 0)
             weights = row["weights"] if row["weights"] == "checkpoint" else f"random {row['seed']}"
             for way in WAYS:
                 named = {"series": _series(words, weights), "layer": row["layer"], "way": way, "n": row["n"]}
                 rows.append({**named, **row[way], "chance": row["chance"]})
     tables["retrieval"] = rows
-    return {"n": rows[0]["n"], "lacking": lacking, "chance": rows[0]["chance"]}
+    return {"lacking": {series: count for series, count in lacking.items() if count}}
 
 
 def _robustness(found: Sequence[Found], tables: dict[str, list[Row]]) -> Numbers:

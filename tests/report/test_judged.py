@@ -279,7 +279,7 @@ def test_the_rows_of_all_runs_stand_in_one_table_told_apart_by_run_and_model(run
     lines = [(row["series"], row["way"]) for row in tables["retrieval"]]
     assert lines[:2] == [("a, checkpoint", "video_to_audio"), ("a, checkpoint", "audio_to_video")]
     assert lines[3][0] == "a, random 0" and len(lines) == 8
-    assert "Left out: 3 clips without picture or without sound." in words
+    assert "Left out, without picture or without sound: a, 3 clips; b, 3 clips." in words
     assert {path.stem for path in charts.iterdir()} >= {
         "reliability",
         "risk",
@@ -342,6 +342,40 @@ def test_tables_of_robustness_are_in_the_unit_of_the_score():
     assert line.split() == ["noise,", "20", "dB", "61.2", "-3.4", "[-10.0,", "10.0]"]
     (line,) = [line for line in suite_tables.text({"robustness": js}).splitlines() if "noise" in line]
     assert line.split() == ["noise,", "20", "dB", "0.100", "0.034", "[0.032,", "0.036]"]
+
+
+def test_what_differs_between_runs_is_said_of_each(tmp_path):
+    clips = [np.arange(CLIPS), np.arange(CLIPS - 20)]
+    runs = []
+    for name, own, n in zip("ab", clips, (CLIPS, 40), strict=True):
+        model = _predicted(0, {"selection": "last"}).at(own)
+        more = {"n": n, "lacking": n // 10, "chance": {"r1": 1 / n, "r5": 5 / n, "r10": 10 / n}}
+        results = {
+            "conflict": suites.conflict_rows([model], _known()),
+            "retrieval": [row | more for row in _retrieval()],
+        }
+        runs.append(results)
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text("{}")
+        (tmp_path / name / "suites.json").write_text(json.dumps(results))
+    page, numbers = tmp_path / "page.html", tmp_path / "numbers.json"
+    words = ["report", tmp_path / "a", tmp_path / "b", "--clips", 0, "--out", page, "--json", numbers]
+    assert main([str(word) for word in words]) == 0
+    models = json.loads(numbers.read_text())["judged"]["conflict"]["models"]
+    rows = [results["conflict"][0] for results in runs]
+    assert [one["series"] for one in models[2:]] == [f"{name}, raters who had both" for name in "ab"]
+    assert [(one["n"], one["face"]) for one in models[2:]] == [
+        (row["n"], row["raters"]["face"]) for row in rows
+    ]
+    assert rows[0]["n"] != rows[1]["n"]
+    assert suite_tables.text({"conflict": rows}).count("raters who had both") == 2
+    assert suite_tables.text({"conflict": rows[:1] * 2}).count("raters who had both") == 1
+    (table,) = re.findall(r"<span>Retrieval, per cent</span>.*?</table>", page.read_text(), re.S)
+    cells = [re.findall(r"<td[^>]*>(.*?)</td>", line) for line in table.split("<tr>")[2:]]
+    assert [(line[2], line[7]) for line in cells] == [("90", "1.1, 5.6, 11.1")] * 4 + [
+        ("40", "2.5, 12.5, 25.0")
+    ] * 4
+    assert "sound: a, 9 clips; b, 4 clips." in page.read_text()
 
 
 def test_a_fine_tuning_runs_scores_are_those_of_all_its_folds_together(runs):
