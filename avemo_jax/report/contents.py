@@ -14,7 +14,7 @@ from avemo_jax.evaluation.questions import manner, question
 from avemo_jax.evaluation.report import main_scores, summarise
 from avemo_jax.evaluation.runs import Probe, Run
 from avemo_jax.report import judged
-from avemo_jax.report.numbers import recall_of
+from avemo_jax.report.numbers import count, recall_of
 from avemo_jax.training.goodput import KINDS
 
 Row = dict[str, Any]
@@ -28,6 +28,7 @@ STRUCTURED = (
     "video_cells",
 )  # whose confusions are shown; fixed, so not chosen by score
 _BOOKKEEPING = ("step", "bad_steps", "skipped_steps", "rollbacks", "unreadable_clips", "step_s")
+_ERRORS = {"mse": "mean squared", "l1": "mean absolute", "smooth_l1": "smooth L1"}
 _FIRST = ("loss", "loss_video", "loss_audio", "loss_contrast")
 _LAST = ("learning_rate", "grad_norm", "clips_per_s", "input_wait_share")
 
@@ -60,8 +61,8 @@ def thin(rows: Sequence[Row]) -> list[Row]:
     """Every so manieth row, the last one, and those with a number that few rows have, such as the scores of a look at
     other clips, so that about `MOST_POINTS` are left; none is changed."""
     every = -(-len(rows) // MOST_POINTS) or 1
-    count = Counter(key for row in rows for key, value in row.items() if value is not None)
-    rare = {key for key, times in count.items() if times <= MOST_POINTS // 4}
+    found = Counter(key for row in rows for key, value in row.items() if value is not None)
+    rare = {key for key, times in found.items() if times <= MOST_POINTS // 4}
     return [
         row
         for place, row in enumerate(rows)
@@ -122,6 +123,47 @@ def flatten(config: Row, prefix: str = "") -> Row:
     for key, value in config.items():
         flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
     return flat
+
+
+def errors_in_words(runs: Sequence[Row]) -> str:
+    """What the errors of these runs, as `numbers` has them, are of; empty where none predicts what was hidden."""
+    told: dict[str, list[str]] = {}
+    for run in runs:
+        if run["task"] != "pretrain":
+            continue
+        target = run["config"].get("target", {})
+        patches = "patches that were hidden" + ", each standardised" * is_standardised(run)
+        what = {
+            "patches": patches,
+            "latents": "a teacher's tokens of what was hidden",
+            "both": f"{patches}, and of a teacher's tokens of them",
+        }[target.get("kind", "patches")]
+        words = f"are {_ERRORS[target.get('error', 'mse')]}, of {what}."
+        told.setdefault(words, []).append(run["name"])
+    if len(told) == 1 and len(runs) == sum(map(len, told.values())):
+        return "".join(f"Errors {words}" for words in told)
+    return " ".join(f"Errors of {', '.join(names)} {words}" for words, names in told.items())
+
+
+def is_standardised(run: Row) -> bool:
+    """Whether what a run predicts of patches is standardised, each by itself."""
+    target = run["config"].get("target", {})
+    return bool(target.get("normalize_video", True) and target.get("normalize_audio", True))
+
+
+def by_chance(run: Row) -> str:
+    """How often pairs of a batch are matched by chance, where each clip is compared with all others of it."""
+    config, contrast = run["config"], run["config"].get("contrast", {})
+    every = contrast.get("negatives") == "global" and not contrast.get("within")
+    if not every or config.get("accumulate", 1) != 1 or config.get("data", {}).get("allow_missing"):
+        return ""
+    return f"By chance 1 of {count(config['batch_size'])}."
+
+
+def is_pictured(run: Row) -> bool:
+    """Whether training draws pictures of what the run does."""
+    latents = run["config"].get("target", {}).get("kind") == "latents"
+    return run["task"] != "align_text" and not (run["task"] == "pretrain" and latents)
 
 
 def last_row(numbers: Numbers, run: str) -> Row:

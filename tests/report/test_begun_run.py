@@ -7,8 +7,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from avemo_jax.cli import main
+from avemo_jax.config import load_config
 from avemo_jax.evaluation.extraction import Source
 from avemo_jax.evaluation.judging import judge
 from avemo_jax.evaluation.protocols import LabelledClips, make_splits
@@ -62,6 +64,23 @@ def test_what_a_fine_tuning_of_all_folds_lacks_is_asked_of_its_first_fold(run):
         assert re.search(rf"<code>avemo {verb} .*{run / 'fold_1'}", lacking), name
     assert "each fold has weights of its own" in page["map"]
     assert not re.search("avemo train|no checkpoint", "".join(page.values()))
+
+
+def test_what_is_said_of_pretraining_on_patches_is_not_said_of_other_runs(tmp_path):
+    for name, config in (("tuned", "finetune/crema_d:demo"), ("latents", "mjepa:demo")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(load_config(config).to_json())
+        (tmp_path / name / "metrics.jsonl").write_text('{"step": 1, "loss": 1.0, "loss_video": 0.5}\n')
+    (tmp_path / "tuned" / "samples").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "tuned" / "samples" / "00000001_input.png")
+    page = tmp_path / "page.html"
+    words = ["report", tmp_path / "tuned", tmp_path / "latents", "--clips", 0, "--out", page]
+    assert main([str(word) for word in words]) == 0
+    found = sections(page.read_text())
+    assert "Errors of latents are mean absolute, of a teacher&#39;s tokens" in found["curves"]
+    assert "mean squared" not in found["curves"] and "standardised" not in found["pictures"]
+    assert "No pictures of latents: what it learns to predict is none." in found["pictures"]
+    assert "samples_every_steps" not in found["pictures"] and "<img" in found["pictures"]
 
 
 def test_a_run_that_goes_on_shows_what_it_has_logged(run):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from sklearn.decomposition import PCA
 
+from avemo_jax.config import load_config
 from avemo_jax.report import contents, embedding, numbers
 from avemo_jax.report.clips import MOST_GROUPS, NOTHING, OTHERS, Card, draw, groupings
 from avemo_jax.report.embedding import place
@@ -65,6 +66,38 @@ def test_curves_are_the_loss_its_terms_and_how_it_was_trained_but_no_bookkeeping
 def test_configs_are_compared_key_by_key():
     runs = [{"config": {"a": {"b": 1, "c": 2}}}, {"config": {"a": {"b": 1, "c": 3}, "d": 4}}]
     assert contents.differing(runs) == ["a.c", "d"]
+
+
+def run_of(name, config, **overrides):
+    whole = load_config(config, [f"{key}={value}" for key, value in overrides.items()]).to_dict()
+    return {"name": name, "task": whole["task"], "config": whole}
+
+
+def test_what_errors_are_of_follows_from_each_runs_task_and_target():
+    patches = run_of("a", "hicmae:demo")
+    latents = run_of("b", "mjepa:demo")
+    raw = run_of("c", "av_mae:demo")
+    tuned = run_of("d", "finetune/crema_d:demo")
+    standardised = "mean squared, of patches that were hidden, each standardised."
+    assert contents.errors_in_words([patches]) == f"Errors are {standardised}"
+    assert (
+        contents.errors_in_words([latents])
+        == "Errors are mean absolute, of a teacher's tokens of what was hidden."
+    )
+    assert contents.errors_in_words([raw]) == "Errors are mean squared, of patches that were hidden."
+    assert contents.errors_in_words([tuned]) == ""
+    assert contents.errors_in_words([patches, tuned]) == f"Errors of a are {standardised}"
+    begun = {"name": "e", "task": None, "config": {}}
+    assert contents.errors_in_words([begun]) == "" and contents.is_pictured(begun)
+    assert [contents.is_pictured(run) for run in (patches, latents, raw, tuned)] == [True, False, True, True]
+    assert [contents.is_standardised(run) for run in (patches, raw)] == [True, False]
+
+
+def test_chance_of_matching_pairs_is_said_where_each_is_compared_with_the_whole_batch():
+    asked = {"batch_size": 32, "contrast.negatives": "global"}
+    assert contents.by_chance(run_of("a", "hicmae:demo", **asked)) == "By chance 1 of 32."
+    for other in ({"contrast.within": "speaker"}, {"contrast.negatives": "local"}, {"accumulate": 2}):
+        assert contents.by_chance(run_of("a", "hicmae:demo", **{**asked, **other})) == ""
 
 
 def _probe(run, split_hash, *lines, split="folds"):
