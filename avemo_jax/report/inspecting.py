@@ -26,7 +26,7 @@ from avemo_jax.report.clips import Facts, collect_facts, read_cards
 from avemo_jax.report.images import Picture
 from avemo_jax.report.samples import stacked
 from avemo_jax.tasks import make_task
-from avemo_jax.tasks.clips import clip_keys, cut, make_loader, repeated
+from avemo_jax.tasks.clips import make_loader
 from avemo_jax.tasks.pictures import ROWS, clip_strips
 from avemo_jax.tasks.pretrain import Pretrain
 from avemo_jax.training.state import run_keys
@@ -57,7 +57,8 @@ def make(config: ConfigDict, clips: int) -> tuple[str, Row]:
     (centre,) = centre_batches(config, path, positions, len(positions))
     # The key of a run's first step; a clip's own draws follow from it and its place in the data.
     key = jax.random.fold_in(run_keys(config.seed)[1], 0)
-    seen, masks = _first_copies(task, {name: training[name] for name in task.batch_shapes()}, key)
+    drawn = {name: jnp.asarray(training[name]) for name in task.batch_shapes()}
+    seen, masks = task.first_copies(drawn, key, int(task.choice(key)))
     # Evaluation hides nothing and leaves the volume as it is.
     whole = frontend.to_clip({name: jnp.asarray(centre[name]) for name in _SEEN}, mels=config.model.mel_bins)
     pictures = {
@@ -118,14 +119,6 @@ def _first_rows(config: ConfigDict, clips: int) -> Batch:
         size = min(clips, loader.dataset_size)
     with contextlib.closing(make_loader(config, batch_size=size)) as loader:
         return next(iter(loader))
-
-
-def _first_copies(task: Pretrain, host: Batch, key: jax.Array) -> tuple[Clip, Masks]:
-    """The batch as the step of this key sees it; of each clip the first of its `mask.repeats` copies."""
-    repeats = task.config.mask.repeats
-    batch = cut(jax.tree.map(jnp.asarray, host), task.config)
-    copies, keys = repeated(batch, clip_keys(key, batch), repeats)
-    return jax.tree.map(lambda field: field[::repeats], task.view(copies, keys, int(task.choice(key))))
 
 
 def _pictures(task: Pretrain, clip: Clip, masks: Masks | None, view: str) -> list[tuple[Picture, Picture]]:

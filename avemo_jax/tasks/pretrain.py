@@ -203,6 +203,12 @@ class Pretrain:
         clip = clips.seen(batch, self.config, clips.gain(self.config, keys))
         return clip, self._masks(fold_keys(keys, 1), choice)
 
+    def first_copies(self, batch: Batch, key: Array, choice: int) -> tuple[Clip, Masks]:
+        """The batch as the step of this key, with its `choice`, sees it: of each clip the first of its copies."""
+        repeats, batch = self.config.mask.repeats, clips.cut(batch, self.config)
+        copies, keys = clips.repeated(batch, clips.clip_keys(key, batch), repeats)
+        return jax.tree.map(lambda field: field[::repeats], self.view(copies, keys, choice))
+
     def choice(self, key: Array) -> Array | int:
         """The choice for `view` in the step of this key; a plain number where nothing is drawn."""
         count = len(self.config.mask.choices)
@@ -245,7 +251,7 @@ class Pretrain:
         """Input, what is left of it, and the reconstruction of up to four clips, frames and log-mel."""
         if self.config.target.kind == "latents":
             return {}  # what it predicts is not a picture
-        clip, masks, outputs = _pictured(self, model, batch, key)
+        clip, masks, outputs = _pictured(self, int(self.choice(key)), model, batch, key)
         outputs, _ = self._apart(outputs)
         grid = reconstruction_grid(clip, masks, outputs, self.video_grid, self.audio_grid, self.config.target)
         return {"reconstruction": grid}
@@ -414,7 +420,9 @@ def _filled(config: ConfigDict) -> ConfigDict:
 
 
 # Run seldom, so compiled without optimisation: on a CPU that takes seconds instead of half a minute.
-@functools.partial(jax.jit, static_argnums=0, compiler_options={"xla_backend_optimization_level": 0})
-def _pictured(task: Pretrain, model: nnx.Module, batch: Batch, key: Array) -> tuple[Clip, Masks, Outputs]:
-    clip, masks = task.view(batch, clips.clip_keys(key, batch))
+@functools.partial(jax.jit, static_argnums=(0, 1), compiler_options={"xla_backend_optimization_level": 0})
+def _pictured(
+    task: Pretrain, choice: int, model: nnx.Module, batch: Batch, key: Array
+) -> tuple[Clip, Masks, Outputs]:
+    clip, masks = task.first_copies(batch, key, choice)
     return clip, masks, model(clip, masks)

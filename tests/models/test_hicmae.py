@@ -16,6 +16,7 @@ from avemo_jax.errors import UserError
 from avemo_jax.models.decoders import SkipDecoder
 from avemo_jax.models.layers import DropPath, drop_path_rates
 from avemo_jax.models.params import flatten, split
+from avemo_jax.tasks import pretrain
 from tests.golden_weights import GOLDEN
 from tests.tasks.small import fresh
 
@@ -101,6 +102,22 @@ def test_reconstruction_pictures_show_three_rows_a_clip():
     pictures = task.figures(fresh(task, 1), batch, jax.random.key(2))
     picture = pictures["reconstruction"]
     assert picture.dtype == np.uint8 and picture.shape == (4 * 3 * 32 + 3 * 4, 8 * 32 + 256, 3)
+
+
+def test_pictures_have_the_masks_of_their_step(monkeypatch):
+    ratios = ("mask.choices=((0.25,0.25),(0.75,0.75))", "mask.repeats=2")
+    config = load_config("hicmae:demo", (*TINY, *ratios))
+    task, batch = tasks.make_task(config), random_batch(config)
+    drawn, seen, model = [], [], fresh(task, 1)
+    monkeypatch.setattr(pretrain, "reconstruction_grid", lambda clip, masks, *_: drawn.append(masks))
+    for seed in range(4):
+        key = jax.random.key(seed)
+        task.figures(model, batch, key)
+        own, _ = task._predict(lambda clip, masks, keys: masks, batch, key, None, int(task.choice(key)))
+        for shown, hidden in zip(drawn.pop(), own, strict=True):
+            np.testing.assert_array_equal(shown.visible, hidden.visible[::2])
+        seen.append(own.audio.visible.shape)
+    assert len(set(seen)) == 2
 
 
 def test_drop_path_drops_whole_branches_of_clips_and_scales_the_rest():
