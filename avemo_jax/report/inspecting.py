@@ -57,8 +57,8 @@ def make(config: ConfigDict, clips: int) -> tuple[str, Row]:
     (centre,) = centre_batches(config, path, positions, len(positions))
     # The key of a run's first step; a clip's own draws follow from it and its place in the data.
     key = jax.random.fold_in(run_keys(config.seed)[1], 0)
-    drawn = {name: jnp.asarray(training[name]) for name in task.batch_shapes()}
-    seen, masks = task.first_copies(drawn, key, int(task.choice(key)))
+    batch = {name: jnp.asarray(training[name]) for name in task.batch_shapes()}
+    seen, masks = task.first_copies(batch, key, int(task.choice(key)))
     # Evaluation hides nothing and leaves the volume as it is.
     whole = frontend.to_clip({name: jnp.asarray(centre[name]) for name in _SEEN}, mels=config.model.mel_bins)
     pictures = {
