@@ -143,7 +143,7 @@ def _fitted(
         config = _changed(config, (f"mesh.replica={topology.slices}",))
         notes.append(f"mesh.replica={topology.slices}: the axis between slices; give it to `avemo train` too")
     tensor = config.mesh.tensor if config.mesh.tensor > 0 else 1
-    parts = topology.devices // tensor
+    parts = max(1, topology.devices // tensor)  # a mesh that does not fit is refused where it is made
     if batch_per_chip:
         config = _changed(config, (f"batch_size={batch_per_chip * topology.chips}",))
     elif config.batch_size % (unit := _smallest_batch(config, parts)) and "batch_size" not in given:

@@ -51,6 +51,7 @@ def test_a_step_divided_over_fsdp_moves_weights_and_gradients_but_no_activations
     [
         (("--topology", "v5e:32x32"), "--slices 4"),
         (("--topology", "cpu:8", "--config.mesh.fsdp=3"), "does not fit 8 devices"),
+        (("--topology", "cpu:1", "--config.mesh.tensor=2"), "does not fit 1 devices"),
         (("--topology", "cpu:8", "--config.batch_size=12"), "cannot be divided over 8 devices"),
         (("--topology", "cpu:8", "--scaling", "--no_search"), "--scaling needs a TPU topology"),
     ],
