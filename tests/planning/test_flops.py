@@ -9,9 +9,10 @@ import pytest
 
 from avemo_jax.config import load_config
 from avemo_jax.planning.flops import traced_flops
-from avemo_jax.planning.worker import trace_step
+from avemo_jax.planning.worker import as_written, trace_step
 from avemo_jax.training import mesh as mesh_lib
 from tests.planning import hicmae_flops
+from tests.training.random_clips import SMALL
 
 A, B = np.zeros((3, 5, 7), np.float32), np.zeros((3, 7, 11), np.float32)
 PRODUCT = 2 * 3 * 5 * 7 * 11
@@ -76,3 +77,14 @@ def test_the_models_flops_are_those_counted_by_hand(size):
     by_hand = hicmae_flops.training_step(config)
     # Patches are given, so their embedding needs no gradient of its input: slightly less than by hand.
     assert 0.97 * by_hand <= traced <= by_hand
+
+
+def test_of_a_batch_that_is_encoded_twice_to_be_contrasted_whole_one_pass_is_the_models():
+    def flops(*overrides):
+        config = load_config("hicmae:demo", (*SMALL, "batch_size=8", *overrides))
+        mesh = mesh_lib.make_mesh(config.mesh, jax.devices()[:1])
+        return [traced_flops(trace_step(of, mesh)[0].jaxpr) for of in (config, as_written(config))]
+
+    (whole, plain), (cached, cached_plain) = flops(), flops("accumulate=2", "contrast.cached=True")
+    assert whole == plain == cached_plain
+    assert cached > 1.2 * plain
