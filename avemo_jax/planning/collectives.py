@@ -10,6 +10,7 @@ import dataclasses
 import math
 import re
 from collections.abc import Iterator, Sequence
+from fractions import Fraction
 
 import numpy as np
 
@@ -33,7 +34,7 @@ class Collective:
     reach: tuple[int, ...]  # chips along each dimension of the torus that a group stretches over
     overlapped: bool  # whether the program computes while it runs
     bytes: int = 0
-    count: int = 0
+    count: float = 0  # a fraction where some branches that are drawn have it
     counted: bool = True  # False: in a loop whose iterations depend on the data, counted as one
 
 
@@ -48,6 +49,7 @@ def collectives(
       coordinates: where each device of a slice stands, in the order of the program's device numbers.
     """
     found: dict[tuple, Collective] = {}
+    totals: dict[tuple, tuple[Fraction | int, Fraction | int]] = {}  # bytes, times
     seen: set[tuple] = set()
     executed = list(program.executed())
     # Between slices the compiler flattens, joins and cuts what it sends, so less is left to know arrays by.
@@ -70,12 +72,15 @@ def collectives(
         alike: set[tuple] = set()
         for array, purpose in _parts(one, kind, program, parameters, cut):
             key = (kind, purpose, network, group, reach, asynchronous, one.place.counted)
-            row = found.setdefault(
+            found.setdefault(
                 key, Collective(kind, purpose, network, group, reach, asynchronous, counted=one.place.counted)
             )
-            row.bytes += one.times * array.bytes
-            row.count += 0 if key in alike else one.times
+            size, count = totals.get(key, (0, 0))
+            totals[key] = size + one.times * array.bytes, count + (0 if key in alike else one.times)
             alike.add(key)
+    for key, (size, count) in totals.items():
+        found[key].bytes = round(size)
+        found[key].count = int(count) if count.denominator == 1 else round(float(count), 2)
     return sorted(found.values(), key=lambda row: -row.bytes)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import re
+from fractions import Fraction
 from typing import NamedTuple
 
 import numpy as np
@@ -29,7 +30,7 @@ _KERNELS = {"splash_mha_fwd": (2, 0.0091), "splash_mha_dkv": (5, 0.0188)}
 
 
 class Costs(NamedTuple):
-    """Of one execution on one device."""
+    """Of one execution on one device; the mean of them where branches are drawn."""
 
     flops: int  # of matrix products
     hbm_bytes: int  # read from and written to the main memory, tiles padded as the TPU stores them
@@ -39,7 +40,10 @@ class Costs(NamedTuple):
 
 def costs(program: Program) -> Costs:
     """Counts a whole program."""
-    flops = traffic = cycles = loops = 0
+    flops: Fraction | int = 0
+    traffic: Fraction | int = 0
+    cycles: Fraction | int = 0
+    loops = 0
     for one in program.executed():
         instruction, computation = one.instruction, one.computation
         if instruction.opcode in ("dot", "convolution"):
@@ -52,7 +56,7 @@ def costs(program: Program) -> Costs:
             cycles += one.times * int(estimate[1]) if estimate else 0
             if instruction.opcode == "while" and program.trip_count(instruction, computation) is None:
                 loops += 1
-    return Costs(flops, traffic, cycles, loops)
+    return Costs(round(flops), round(traffic), round(cycles), loops)
 
 
 def product_flops(instruction: Instruction, computation: Computation) -> int:

@@ -12,11 +12,14 @@ from typing import Any
 
 from jax.extend import core
 
+from avemo_jax.planning.hlo import is_drawn
+
 
 def traced_flops(jaxpr: Any) -> int:
-    """FLOPs of all matrix products of a (closed) jaxpr: a scan's body times its length, a branch's largest.
+    """FLOPs of all matrix products of a (closed) jaxpr: a scan's body times its length, of branches the largest.
 
-    A multiplication and an addition are two. The body of a `while` counts once, as its iterations are not known.
+    A multiplication and an addition are two. The body of a `while` counts once, as its iterations are not known. Of
+    branches that are drawn it is the mean.
     """
     return sum(_equation_flops(equation) for equation in getattr(jaxpr, "jaxpr", jaxpr).eqns)
 
@@ -32,7 +35,9 @@ def _equation_flops(equation: Any) -> int:
         outputs = kernel[params["dimension_numbers"].rhs_spec[0]]
         return 2 * math.prod(equation.outvars[0].aval.shape) * math.prod(kernel) // outputs
     if name == "cond":
-        return max(traced_flops(branch) for branch in params["branches"])
+        branches = [traced_flops(branch) for branch in params["branches"]]
+        drawn = is_drawn(str(equation.source_info.name_stack))
+        return sum(branches) // len(branches) if drawn else max(branches)
     repeats = params["length"] if name == "scan" else 1
     return repeats * sum(traced_flops(inner) for inner in _inner(params))
 

@@ -12,11 +12,18 @@ import functools
 import math
 import re
 from collections.abc import Callable, Iterator
+from fractions import Fraction
 from typing import NamedTuple
 
 _BITS = {"pred": 8, "token": 0, "opaque": 0, "bf16": 16, "c64": 64, "c128": 128}
 _ARRAY = re.compile(r"\b([a-z][a-z0-9]*)\[([\d,]*)\](?:\{([^}]*)\})?")
 _NAME = re.compile(r"%([\w.\-]+)")
+_DRAWN = re.compile(r"\bdrawn_choice\)*(/cond)?$")  # the scope of `tasks.pretrain`, then what JAX appends
+
+
+def is_drawn(name: str) -> bool:
+    """Whether a conditional's path of names says that each of its branches is drawn equally often."""
+    return bool(_DRAWN.search(name))
 
 
 class ArrayType(NamedTuple):
@@ -128,7 +135,7 @@ class Place(NamedTuple):
     """Where an instruction stands in the execution."""
 
     owner: str  # the computation that is scheduled: that of the fusion, for what was fused
-    times: int = 1  # runs in one execution of the program
+    times: Fraction | int = 1  # runs in one execution of the program; of branches that are drawn, in the mean
     counted: bool = True  # False inside a loop whose number of iterations depends on the data: counted as one
     loop: str = ""  # the name of the innermost loop around it: `jit(step)/jvp(contrast)/while`
     fusion: Instruction | None = None
@@ -142,7 +149,7 @@ class Executed(NamedTuple):
     place: Place
 
     @property
-    def times(self) -> int:
+    def times(self) -> Fraction | int:
         return self.place.times
 
 
@@ -172,7 +179,10 @@ class Program:
         return self.computations.get(instruction.attribute("calls") or instruction.attribute("to_apply"))
 
     def executed(self) -> Iterator[Executed]:
-        """Every instruction that runs, those inside fusions too; of a conditional all branches."""
+        """Every instruction that runs, those inside fusions too; of a conditional all branches.
+
+        Those of one that is drawn run a part of the times each. Of others nobody knows how often: all count whole.
+        """
         yield from self._walk(Place(self.entry))
 
     def trip_count(self, loop: Instruction, computation: Computation) -> int | None:
@@ -214,8 +224,11 @@ class Program:
             elif one.opcode == "fusion":
                 yield from self._fused(one, place._replace(fusion=one))
             else:
-                for target in self._targets(one):
-                    yield from self._walk(place._replace(owner=target))
+                targets, times = self._targets(one), place.times
+                if one.opcode == "conditional" and is_drawn(one.op_name):
+                    times = Fraction(times, len(targets))
+                for target in targets:
+                    yield from self._walk(place._replace(owner=target, times=times))
 
     def _fused(self, fusion: Instruction, place: Place) -> Iterator[Executed]:
         inner = self.called(fusion)

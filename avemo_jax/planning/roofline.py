@@ -24,6 +24,7 @@ ASSUMPTIONS = (
     "collectives between slices: the full network bandwidth of every chip",
     "those that the compiled program runs beside computation are hidden as far as there is computation; others are "
     "not",
+    "a step is the mean one where mask.choices draws its ratios; of other branches of a program all run",
     "hosts keep up; loops that depend on the data (drawing Beta numbers) run once",
 )
 

@@ -302,7 +302,8 @@ class Pretrain:
         if isinstance(drawn, int):
             return compute(drawn)
         count = len(self.config.mask.choices)
-        return jax.lax.switch(drawn, [functools.partial(compute, choice) for choice in range(count)])
+        with jax.named_scope("drawn_choice"):  # the name by which plans know that branches run equally often
+            return jax.lax.switch(drawn, [functools.partial(compute, choice) for choice in range(count)])
 
     def _predict(
         self, model: nnx.Module, batch: Batch, key: Array, teacher: nnx.Module | None, choice: int

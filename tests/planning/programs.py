@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,7 @@ import numpy as np
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from avemo_jax.tasks.pretrain import Pretrain
 from avemo_jax.training import mesh as mesh_lib
 
 LAYERS, ROWS, WIDTH, HIDDEN = 5, 16, 24, 40
@@ -34,3 +36,9 @@ def layers_over_fsdp() -> str:
     structs = {name: jax.ShapeDtypeStruct(shape, np.float32) for name, shape in shapes.items()}
     step = jax.jit(jax.grad(loss), in_shardings=(weights, rows), out_shardings=weights)
     return step.lower(structs, jax.ShapeDtypeStruct((ROWS, WIDTH), np.float32)).compile().as_text()
+
+
+def drawn(compute, count: int):
+    """`compute(choice, x)` of one of so many ratios, drawn as pretraining draws it: a function of x."""
+    task = SimpleNamespace(config=SimpleNamespace(mask=SimpleNamespace(choices=(None,) * count)))
+    return lambda x: Pretrain._at_some_ratio(task, lambda choice: compute(choice, x), jax.random.key(0))

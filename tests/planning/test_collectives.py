@@ -49,6 +49,19 @@ def test_activations_that_are_moved_are_neither_parameters_nor_gradients():
     assert (row.kind, row.purpose, row.group, row.count) == ("all-to-all", "other", 8, 1)
 
 
+def test_what_one_of_three_drawn_choices_says_is_said_every_third_time():
+    mesh = mesh_lib.make_mesh({"replica": 1, "data": 8, "fsdp": 1, "tensor": 1})
+    rows, whole = NamedSharding(mesh, P("data", None)), NamedSharding(mesh, P())
+
+    def exchanged(choice, x):
+        return jnp.sin(x) if choice else jax.lax.with_sharding_constraint(jnp.cos(x), whole)
+
+    step = jax.jit(programs.drawn(exchanged, 3), in_shardings=rows, out_shardings=rows)
+    text = step.lower(jax.ShapeDtypeStruct((64, 72), np.float32)).compile().as_text()
+    (row,) = collectives(Program(text), PARAMETERS, LINE)
+    assert (row.kind, row.count, row.bytes) == ("all-gather", 0.33, 64 * 72 * 4 // 3)
+
+
 def test_the_contrast_is_known_by_its_name_and_single_numbers_by_their_size():
     mesh = mesh_lib.make_mesh({"replica": 1, "data": 8, "fsdp": 1, "tensor": 1})
     struct = jax.ShapeDtypeStruct(

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from avemo_jax.planning.costs import costs, moved_bytes
+from avemo_jax.planning.flops import traced_flops
 from avemo_jax.planning.hlo import Program
 from tests.planning import programs
 
@@ -20,6 +21,19 @@ def test_products_in_a_loop_count_every_time():
     x = np.zeros((32, 32), np.float32)
     program = compiled(lambda x: jax.lax.scan(lambda y, _: (jnp.sin(y @ y), None), x, length=6)[0], x)
     assert costs(Program(program.as_text())).flops == 6 * 2 * 32**3
+
+
+@pytest.mark.parametrize("widths", [(32, 32, 32), (8, 32)], ids=str)
+def test_of_choices_that_are_drawn_the_mean_counts_as_in_the_traced_function(widths):
+    def loss(choice, x):
+        return jnp.sum(jnp.cos(jnp.sin(x @ x) @ x[:, : widths[choice]]))
+
+    x = np.zeros((32, 32), np.float32)
+    for function, passes in ((lambda x: x, 1), (jax.grad, 3)):
+        step = function(programs.drawn(loss, len(widths)))
+        program = compiled(step, x)
+        mean = passes * 2 * 32**2 * (32 + sum(widths) / len(widths))
+        assert costs(Program(program.as_text())).flops == traced_flops(jax.make_jaxpr(step)(x)) == mean
 
 
 def test_of_a_divided_step_the_flops_are_those_of_one_device():
