@@ -61,14 +61,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"avemo_jax {avemo_jax.__version__}")
         return 0
     verb, rest = argv[0], argv[1:]
-    debug = "--debug" in rest
+    own = rest[: rest.index("--")] if "--" in rest else rest  # behind it is a command to launch
+    words = [word for word in own if word != "--debug"] + rest[len(own) :]
+    debug = len(words) < len(rest)
     call, note_in = Call(argv), None
     code = 1  # of an error that nobody foresaw, which Python reports
     hook = sys.unraisablehook
     again: list[threading.Timer] = []
     sys.unraisablehook = functools.partial(_interrupt_again, hook, again)
     try:
-        command, args = _read(verb, [word for word in rest if word != "--debug"])
+        command, args = _read(verb, words)
         if hasattr(command, "results_folder"):
             note_in = lambda: command.results_folder(args)  # noqa: E731
         code = command.run(args)
