@@ -41,4 +41,5 @@ def layers_over_fsdp() -> str:
 def drawn(compute, count: int):
     """`compute(choice, x)` of one of so many ratios, drawn as pretraining draws it: a function of x."""
     task = SimpleNamespace(config=SimpleNamespace(mask=SimpleNamespace(choices=(None,) * count)))
+    task.choice = functools.partial(Pretrain.choice, task)
     return lambda x: Pretrain._at_some_ratio(task, lambda choice: compute(choice, x), jax.random.key(0))
