@@ -77,7 +77,7 @@ def suites_charts():
         suite_charts.risk(wrong),
         suite_charts.group_scores(groups, "groups-0", "gender", names, "uar", True),
         suite_charts.conflict(followed),
-        suite_charts.robustness(noisy, "uar", True),
+        suite_charts.robustness(noisy, "robustness", "uar", True),
         suite_charts.layer_bars(layers, "layers-0", "cat4"),
         suite_charts.confusion(cells, "confusion-0", "emotion"),
     ]
