@@ -128,7 +128,7 @@ def test_a_run_that_is_stopped_says_so_and_is_not_started_again(cloud, capsys):
     python = f"mkdir -p venv/bin && echo {shlex.quote(waits)} > venv/bin/python && chmod +x venv/bin/python"
 
     def stop():
-        ends = time.monotonic() + 120
+        ends = time.monotonic() + 600  # the checkout is copied twice, with what git does not ignore of it
         while len([*cloud.glob("base.*.home/avemo/base/listens")]) < 2 and time.monotonic() < ends:
             time.sleep(0.1)
         main(["stop", "base", *ZONE])
